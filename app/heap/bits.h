@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Bits, bytes and rounding: the few machine-near helpers that every storey of the heap uses. No state, no heap knowledge.
+ */
+#ifndef HEAP_BITS_H
+#define HEAP_BITS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Words that may overlay any object, for filling and copying. */
+typedef uint64_t __attribute__((may_alias)) word_alias;
+
+static inline bool is_power_of_two(size_t n)
+{
+	return n != 0 && (n & (n - 1)) == 0;
+}
+
+/* The index of the highest set bit; n != 0. */
+static inline unsigned log2_floor(size_t n)
+{
+	return (unsigned)(8 * sizeof(unsigned long long) - 1) - (unsigned)__builtin_clzll(n);
+}
+
+/* The index of the lowest set bit; n != 0. */
+static inline unsigned lowest_bit(uint64_t n)
+{
+	return (unsigned)__builtin_ctzll(n);
+}
+
+/* `alignment` is a power of two. The caller has made sure that nothing overflows. */
+static inline uintptr_t align_up(uintptr_t n, uintptr_t alignment)
+{
+	return (n + alignment - 1) & ~(alignment - 1);
+}
+
+static inline uintptr_t align_down(uintptr_t n, uintptr_t alignment)
+{
+	return n & ~(alignment - 1);
+}
+
+static inline size_t min_size(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+static inline size_t max_size(size_t a, size_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Start is aligned to 8; the last word may reach up to 7 bytes past n, inside the object's 16-byte granule. */
+static inline void fill_words(void *start, uint64_t value, size_t n_bytes)
+{
+	word_alias *word = start;
+	word_alias *end = word + (n_bytes + 7) / 8;
+
+	while (word < end)
+		*word++ = value;
+}
+
+static inline void copy_words(void *to, const void *from, size_t n_bytes)
+{
+	word_alias *out = to;
+	const word_alias *in = from;
+	word_alias *end = out + (n_bytes + 7) / 8;
+
+	while (out < end)
+		*out++ = *in++;
+}
+
+#endif

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Object caches: slabs of one size that the user chose, in as many pages as waste at most an eighth. The bitmap of free objects stands in the
+ * first page's descriptor, with the cache it belongs to.
+ */
+#include "internal.h"
+
+#define CACHE_MAX_SIZE ((size_t)32768)
+#define CACHE_MAX_OBJECTS (64 * (SLAB_WORDS - 1))
+#define CACHE_MAX_PAGES 16
+
+/* ---- slabs of a cache ---------------------------------------------------------------------------------------------- */
+
+static void list_push(struct kcache *cache, struct page_desc *desc)
+{
+	desc->prev = NULL;
+	desc->next = cache->partial;
+	if (desc->next)
+		desc->next->prev = desc;
+	cache->partial = desc;
+}
+
+static void list_remove(struct kcache *cache, struct page_desc *desc)
+{
+	if (desc->next)
+		desc->next->prev = desc->prev;
+	if (desc->prev)
+		desc->prev->next = desc->next;
+	else
+		cache->partial = desc->next;
+}
+
+static bool has_free(const struct page_desc *desc)
+{
+	return (desc->cache_bits[0] | desc->cache_bits[1] | desc->cache_bits[2]) != 0;
+}
+
+static bool is_unused(const struct kcache *cache, const struct page_desc *desc)
+{
+	for (unsigned i = 0; i < SLAB_WORDS - 1; i++) {
+		if (desc->cache_bits[i] != slab_full_word(cache->objects_per_slab, i))
+			return false;
+	}
+	return true;
+}
+
+static bool slab_add(struct kcache *cache)
+{
+	struct kheap *heap = cache->heap;
+	struct page_desc *desc = run_alloc(heap, cache->pages_per_slab, 0, UINTPTR_MAX, PAGE_CACHE);
+
+	if (!desc)
+		return false;
+	for (size_t i = 1; i < cache->pages_per_slab; i++) {
+		desc->region->kinds[desc_page(desc) + i] = PAGE_CACHE_BODY;
+		desc[i].n_back = i;
+	}
+	guard_poison(desc_address(desc), (size_t)cache->pages_per_slab << PAGE_SHIFT);
+	for (unsigned i = 0; i < SLAB_WORDS - 1; i++)
+		desc->cache_bits[i] = slab_full_word(cache->objects_per_slab, i);
+	desc->cache = cache;
+	list_push(cache, desc);
+	cache->n_free += cache->objects_per_slab;
+	heap->counters.free_slab_bytes += cache->objects_per_slab * cache->object_size;
+	return true;
+}
+
+/* An unused slab that is on the list goes back to the runs. */
+static void slab_give_back(struct kcache *cache, struct page_desc *desc)
+{
+	struct kheap *heap = cache->heap;
+	struct region *region = desc->region;
+	size_t page = desc_page(desc);
+
+	list_remove(cache, desc);
+	if (cache->spare == desc) {
+		cache->spare = NULL;
+		region->n_cached -= cache->pages_per_slab;
+	}
+	cache->n_free -= cache->objects_per_slab;
+	heap->counters.free_slab_bytes -= cache->objects_per_slab * cache->object_size;
+	for (size_t i = 0; i < cache->pages_per_slab; i++)
+		region->kinds[page + i] = PAGE_BODY;
+	run_free(heap, region, page, cache->pages_per_slab);
+}
+
+static bool is_needed(const struct kcache *cache)
+{
+	return cache->n_free < cache->n_reserved + cache->objects_per_slab;
+}
+
+bool cache_drain(struct kheap *heap)
+{
+	bool freed = false;
+
+	for (struct kcache *cache = heap->caches; cache; cache = cache->next) {
+		if (cache->spare && !is_needed(cache)) {
+			slab_give_back(cache, cache->spare);
+			freed = true;
+		}
+	}
+	return freed;
+}
+
+bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *index, size_t *head)
+{
+	*head = page;
+	if (page_kind_of(region, page) == PAGE_CACHE_BODY)
+		*head -= region->descs[page].n_back;
+	const struct kcache *cache = region->descs[*head].cache;
+	uintptr_t start = page_address(region, *head);
+
+	*index = (address - start) / cache->object_size;
+	*base = start + *index * cache->object_size;
+	return *index < cache->objects_per_slab;
+}
+
+void cache_free_object(struct kheap *heap, struct page_desc *desc, size_t index)
+{
+	struct kcache *cache = desc->cache;
+
+	guard_poison(desc_address(desc) + index * cache->object_size, cache->object_size);
+	if (!has_free(desc))
+		list_push(cache, desc);
+	desc->cache_bits[index / 64] |= (uint64_t)1 << (index % 64);
+	cache->n_live--;
+	cache->n_free++;
+	heap->counters.free_slab_bytes += cache->object_size;
+	if (!is_unused(cache, desc) || is_needed(cache))
+		return;
+	if (cache->spare) {
+		slab_give_back(cache, desc);
+		return;
+	}
+	cache->spare = desc;
+	desc->region->n_cached += cache->pages_per_slab;
+	region_settle(heap, desc->region);
+}
+
+static uintptr_t take(struct kcache *cache)
+{
+	struct kheap *heap = cache->heap;
+	struct page_desc *desc = cache->partial;
+	unsigned word = 0;
+
+	if (!desc)
+		return 0;
+	if (desc == cache->spare) {
+		cache->spare = NULL;
+		desc->region->n_cached -= cache->pages_per_slab;
+	}
+	while (!desc->cache_bits[word])
+		word++;
+	unsigned bit = lowest_bit(desc->cache_bits[word]);
+
+	desc->cache_bits[word] &= desc->cache_bits[word] - 1;
+	if (!has_free(desc))
+		list_remove(cache, desc);
+	uintptr_t object = desc_address(desc) + (64 * word + bit) * cache->object_size;
+
+	guard_verify(heap, object, cache->object_size);
+	guard_arm(heap, object, cache->user_size, cache->object_size);
+	cache->n_live++;
+	cache->n_free--;
+	heap->counters.free_slab_bytes -= cache->object_size;
+	count_alloc(heap, HARDENED ? cache->user_size : cache->object_size);
+	return object;
+}
+
+/* ---- the interface ------------------------------------------------------------------------------------------------- */
+
+/* The fewest pages that waste at most an eighth, or else the fewest that hold an object. */
+static void choose_pages(struct kcache *cache)
+{
+	for (size_t n = CACHE_MAX_PAGES; n; n--) {
+		size_t bytes = n << PAGE_SHIFT;
+		size_t objects = min_size(bytes / cache->object_size, CACHE_MAX_OBJECTS);
+
+		if (objects == 0)
+			break;
+		if (cache->pages_per_slab && 8 * (bytes - objects * cache->object_size) > bytes && n > 1)
+			continue;
+		cache->pages_per_slab = (uint8_t)n;
+		cache->objects_per_slab = (uint16_t)objects;
+	}
+}
+
+struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t alignment,
+                             void (*constructor)(void *object, void *ctx), void *ctx)
+{
+	if (alignment == 0)
+		alignment = GRANULE;
+	if (size_bytes == 0 || size_bytes > CACHE_MAX_SIZE || !is_power_of_two(alignment) || alignment > PAGE_SIZE)
+		return NULL;
+	struct kcache *cache = kheap_alloc(heap, sizeof(*cache), KMALLOC_ZERO);
+
+	if (!cache)
+		return NULL;
+	cache->heap = heap;
+	cache->user_size = size_bytes;
+	cache->object_size = align_up(size_bytes + GUARD_BYTES, max_size(alignment, GRANULE));
+	cache->constructor = constructor;
+	cache->ctx = ctx;
+	choose_pages(cache);
+	kport_lock_state state = heap_lock(heap);
+
+	cache->next = heap->caches;
+	if (cache->next)
+		cache->next->prev = cache;
+	heap->caches = cache;
+	heap_unlock(heap, state);
+	return cache;
+}
+
+bool kcache_destroy(struct kcache *cache)
+{
+	struct kheap *heap = cache->heap;
+	kport_lock_state state = heap_lock(heap);
+
+	if (cache->n_live) {
+		heap_error(heap, KMALLOC_BUSY, (uintptr_t)cache, sizeof(*cache));
+		heap_unlock(heap, state);
+		return false;
+	}
+	while (cache->partial)
+		slab_give_back(cache, cache->partial);
+	if (cache->next)
+		cache->next->prev = cache->prev;
+	if (cache->prev)
+		cache->prev->next = cache->next;
+	else
+		heap->caches = cache->next;
+	heap_unlock(heap, state);
+	kheap_free(heap, cache);
+	return true;
+}
+
+/* Add slabs until at least n objects are free; how many are. */
+static size_t ensure_free(struct kcache *cache, size_t n, bool may_grow)
+{
+	struct kheap *heap = cache->heap;
+
+	for (;;) {
+		kport_lock_state state = heap_lock(heap);
+
+		while (cache->n_free < n) {
+			if (!slab_add(cache) && !(heap_drain(heap) && slab_add(cache)))
+				break;
+		}
+		size_t n_free = cache->n_free;
+
+		heap_unlock(heap, state);
+		if (n_free >= n || !may_grow || !heap_grow(heap, cache->pages_per_slab, UINTPTR_MAX))
+			return n_free;
+	}
+}
+
+void *kcache_alloc(struct kcache *cache, unsigned flags)
+{
+	struct kheap *heap = cache->heap;
+	uintptr_t object;
+
+	do {
+		kport_lock_state state = heap_lock(heap);
+
+		object = take(cache);
+		if (!object && slab_add(cache))
+			object = take(cache);
+		heap_unlock(heap, state);
+	} while (!object && ensure_free(cache, 1, !(flags & KMALLOC_NO_GROW)));
+	if (!object) {
+		kport_lock_state state = heap_lock(heap);
+
+		heap->counters.n_failures++;
+		heap_unlock(heap, state);
+		return NULL;
+	}
+	if (flags & KMALLOC_ZERO) {
+		unsigned char *byte = (unsigned char *)object;
+
+		for (size_t i = 0; i < cache->user_size; i++)
+			byte[i] = 0;
+	}
+	if (cache->constructor)
+		cache->constructor((void *)object, cache->ctx);
+	return (void *)object;
+}
+
+void kcache_free(struct kcache *cache, void *pointer)
+{
+	struct kheap *heap = cache->heap;
+	struct object object;
+
+	if (!pointer)
+		return;
+	kport_lock_state state = heap_lock(heap);
+	bool is_own = heap_find(heap, (uintptr_t)pointer, &object) && object.kind == PAGE_CACHE &&
+	              object.region->descs[object.page].cache == cache;
+
+	if (!is_own && !heap->pending.error_class)
+		heap_error(heap, KMALLOC_WRONG_CACHE, (uintptr_t)pointer, object.slot);
+	heap_unlock(heap, state);
+	if (is_own)
+		kheap_free(heap, pointer);
+}
+
+size_t kcache_prefill(struct kcache *cache, size_t n)
+{
+	kport_lock_state state = heap_lock(cache->heap);
+
+	cache->n_reserved = n;
+	heap_unlock(cache->heap, state);
+	size_t n_free = ensure_free(cache, n, true);
+
+	return min_size(n_free, n);
+}

@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The checker: every invariant of every storey, each with a name of its own (enum kheap_fault_class). Reads only, follows no link that it
+ * has not looked up first, and ends on any heap, however damaged. What can be told from one page is checked page by page, so that
+ * kheap_check_step can do it in steps; what holds for the whole heap is checked by kheap_check on top.
+ */
+#include "internal.h"
+
+struct check {
+	struct kheap *heap;
+	struct kheap_fault first;
+	size_t n_faults;
+	/* Sums over what was seen, to be compared with the heap's own. */
+	size_t live_bytes, live_objects;
+	size_t free_blocks, free_block_bytes, block_pages;
+	size_t free_runs, free_run_pages;
+	size_t free_slab_bytes, cached_pages;
+	size_t busy_pages; /* of the region */
+	size_t n_slabs[SLAB_CLASSES], n_listed[SLAB_CLASSES];
+	size_t n_in_blocks[SLAB_CLASSES];
+};
+
+static void fault(struct check *check, enum kheap_fault_class fault_class, uintptr_t address)
+{
+	if (check->n_faults++ == 0)
+		check->first = (struct kheap_fault){.fault_class = fault_class, .address = address};
+}
+
+static void tally_live(struct check *check, uintptr_t object, size_t slot, bool canary)
+{
+	uintptr_t damage = 0;
+	size_t usable = canary ? guard_read(check->heap, object, slot, &damage) : slot;
+
+	if (damage)
+		fault(check, KHEAP_FAULT_CANARY, damage);
+	check->live_objects++;
+	check->live_bytes += usable;
+}
+
+static void check_poison(struct check *check, uintptr_t start, size_t n_bytes)
+{
+#if HARDENED
+	uintptr_t damage = guard_scan(start, n_bytes);
+
+	if (damage)
+		fault(check, KHEAP_FAULT_POISON, damage);
+#else
+	(void)check, (void)start, (void)n_bytes;
+#endif
+}
+
+/* ---- slabs ------------------------------------------------------------------------------------------------------------ */
+
+static void check_slab_list(struct check *check, const struct region *region, size_t page, unsigned class_index)
+{
+	const struct slab_class *class = &check->heap->slabs[class_index];
+	const struct page_desc *desc = &region->descs[page];
+	uint64_t free_bits = desc->free_bits[0] | desc->free_bits[1] | desc->free_bits[2] | desc->free_bits[3];
+
+	check->n_slabs[class_index]++;
+	if (class->empty == desc) {
+		check->cached_pages++;
+		return;
+	}
+	if (!free_bits) {
+		if (class->partial == desc)
+			fault(check, KHEAP_FAULT_SLAB_LIST, page_address(region, page));
+		return;
+	}
+	check->n_listed[class_index]++;
+	if ((desc->prev ? desc->prev->next : class->partial) != desc || (desc->next && desc->next->prev != desc))
+		fault(check, KHEAP_FAULT_SLAB_LIST, page_address(region, page));
+}
+
+static void check_slab(struct check *check, const struct region *region, size_t page)
+{
+	unsigned class_index = (unsigned)(page_kind_of(region, page) - PAGE_SLAB);
+	const struct page_desc *desc = &region->descs[page];
+	uintptr_t base = page_address(region, page);
+
+	if (class_index >= SLAB_CLASSES) {
+		fault(check, KHEAP_FAULT_PAGE_KIND, base);
+		return;
+	}
+	size_t size = slab_object_size(class_index);
+
+	for (unsigned i = 0; i < SLAB_WORDS; i++) {
+		if (desc->free_bits[i] & ~slab_full_word(slab_objects(class_index), i))
+			fault(check, KHEAP_FAULT_SLAB_BITS, base);
+	}
+	for (size_t i = 0; i < slab_objects(class_index); i++) {
+		if (!(desc->free_bits[i / 64] >> (i % 64) & 1)) {
+			tally_live(check, base + i * size, size, true);
+		} else {
+			check->free_slab_bytes += size;
+			check_poison(check, base + i * size, size);
+		}
+	}
+	check_slab_list(check, region, page, class_index);
+}
+
+static size_t check_cache(struct check *check, const struct region *region, size_t page)
+{
+	const struct page_desc *desc = &region->descs[page];
+	const struct kcache *cache = desc->cache;
+	const struct kcache *known = check->heap->caches;
+	uintptr_t base = page_address(region, page);
+
+	while (known && known != cache)
+		known = known->next;
+	if (!known) {
+		fault(check, KHEAP_FAULT_PAGE_KIND, base);
+		return 1;
+	}
+	for (unsigned i = 0; i < SLAB_WORDS - 1; i++) {
+		if (desc->cache_bits[i] & ~slab_full_word(cache->objects_per_slab, i))
+			fault(check, KHEAP_FAULT_SLAB_BITS, base);
+	}
+	for (size_t i = 0; i < cache->objects_per_slab; i++) {
+		uintptr_t object = base + i * cache->object_size;
+
+		if (!cache_object_is_free(desc, i)) {
+			tally_live(check, object, cache->object_size, true);
+		} else {
+			check->free_slab_bytes += cache->object_size;
+			check_poison(check, object, cache->object_size);
+		}
+	}
+	if (cache->spare == desc)
+		check->cached_pages += cache->pages_per_slab;
+	for (size_t i = 1; i < cache->pages_per_slab; i++) {
+		if (page_kind_of(region, page + i) != PAGE_CACHE_BODY || desc[i].n_back != i)
+			fault(check, KHEAP_FAULT_PAGE_KIND, page_address(region, page + i));
+	}
+	return cache->pages_per_slab;
+}
+
+/* ---- blocks ----------------------------------------------------------------------------------------------------------- */
+
+static bool is_known_free_block(const struct kheap *heap, const struct block *block)
+{
+	uintptr_t address = (uintptr_t)block;
+	const struct region *region = region_of(heap, address);
+
+	if (address % GRANULE != GRANULE - BLOCK_HEADER || !region)
+		return false;
+	enum page_kind kind = page_kind_of(region, (address >> PAGE_SHIFT) - region->first_page);
+
+	return (kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD) && block_tag_holds(heap, block) &&
+	       !(block->size_flags & BLOCK_USED);
+}
+
+static void check_free_block(struct check *check, struct block *block)
+{
+	struct kheap *heap = check->heap;
+	size_t size = block_size(block);
+	unsigned fl, sl;
+
+	check->free_blocks++;
+	check->free_block_bytes += size;
+	if (*block_footer(block) != size)
+		fault(check, KHEAP_FAULT_BLOCK_PREVIOUS, (uintptr_t)block);
+	block_bin_of(size, &fl, &sl);
+	bool next_ok = !block->next || (is_known_free_block(heap, block->next) && block->next->prev == block);
+	bool prev_ok = block->prev ? is_known_free_block(heap, block->prev) && block->prev->next == block
+	                           : heap->blocks.heads[fl][sl] == block;
+
+	if (!next_ok || !prev_ok)
+		fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
+	check_poison(check, block_payload(block) + 2 * sizeof(block->next), size - BLOCK_HEADER - 2 * sizeof(block->next) - BLOCK_FOOTER);
+}
+
+static void check_used_block(struct check *check, struct block *block)
+{
+	unsigned class_plus_1 = block->tag & 0xff;
+
+	tally_live(check, block_payload(block), block_size(block) - BLOCK_HEADER, true);
+	if (class_plus_1 && class_plus_1 <= SLAB_CLASSES)
+		check->n_in_blocks[class_plus_1 - 1]++;
+}
+
+/* From header to header; the first that fails ends it, because nothing behind it can be found. */
+static size_t check_area(struct check *check, const struct region *region, size_t page)
+{
+	struct kheap *heap = check->heap;
+	size_t n_pages = region->descs[page].n_pages;
+
+	if (n_pages == 0 || n_pages > AREA_MAX_PAGES || page + n_pages > region->n_pages ||
+	    region->descs[page + n_pages - 1].n_pages != n_pages) {
+		fault(check, KHEAP_FAULT_PAGE_KIND, page_address(region, page));
+		return 1;
+	}
+	struct block *end = block_at(page_address(region, page + n_pages) - BLOCK_HEADER);
+	struct block *block = area_first(region, page);
+	uint32_t expected = BLOCK_FIRST;
+
+	check->block_pages += n_pages;
+	for (size_t i = 1; i < n_pages; i++) {
+		if (page_kind_of(region, page + i) != PAGE_BLOCK)
+			fault(check, KHEAP_FAULT_PAGE_KIND, page_address(region, page + i));
+	}
+	for (;; block = block_next(block)) {
+		if (!block_tag_holds(heap, block)) {
+			fault(check, KHEAP_FAULT_BLOCK_TAG, (uintptr_t)block);
+			break;
+		}
+		if ((block->size_flags & BLOCK_PREV_FREE) != (expected & BLOCK_PREV_FREE))
+			fault(check, KHEAP_FAULT_BLOCK_PREVIOUS, (uintptr_t)block);
+		if (block == end)
+			break;
+		if (block_size(block) < BLOCK_MIN || block_size(block) > (uintptr_t)end - (uintptr_t)block ||
+		    (block->size_flags & BLOCK_FIRST) != (expected & BLOCK_FIRST)) {
+			fault(check, KHEAP_FAULT_BLOCK_SIZE, (uintptr_t)block);
+			break;
+		}
+		if (block->size_flags & BLOCK_USED) {
+			check_used_block(check, block);
+			expected = 0;
+			continue;
+		}
+		if (expected & BLOCK_PREV_FREE)
+			fault(check, KHEAP_FAULT_BLOCK_UNMERGED, (uintptr_t)block);
+		check_free_block(check, block);
+		if (block == heap->empty_area)
+			check->cached_pages += n_pages;
+		expected = BLOCK_PREV_FREE;
+	}
+	return n_pages;
+}
+
+/* Lists as the bins see them: as many blocks as were seen free, each in its own bin, and a bit for every list. */
+static void check_block_bins(struct check *check)
+{
+	struct kheap *heap = check->heap;
+	struct block_bins *bins = &heap->blocks;
+	size_t listed = 0;
+
+	for (unsigned fl = 0; fl < BLOCK_FL; fl++) {
+		for (unsigned sl = 0; sl < BLOCK_SL; sl++) {
+			struct block *block = bins->heads[fl][sl];
+			unsigned own_fl, own_sl;
+
+			if ((bins->sl_bits[fl] >> sl & 1) != (block != NULL))
+				fault(check, KHEAP_FAULT_BLOCK_BITMAP, (uintptr_t)&bins->sl_bits[fl]);
+			for (; block && listed <= check->free_blocks; block = block->next, listed++) {
+				if (!is_known_free_block(heap, block)) {
+					fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
+					break;
+				}
+				block_bin_of(block_size(block), &own_fl, &own_sl);
+				if (own_fl != fl || own_sl != sl)
+					fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
+			}
+		}
+		if ((bins->fl_bits >> fl & 1) != (bins->sl_bits[fl] != 0))
+			fault(check, KHEAP_FAULT_BLOCK_BITMAP, (uintptr_t)&bins->fl_bits);
+	}
+	if (listed != check->free_blocks)
+		fault(check, KHEAP_FAULT_BLOCK_LIST, 0);
+}
+
+/* ---- runs --------------------------------------------------------------------------------------------------------------- */
+
+static void check_free_run(struct check *check, const struct region *region, size_t page, size_t n_pages)
+{
+	const struct page_desc *desc = &region->descs[page];
+	size_t end = page + n_pages;
+	unsigned fl, sl;
+
+	check->free_runs++;
+	check->free_run_pages += n_pages;
+	if (n_pages > 1 && (page_kind_of(region, end - 1) != PAGE_FREE_TAIL || region->descs[end - 1].n_pages != n_pages))
+		fault(check, KHEAP_FAULT_RUN_TAIL, page_address(region, end - 1));
+	if (end < region->n_pages && page_kind_of(region, end) == PAGE_FREE && region->first_page + end != ZONE_PAGE)
+		fault(check, KHEAP_FAULT_RUN_UNMERGED, page_address(region, end));
+	run_bin_of(n_pages, &fl, &sl);
+	const struct run_bins *bins = &check->heap->runs[page_zone(region->first_page + page)];
+
+	if ((desc->prev ? desc->prev->next : bins->heads[fl][sl]) != desc || (desc->next && desc->next->prev != desc))
+		fault(check, KHEAP_FAULT_RUN_LIST, page_address(region, page));
+	for (size_t i = page; HARDENED && i < end; i++) {
+		if (region->kinds[i] & PAGE_POISONED)
+			check_poison(check, page_address(region, i), PAGE_SIZE);
+	}
+}
+
+static size_t check_run(struct check *check, const struct region *region, size_t page, enum page_kind kind)
+{
+	size_t n_pages = region->descs[page].n_pages;
+
+	if (n_pages == 0 || n_pages > region->n_pages - page) {
+		fault(check, KHEAP_FAULT_RUN_BOUNDS, page_address(region, page));
+		return 1;
+	}
+	for (size_t i = 1; i + (kind == PAGE_FREE) < n_pages; i++) {
+		if (page_kind_of(region, page + i) != PAGE_BODY)
+			fault(check, KHEAP_FAULT_PAGE_KIND, page_address(region, page + i));
+	}
+	if (kind == PAGE_FREE)
+		check_free_run(check, region, page, n_pages);
+	if (kind == PAGE_RUN)
+		tally_live(check, page_address(region, page), n_pages << PAGE_SHIFT, !region->descs[page].is_bare);
+	return n_pages;
+}
+
+static void check_run_bins(struct check *check)
+{
+	size_t listed = 0;
+
+	for (unsigned zone = 0; zone < N_ZONES; zone++) {
+		struct run_bins *bins = &check->heap->runs[zone];
+
+		for (unsigned fl = 0; fl < RUN_FL; fl++) {
+			for (unsigned sl = 0; sl < RUN_SL; sl++) {
+				const struct page_desc *desc = bins->heads[fl][sl];
+				unsigned own_fl, own_sl;
+
+				if ((bins->sl_bits[fl] >> sl & 1) != (desc != NULL))
+					fault(check, KHEAP_FAULT_RUN_BITMAP, (uintptr_t)&bins->sl_bits[fl]);
+				for (; desc && listed <= check->free_runs; desc = desc->next, listed++) {
+					run_bin_of(desc->n_pages, &own_fl, &own_sl);
+					if (own_fl != fl || own_sl != sl)
+						fault(check, KHEAP_FAULT_RUN_LIST, desc_address(desc));
+				}
+			}
+			if ((bins->fl_bits >> fl & 1) != (bins->sl_bits[fl] != 0))
+				fault(check, KHEAP_FAULT_RUN_BITMAP, (uintptr_t)&bins->fl_bits);
+		}
+	}
+	if (listed != check->free_runs)
+		fault(check, KHEAP_FAULT_RUN_LIST, 0);
+}
+
+/* ---- regions, and all of it --------------------------------------------------------------------------------------------- */
+
+/* Whatever begins with this page; how many pages it has. */
+static size_t check_page(struct check *check, const struct region *region, size_t page)
+{
+	enum page_kind kind = page_kind_of(region, page);
+	size_t n_pages;
+
+	if (page < region->n_overhead && kind == PAGE_OVERHEAD)
+		return 1;
+	if (kind >= PAGE_SLAB) {
+		check_slab(check, region, page);
+		check->busy_pages++;
+		return 1;
+	}
+	switch (kind) {
+	case PAGE_BLOCK_HEAD:
+		n_pages = check_area(check, region, page);
+		check->busy_pages += n_pages - (page < region->n_overhead);
+		return n_pages;
+	case PAGE_CACHE:
+		n_pages = check_cache(check, region, page);
+		check->busy_pages += n_pages;
+		return n_pages;
+	case PAGE_FREE:
+		return check_run(check, region, page, kind);
+	case PAGE_RUN:
+	case PAGE_OVERHEAD:
+		n_pages = check_run(check, region, page, kind);
+		check->busy_pages += n_pages;
+		return n_pages;
+	default:
+		fault(check, KHEAP_FAULT_PAGE_KIND, page_address(region, page));
+		return 1;
+	}
+}
+
+static void check_sections(struct check *check)
+{
+	const struct kheap *heap = check->heap;
+	const uintptr_t section_pages = (uintptr_t)1 << (SECTION_SHIFT - PAGE_SHIFT);
+	size_t expected = 0, seen = 0;
+
+	for (const struct region *region = heap->regions; region; region = region->next) {
+		uintptr_t last = region->first_page + region->n_pages - 1;
+
+		for (uintptr_t page = region->first_page; page <= last; page = align_down(page, section_pages) + section_pages) {
+			expected++;
+			if (region_of(heap, page << PAGE_SHIFT) != region)
+				fault(check, KHEAP_FAULT_SECTION_TABLE, page << PAGE_SHIFT);
+		}
+	}
+	for (size_t i = 0; i <= heap->section_mask; i++)
+		seen += heap->sections[i] != NULL;
+	if (seen != heap->n_sections_used || expected != heap->n_sections || heap->n_sections > seen)
+		fault(check, KHEAP_FAULT_SECTION_TABLE, (uintptr_t)heap->sections);
+}
+
+static void check_counters(struct check *check)
+{
+	const struct counters *counters = &check->heap->counters;
+	bool ok = check->live_bytes == counters->live_bytes && check->live_objects == counters->live_objects &&
+	          check->free_run_pages == counters->free_run_pages && check->free_block_bytes == counters->free_block_bytes &&
+	          check->free_slab_bytes == counters->free_slab_bytes && check->block_pages == counters->block_pages;
+
+	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
+		const struct slab_class *class = &check->heap->slabs[i];
+		size_t listed = 0;
+
+		for (const struct page_desc *desc = class->partial; desc && listed <= check->n_listed[i]; desc = desc->next)
+			listed++;
+		if (listed != check->n_listed[i])
+			fault(check, KHEAP_FAULT_SLAB_LIST, 0);
+		ok = ok && class->n_slabs == check->n_slabs[i] && class->n_in_blocks == check->n_in_blocks[i];
+	}
+	if (!ok)
+		fault(check, KHEAP_FAULT_COUNTERS, 0);
+}
+
+size_t check_heap(struct kheap *heap, struct kheap_fault *first)
+{
+	struct check check = {.heap = heap};
+	size_t footprint = 0;
+
+	check_sections(&check);
+	for (const struct region *region = heap->regions; region; region = region->next) {
+		check.busy_pages = 0;
+		check.cached_pages = 0;
+		footprint += region->n_pages;
+		for (size_t page = 0; page < region->n_pages;)
+			page += check_page(&check, region, page);
+		if (check.busy_pages != region->n_busy || check.cached_pages != region->n_cached)
+			fault(&check, KHEAP_FAULT_COUNTERS, page_address(region, 0));
+	}
+	if (footprint != heap->counters.footprint_pages)
+		fault(&check, KHEAP_FAULT_COUNTERS, 0);
+	check_block_bins(&check);
+	check_run_bins(&check);
+	check_counters(&check);
+	if (first)
+		*first = check.first;
+	return check.n_faults;
+}
+
+size_t kheap_check(struct kheap *heap, struct kheap_fault *first)
+{
+	kport_lock_state state = heap_lock(heap);
+	size_t n_faults = check_heap(heap, first);
+
+	heap_unlock(heap, state);
+	return n_faults;
+}
+
+/* The region and page that are `cursor` pages on from the heap's first; false: past the last. */
+static bool cursor_find(const struct kheap *heap, size_t cursor, struct region **region, size_t *page)
+{
+	for (*region = heap->regions; *region; *region = (*region)->next) {
+		if (cursor < (*region)->n_pages) {
+			*page = cursor;
+			return true;
+		}
+		cursor -= (*region)->n_pages;
+	}
+	return false;
+}
+
+/* The inside of a run needs no look: its first page was, or will be, looked at. */
+static bool is_inside(const struct region *region, size_t page)
+{
+	enum page_kind kind = page_kind_of(region, page);
+
+	return kind == PAGE_BODY || kind == PAGE_FREE_TAIL || kind == PAGE_CACHE_BODY;
+}
+
+size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, struct kheap_fault *first)
+{
+	struct check check = {.heap = heap};
+	struct region *region;
+	size_t page;
+	kport_lock_state state = heap_lock(heap);
+
+	while (n_pages) {
+		if (!cursor_find(heap, *cursor, &region, &page)) {
+			*cursor = 0;
+			break;
+		}
+		size_t done = 1;
+
+		if (!is_inside(region, page)) {
+			size_t start = page_kind_of(region, page) == PAGE_BLOCK ? area_head(region, page) : page;
+
+			done = start + check_page(&check, region, start) - page;
+		}
+		*cursor += done;
+		n_pages -= min_size(done, n_pages);
+	}
+	heap_unlock(heap, state);
+	if (first)
+		*first = check.first;
+	return check.n_faults;
+}
+
+/* ---- names --------------------------------------------------------------------------------------------------------------- */
+
+static const char *const fault_names[KHEAP_N_FAULT_CLASSES] = {
+	[KHEAP_FAULT_NONE] = "no fault",
+	[KHEAP_FAULT_BLOCK_TAG] = "block tag",
+	[KHEAP_FAULT_BLOCK_SIZE] = "block size",
+	[KHEAP_FAULT_BLOCK_PREVIOUS] = "block and the one before it disagree",
+	[KHEAP_FAULT_BLOCK_UNMERGED] = "free blocks not merged",
+	[KHEAP_FAULT_BLOCK_LIST] = "block list",
+	[KHEAP_FAULT_BLOCK_BITMAP] = "block bitmap",
+	[KHEAP_FAULT_SLAB_BITS] = "slab bits",
+	[KHEAP_FAULT_SLAB_LIST] = "slab list",
+	[KHEAP_FAULT_RUN_BOUNDS] = "run bounds",
+	[KHEAP_FAULT_RUN_TAIL] = "run tail",
+	[KHEAP_FAULT_RUN_UNMERGED] = "free runs not merged",
+	[KHEAP_FAULT_RUN_LIST] = "run list",
+	[KHEAP_FAULT_RUN_BITMAP] = "run bitmap",
+	[KHEAP_FAULT_PAGE_KIND] = "page kind",
+	[KHEAP_FAULT_SECTION_TABLE] = "section table",
+	[KHEAP_FAULT_COUNTERS] = "counters",
+	[KHEAP_FAULT_CANARY] = "canary",
+	[KHEAP_FAULT_POISON] = "poison",
+};
+
+const char *kheap_fault_name(enum kheap_fault_class fault_class)
+{
+	return fault_class < KHEAP_N_FAULT_CLASSES ? fault_names[fault_class] : "unknown fault";
+}

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The front: kheap_alloc to kheap_free. Chooses the storey for a size, finds the object for an address, counts, grows the heap when it is
+ * full, and reports misuse. Sizes and alignments may be hostile; addresses are believed only after heap_find.
+ */
+#include "internal.h"
+
+#define NATURAL_MAX ((size_t)2 << 20) /* powers of two up to a large page are aligned to their size */
+#define CACHE_LINE ((size_t)64)
+#define BELOW_4G ((uintptr_t)UINT32_MAX)
+
+/* ---- reports and counts ---------------------------------------------------------------------------------------- */
+
+static const char *const error_names[KMALLOC_N_ERROR_CLASSES] = {
+	[0] = "no error",
+	[KMALLOC_DOUBLE_FREE] = "double free",
+	[KMALLOC_FOREIGN_POINTER] = "pointer from elsewhere",
+	[KMALLOC_INTERIOR_POINTER] = "pointer into an object",
+	[KMALLOC_MISALIGNED_POINTER] = "misaligned pointer",
+	[KMALLOC_OVERRUN] = "overrun of an object",
+	[KMALLOC_WRITE_AFTER_FREE] = "write after free",
+	[KMALLOC_DAMAGED_TAG] = "damaged tag",
+	[KMALLOC_SIZE_MISMATCH] = "free with a wrong size",
+	[KMALLOC_WRONG_CACHE] = "object of another cache",
+	[KMALLOC_BUSY] = "cache destroyed with live objects",
+};
+
+const char *kmalloc_error_name(enum kmalloc_error_class error_class)
+{
+	return error_class < KMALLOC_N_ERROR_CLASSES ? error_names[error_class] : "unknown error";
+}
+
+const char *kmalloc_build(void)
+{
+#if defined(KMALLOC_CHECK)
+	return "check";
+#elif HARDENED
+	return "hardened";
+#else
+	return "release";
+#endif
+}
+
+void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintptr_t address, size_t size)
+{
+	struct kheap_range range = range_of(heap, address);
+
+	heap->counters.n_errors++;
+	if (heap->pending.error_class)
+		return;
+	heap->pending = (struct kmalloc_error){
+		.error_class = error_class, .heap = heap, .address = (const void *)address, .size_bytes = size};
+	if (range.kind == KHEAP_NOT_OURS || range.kind == KHEAP_OVERHEAD)
+		return;
+	heap->pending.nearest = (const void *)range.base;
+	heap->pending.nearest_size_bytes = range.size_bytes;
+	heap->pending.nearest_is_live = range.is_live;
+}
+
+#ifdef KMALLOC_CHECK
+/* A full check costs about as much as it looks at: made so seldom that it stays a small multiple of the work between. */
+static void check_sometimes(struct kheap *heap)
+{
+	struct kheap_fault fault;
+
+	if (heap->until_check-- || heap->in_check)
+		return;
+	heap->until_check = CHECK_INTERVAL + (uint32_t)(heap->counters.live_objects + (heap->counters.footprint_pages << 6)) / 8;
+	heap->in_check = true;
+	if (check_heap(heap, &fault)) {
+		enum kmalloc_error_class error_class = KMALLOC_DAMAGED_TAG;
+
+		if (fault.fault_class == KHEAP_FAULT_CANARY)
+			error_class = KMALLOC_OVERRUN;
+		if (fault.fault_class == KHEAP_FAULT_POISON)
+			error_class = KMALLOC_WRITE_AFTER_FREE;
+		heap_error(heap, error_class, fault.address, 0);
+	}
+	heap->in_check = false;
+}
+#endif
+
+void heap_unlock(struct kheap *heap, kport_lock_state state)
+{
+#ifdef KMALLOC_CHECK
+	check_sometimes(heap);
+#endif
+	struct kmalloc_error error = heap->pending;
+	struct region *region = heap->detached;
+	struct kpage_source source = heap->config.source;
+
+	heap->pending.error_class = (enum kmalloc_error_class)0;
+	heap->detached = NULL;
+	kport_unlock(&heap->lock, state);
+	while (region) {
+		struct region *next = region->next;
+		struct kpage_chunk chunk = region->chunk;
+
+		source.put(source.ctx, &chunk);
+		region = next;
+	}
+	if (!error.error_class)
+		return;
+	if (!heap->config.on_error)
+		kport_trap();
+	heap->config.on_error(heap->config.ctx, &error);
+}
+
+void count_alloc(struct kheap *heap, size_t usable)
+{
+	struct counters *counters = &heap->counters;
+
+	counters->n_allocs++;
+	counters->live_objects++;
+	count_resize(heap, 0, usable);
+}
+
+void count_free(struct kheap *heap, size_t usable)
+{
+	heap->counters.n_frees++;
+	heap->counters.live_objects--;
+	heap->counters.live_bytes -= usable;
+}
+
+void count_resize(struct kheap *heap, size_t old_usable, size_t usable)
+{
+	struct counters *counters = &heap->counters;
+	size_t capacity = (counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT;
+
+	counters->live_bytes += usable - old_usable;
+	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->live_bytes);
+	counters->min_free_bytes = min_size(counters->min_free_bytes, capacity - counters->live_bytes);
+}
+
+bool heap_drain(struct kheap *heap)
+{
+	if (heap->is_draining)
+		return false;
+	heap->is_draining = true;
+	bool freed = slab_drain(heap);
+
+	freed |= area_drain(heap);
+	freed |= cache_drain(heap);
+	heap->is_draining = false;
+	return freed;
+}
+
+/* ---- allocation -------------------------------------------------------------------------------------------------- */
+
+bool request_make(struct request *request, size_t size, size_t alignment, unsigned flags)
+{
+	if (size > PTRDIFF_MAX || !is_power_of_two(alignment))
+		return false;
+	if (flags & KMALLOC_CACHE_LINE) {
+		alignment = max_size(alignment, CACHE_LINE);
+		size = align_up(size, CACHE_LINE);
+	}
+	request->size = size;
+	request->gross = max_size(size + GUARD_BYTES, 1);
+	request->alignment = max_size(alignment, GRANULE);
+	request->max_address = flags & KMALLOC_BELOW_4G ? BELOW_4G : UINTPTR_MAX;
+	request->is_bare = false;
+	return true;
+}
+
+size_t natural_alignment(size_t size)
+{
+	return is_power_of_two(size) && size <= NATURAL_MAX ? max_size(size, GRANULE) : GRANULE;
+}
+
+static uintptr_t alloc_small(struct kheap *heap, const struct request *request, unsigned class_index, size_t *slot)
+{
+	uintptr_t object = 0;
+
+	if (slab_is_earned(heap, class_index)) {
+		object = slab_alloc(heap, class_index);
+		*slot = slab_object_size(class_index);
+	}
+	if (!object) {
+		object = block_alloc(heap, request->gross, request->alignment, class_index);
+		if (object) {
+			heap->slabs[class_index].n_in_blocks++;
+			*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
+		}
+	}
+	return object;
+}
+
+static uintptr_t alloc_run(struct kheap *heap, const struct request *request, size_t *slot)
+{
+	size_t n_pages = pages_for(request->gross);
+	unsigned shift = request->alignment > PAGE_SIZE ? log2_floor(request->alignment) - PAGE_SHIFT : 0;
+	struct page_desc *desc = run_alloc(heap, n_pages, shift, request->max_address, PAGE_RUN);
+
+	if (!desc)
+		return 0;
+	desc->is_bare = request->is_bare;
+	*slot = n_pages << PAGE_SHIFT;
+	return desc_address(desc);
+}
+
+static uintptr_t alloc_storey(struct kheap *heap, const struct request *request, size_t *slot)
+{
+	uintptr_t object = 0;
+
+	if (request->is_bare)
+		return alloc_run(heap, request, slot);
+	if (request->gross <= BLOCK_MAX_REQUEST && request->alignment < PAGE_SIZE) {
+		unsigned class_index = slab_class_of(request->gross, request->alignment);
+
+		if (class_index != SLAB_NO_CLASS) {
+			object = alloc_small(heap, request, class_index, slot);
+		} else {
+			object = block_alloc(heap, request->gross, request->alignment, SLAB_NO_CLASS);
+			if (object)
+				*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
+		}
+	}
+	if (!object && (request->gross > PAGE_SIZE / 2 || request->alignment >= PAGE_SIZE))
+		object = alloc_run(heap, request, slot);
+	return object;
+}
+
+/* One attempt, with what the heap has. */
+static uintptr_t alloc_once(struct kheap *heap, const struct request *request)
+{
+	size_t slot = 0;
+	uintptr_t object = alloc_storey(heap, request, &slot);
+
+	if (object && object + slot - 1 > request->max_address) {
+		/* Ordinary memory happens to lie too high: whole pages can be chosen by address. */
+		struct object found;
+
+		if (heap_find(heap, object, &found))
+			object_free(heap, &found, object);
+		object = alloc_run(heap, request, &slot);
+	}
+	if (!object)
+		return 0;
+	if (HARDENED && !request->is_bare) {
+		guard_arm(heap, object, request->size, slot);
+		slot = request->size;
+	}
+	count_alloc(heap, slot);
+	return object;
+}
+
+static uintptr_t alloc_locked(struct kheap *heap, const struct request *request)
+{
+	uintptr_t object = alloc_once(heap, request);
+
+	if (!object && heap_drain(heap))
+		object = alloc_once(heap, request);
+	return object;
+}
+
+/* Pages to get so that the request will be met, wherever they come to lie. */
+static size_t pages_to_grow(const struct request *request)
+{
+	size_t slack = request->alignment > GRANULE ? request->alignment : 0;
+
+	if (slack >= PAGE_SIZE)
+		slack -= PAGE_SIZE;
+	return pages_for(request->gross + 2 * BLOCK_MIN) + pages_for(slack);
+}
+
+static void *alloc_growing(struct kheap *heap, const struct request *request, unsigned flags)
+{
+	bool asked = false;
+
+	for (;;) {
+		kport_lock_state state = heap_lock(heap);
+		uintptr_t object = alloc_locked(heap, request);
+
+		heap_unlock(heap, state);
+		if (object)
+			return (void *)object;
+		if (flags & KMALLOC_NO_GROW)
+			break;
+		if (heap_grow(heap, pages_to_grow(request), request->max_address))
+			continue;
+		if (asked || !heap->config.on_low_memory)
+			break;
+		asked = true;
+		if (!heap->config.on_low_memory(heap->config.ctx, request->size))
+			break;
+	}
+	return NULL;
+}
+
+/* Every usable byte, but not the canary behind the last one. */
+static void zero(struct kheap *heap, void *object, size_t size)
+{
+	size_t n = HARDENED ? size : kheap_usable_size(heap, object);
+	unsigned char *byte = (unsigned char *)object + n / 8 * 8;
+
+	fill_words(object, 0, n / 8 * 8);
+	for (size_t i = 0; i < n % 8; i++)
+		byte[i] = 0;
+}
+
+static void count_failure(struct kheap *heap)
+{
+	kport_lock_state state = heap_lock(heap);
+
+	heap->counters.n_failures++;
+	heap_unlock(heap, state);
+}
+
+static void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
+{
+	struct request request;
+	void *object = NULL;
+
+	if (request_make(&request, size, alignment, flags))
+		object = alloc_growing(heap, &request, flags);
+	if (!object)
+		count_failure(heap);
+	else if (flags & KMALLOC_ZERO)
+		zero(heap, object, request.size);
+	return object;
+}
+
+void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)
+{
+	return alloc_any(heap, size_bytes, natural_alignment(size_bytes), flags);
+}
+
+void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignment, unsigned flags)
+{
+	return alloc_any(heap, size_bytes, alignment, flags);
+}
+
+void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes)
+{
+	size_t total;
+
+	if (__builtin_mul_overflow(n, size_bytes, &total))
+		total = SIZE_MAX;
+	return kheap_alloc(heap, total, KMALLOC_ZERO);
+}
+
+struct kmalloc_result kheap_alloc_at_least(struct kheap *heap, size_t size_bytes, unsigned flags)
+{
+	struct kmalloc_result result = {kheap_alloc(heap, size_bytes, flags), 0};
+
+	if (result.object)
+		result.size_bytes = kheap_usable_size(heap, result.object);
+	return result;
+}
+
+/* As many as the heap has now. */
+static size_t bulk_locked(struct kheap *heap, const struct request *request, size_t n, void *objects[])
+{
+	size_t done = 0;
+	kport_lock_state state = heap_lock(heap);
+
+	while (done < n) {
+		uintptr_t object = alloc_locked(heap, request);
+
+		if (!object)
+			break;
+		objects[done++] = (void *)object;
+	}
+	heap_unlock(heap, state);
+	return done;
+}
+
+size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, size_t n, void *objects[])
+{
+	struct request request;
+	size_t done = 0;
+
+	if (!request_make(&request, size_bytes, natural_alignment(size_bytes), flags))
+		return 0;
+	while (done < n) {
+		size_t more = bulk_locked(heap, &request, n - done, objects + done);
+
+		for (size_t i = done; i < done + more && flags & KMALLOC_ZERO; i++)
+			zero(heap, objects[i], request.size);
+		done += more;
+		/* The next one needs the heap to grow, or cannot be had. */
+		if (done < n)
+			objects[done] = kheap_alloc(heap, size_bytes, flags);
+		if (done < n && !objects[done++])
+			return done - 1;
+	}
+	return done;
+}
+
+void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr_t max_address, unsigned flags)
+{
+	struct request request = {
+		.alignment = max_size(alignment, PAGE_SIZE), .max_address = max_address, .is_bare = true};
+	void *pages = NULL;
+
+	n_pages = max_size(n_pages, 1);
+	if (is_power_of_two(alignment) && n_pages <= (size_t)PTRDIFF_MAX >> PAGE_SHIFT) {
+		request.size = n_pages << PAGE_SHIFT;
+		request.gross = request.size;
+		if (flags & KMALLOC_BELOW_4G)
+			request.max_address = min_size(max_address, BELOW_4G);
+		pages = alloc_growing(heap, &request, flags);
+	}
+	if (!pages)
+		count_failure(heap);
+	else if (flags & KMALLOC_ZERO)
+		fill_words(pages, 0, request.size);
+	return pages;
+}

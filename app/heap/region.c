@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Regions: where pages come from. A region brings its own descriptors at its front, so growing the heap never needs the heap, and any
+ * number of regions of any size may lie anywhere. The section table leads from an address to its region without touching the address.
+ *
+ * Growth asks for a sixteenth of what the heap has, so that the source is asked seldom and little is held in vain; one empty chunk is
+ * kept, the rest go back.
+ */
+#include "internal.h"
+
+#define FIRST_CHUNK_PAGES 16
+#define GROWTH_SHARE 16 /* a chunk is a sixteenth of what the heap has */
+#define MIN_CHUNK_PAGES 8
+#define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
+#define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap */
+#define TAIL_MAX_PAGES 256                /* in larger regions the rest of a page is not worth an area */
+#define TAIL_MIN_BYTES 128
+
+/* Stands in the section table where a region was, so that probing goes on past it. */
+static struct region no_region;
+
+/* ---- the section table ----------------------------------------------------------------------------------------- */
+
+static size_t first_section(const struct region *region)
+{
+	return region->first_page >> (SECTION_SHIFT - PAGE_SHIFT);
+}
+
+static size_t last_section(const struct region *region)
+{
+	return (region->first_page + region->n_pages - 1) >> (SECTION_SHIFT - PAGE_SHIFT);
+}
+
+static void sections_insert(struct kheap *heap, struct region *region)
+{
+	for (size_t section = first_section(region); section <= last_section(region); section++) {
+		size_t i = section & heap->section_mask;
+
+		while (heap->sections[i] && heap->sections[i] != &no_region)
+			i = (i + 1) & heap->section_mask;
+		if (!heap->sections[i])
+			heap->n_sections_used++;
+		heap->sections[i] = region;
+		heap->n_sections++;
+	}
+}
+
+static void sections_remove(struct kheap *heap, const struct region *region)
+{
+	for (size_t section = first_section(region); section <= last_section(region); section++) {
+		size_t i = section & heap->section_mask;
+
+		while (heap->sections[i] != region)
+			i = (i + 1) & heap->section_mask;
+		heap->sections[i] = &no_region;
+		heap->n_sections--;
+	}
+}
+
+/* Enter every region anew into `table`, which has mask + 1 entries. */
+static void sections_rebuild(struct kheap *heap, struct region **table, size_t mask)
+{
+	for (size_t i = 0; i <= mask; i++)
+		table[i] = NULL;
+	heap->sections = table;
+	heap->section_mask = mask;
+	heap->n_sections = 0;
+	heap->n_sections_used = 0;
+	for (struct region *region = heap->regions; region; region = region->next)
+		sections_insert(heap, region);
+}
+
+/* Move the table, which needs room for n entries, to a page run of its own. Every region is in the list. */
+static bool sections_move(struct kheap *heap, size_t n)
+{
+	size_t n_entries = max_size((size_t)1 << (log2_floor(4 * n - 1)), PAGE_SIZE / sizeof(struct region *));
+	size_t n_pages = (n_entries * sizeof(struct region *)) >> PAGE_SHIFT;
+	struct page_desc *desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_OVERHEAD);
+	struct page_desc *old = heap->sections_run;
+
+	if (!desc)
+		return false;
+	sections_rebuild(heap, (struct region **)desc_address(desc), n_entries - 1);
+	heap->sections_run = desc;
+	heap->counters.overhead_pages += n_pages;
+	if (old) {
+		heap->counters.overhead_pages -= old->n_pages;
+		run_free(heap, old->region, desc_page(old), old->n_pages);
+	}
+	return true;
+}
+
+/* Enter a new region, which is in the list and whose pages are in the bins already: the table may have to grow on them. */
+static bool sections_add(struct kheap *heap, struct region *region)
+{
+	size_t more = last_section(region) - first_section(region) + 1;
+
+	if (2 * (heap->n_sections_used + more) <= heap->section_mask + 1) {
+		sections_insert(heap, region);
+		return true;
+	}
+	if (2 * (heap->n_sections + more) <= heap->section_mask + 1) {
+		sections_rebuild(heap, heap->sections, heap->section_mask);
+		return true;
+	}
+	return sections_move(heap, heap->n_sections + more);
+}
+
+/* ---- a region's life -------------------------------------------------------------------------------------------- */
+
+static void list_add(struct kheap *heap, struct region *region)
+{
+	region->next = NULL;
+	region->prev = heap->last_region;
+	if (region->prev)
+		region->prev->next = region;
+	else
+		heap->regions = region;
+	heap->last_region = region;
+	heap->n_regions++;
+}
+
+static void list_remove(struct kheap *heap, struct region *region)
+{
+	if (region->next)
+		region->next->prev = region->prev;
+	else
+		heap->last_region = region->prev;
+	if (region->prev)
+		region->prev->next = region->next;
+	else
+		heap->regions = region->next;
+	heap->n_regions--;
+}
+
+/* Put pages [page, to) of a region under the bins, or take them out; no free run crosses 4 GiB. */
+static void region_runs(struct kheap *heap, struct region *region, size_t page, size_t to, bool insert)
+{
+	while (page < to) {
+		size_t end = to;
+
+		if (region->first_page + page < ZONE_PAGE && region->first_page + end > ZONE_PAGE)
+			end = ZONE_PAGE - region->first_page;
+		if (insert)
+			run_insert(heap, region, page, end - page);
+		else
+			run_remove(heap, &region->descs[page]);
+		page = end;
+	}
+}
+
+/* Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). */
+static struct region *region_layout(uintptr_t base, size_t n_pages, size_t used)
+{
+	uintptr_t at = base + align_up(used, GRANULE);
+	struct region *region = (struct region *)at;
+	struct region made = {.first_page = base >> PAGE_SHIFT, .n_pages = n_pages};
+
+	at += align_up(sizeof(*region), GRANULE);
+	made.descs = (struct page_desc *)at;
+	at += n_pages * sizeof(struct page_desc);
+	made.kinds = (uint8_t *)at;
+	at = align_up(at + n_pages, GRANULE);
+	made.n_overhead = align_up(at - base, PAGE_SIZE) >> PAGE_SHIFT;
+	size_t rest = base + (made.n_overhead << PAGE_SHIFT) - at;
+
+	if (rest >= TAIL_MIN_BYTES && n_pages <= TAIL_MAX_PAGES)
+		made.tail_offset = (uint16_t)(at % PAGE_SIZE);
+	if (made.n_overhead > n_pages || (made.n_overhead == n_pages && !made.tail_offset))
+		return NULL;
+	*region = made;
+	fill_words(region->kinds, 0, align_up(n_pages, 8));
+	for (size_t i = 0; i < region->n_overhead; i++)
+		region->kinds[i] = PAGE_OVERHEAD;
+	return region;
+}
+
+static bool overlaps(const struct kheap *heap, uintptr_t first_page, size_t n_pages)
+{
+	for (const struct region *region = heap->regions; region; region = region->next) {
+		if (first_page < region->first_page + region->n_pages && region->first_page < first_page + n_pages)
+			return true;
+	}
+	return false;
+}
+
+static void count_pages(struct kheap *heap, const struct region *region, bool add)
+{
+	struct counters *counters = &heap->counters;
+	size_t overhead = region->n_overhead - (region->tail_offset ? 1 : 0);
+
+	if (!add) {
+		counters->footprint_pages -= region->n_pages;
+		counters->overhead_pages -= overhead;
+		return;
+	}
+	counters->footprint_pages += region->n_pages;
+	counters->overhead_pages += overhead;
+	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);
+	counters->min_free_bytes =
+		((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->live_bytes;
+}
+
+/* The region is laid out; make it part of the heap. */
+static bool region_enter(struct kheap *heap, struct region *region)
+{
+	list_add(heap, region);
+	region_runs(heap, region, region->n_overhead, region->n_pages, true);
+	if (!sections_add(heap, region)) {
+		region_runs(heap, region, region->n_overhead, region->n_pages, false);
+		list_remove(heap, region);
+		return false;
+	}
+	count_pages(heap, region, true);
+	if (region->tail_offset)
+		area_create(heap, region, region->n_overhead - 1, 1, region->tail_offset);
+	return true;
+}
+
+/* Cut [start, start + size) to whole pages other than page 0; false: nothing is left. */
+static bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *n_pages)
+{
+	uintptr_t end = start + size;
+
+	if (end < start)
+		end = align_down(UINTPTR_MAX, PAGE_SIZE);
+	if (start > UINTPTR_MAX - PAGE_SIZE)
+		return false;
+	*base = max_size(align_up(start, PAGE_SIZE), PAGE_SIZE);
+	end = align_down(end, PAGE_SIZE);
+	if (end <= *base)
+		return false;
+	*n_pages = (end - *base) >> PAGE_SHIFT;
+	return true;
+}
+
+static bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size, bool from_source)
+{
+	uintptr_t base;
+	size_t n_pages;
+
+	if (!cut_to_pages(start, size, &base, &n_pages) || overlaps(heap, base >> PAGE_SHIFT, n_pages))
+		return false;
+	if (heap->config.limit_bytes && heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
+		return false;
+	struct region *region = region_layout(base, n_pages, 0);
+
+	if (!region)
+		return false;
+	region->chunk = *chunk;
+	region->from_source = from_source;
+	return region_enter(heap, region);
+}
+
+bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
+{
+	const struct kpage_chunk none = {0};
+	kport_lock_state state = heap_lock(heap);
+	bool added = region_add(heap, &none, (uintptr_t)memory, size_bytes, false);
+
+	heap_unlock(heap, state);
+	return added;
+}
+
+/* Take an empty region out of every list. Its section table must be elsewhere. */
+static bool region_detach(struct kheap *heap, struct region *region)
+{
+	if (!area_tail_retire(heap, region))
+		return false;
+	region_runs(heap, region, region->n_overhead, region->n_pages, false);
+	sections_remove(heap, region);
+	list_remove(heap, region);
+	count_pages(heap, region, false);
+	if (heap->spare == region)
+		heap->spare = NULL;
+	if (region->from_source) {
+		region->next = heap->detached;
+		heap->detached = region;
+		heap->counters.n_shrunk++;
+	}
+	return true;
+}
+
+static bool region_is_empty(const struct kheap *heap, const struct region *region)
+{
+	return !region->is_first && region->n_busy == 0 && area_tail_is_free(heap, region);
+}
+
+void region_settle(struct kheap *heap, struct region *region)
+{
+	if (!region->from_source || region->is_first || region->n_busy != region->n_cached || heap->is_draining ||
+	    !area_tail_is_free(heap, region))
+		return;
+	if ((!heap->spare || heap->spare == region) && region->n_pages <= heap->counters.footprint_pages / SPARE_SHARE) {
+		heap->spare = region;
+		return;
+	}
+	if (region->n_cached)
+		heap_drain(heap);
+	if (region->n_busy == 0)
+		region_detach(heap, region);
+}
+
+void region_busy(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	region->n_busy += n_pages;
+	if (heap->spare == region)
+		heap->spare = NULL;
+}
+
+void region_idle(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	region->n_busy -= n_pages;
+	region_settle(heap, region);
+}
+
+/* If the section table is the only thing in this region, move it to pages of another one. */
+static bool region_evict_table(struct kheap *heap, struct region *region)
+{
+	struct page_desc *table = heap->sections_run;
+
+	if (!table || table->region != region || region->n_busy != table->n_pages)
+		return false;
+	size_t page = desc_page(table);
+	size_t end = page + table->n_pages;
+
+	/* Hide this region's free pages meanwhile, and keep the freed table from taking the region along. */
+	heap->is_draining = true;
+	region_runs(heap, region, region->n_overhead, page, false);
+	region_runs(heap, region, end, region->n_pages, false);
+	bool moved = sections_move(heap, heap->n_sections);
+
+	if (moved) {
+		run_remove(heap, &region->descs[page]);
+		region_runs(heap, region, region->n_overhead, region->n_pages, true);
+	} else {
+		region_runs(heap, region, region->n_overhead, page, true);
+		region_runs(heap, region, end, region->n_pages, true);
+	}
+	heap->is_draining = false;
+	return moved;
+}
+
+bool kheap_remove_region(struct kheap *heap, void *memory)
+{
+	kport_lock_state state = heap_lock(heap);
+	struct region *region = region_of(heap, (uintptr_t)memory);
+	bool removed = false;
+
+	if (region && !region->is_first) {
+		heap_drain(heap);
+		if (region->n_busy)
+			region_evict_table(heap, region);
+		removed = region_is_empty(heap, region) && region_detach(heap, region);
+	}
+	heap_unlock(heap, state);
+	return removed;
+}
+
+size_t kheap_trim(struct kheap *heap)
+{
+	kport_lock_state state = heap_lock(heap);
+	size_t before = heap->counters.footprint_pages;
+	struct region *next;
+
+	heap_drain(heap);
+	for (struct region *region = heap->regions; region; region = next) {
+		next = region->next;
+		if (region->from_source && region->n_busy)
+			region_evict_table(heap, region);
+		if (region->from_source && region_is_empty(heap, region))
+			region_detach(heap, region);
+	}
+	size_t given_back = (before - heap->counters.footprint_pages) << PAGE_SHIFT;
+
+	heap_unlock(heap, state);
+	return given_back;
+}
+
+bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)
+{
+	kport_lock_state state = heap_lock(heap);
+	struct region *region = heap->regions;
+
+	while (region && index--)
+		region = region->next;
+	if (region) {
+		chunk->base = region->first_page << PAGE_SHIFT;
+		chunk->n_pages = region->n_pages;
+	}
+	heap_unlock(heap, state);
+	return region != NULL;
+}
+
+/* ---- growth ------------------------------------------------------------------------------------------------------ */
+
+/* The pages of a chunk in which n pages are left for use; SIZE_MAX when that is no number. */
+static size_t chunk_pages(size_t n_pages)
+{
+	size_t descriptors;
+
+	if (__builtin_mul_overflow(n_pages, sizeof(struct page_desc) + 1, &descriptors))
+		return SIZE_MAX;
+	return n_pages + descriptors / (PAGE_SIZE - sizeof(struct page_desc) - 1) + 2;
+}
+
+static bool chunk_get(const struct kpage_source *source, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	*chunk = (struct kpage_chunk){0};
+	if (!source->get || !source->get(source->ctx, request, chunk))
+		return false;
+	if (chunk->n_pages >= request->min_pages && chunk->base % PAGE_SIZE == 0)
+		return true;
+	source->put(source->ctx, chunk);
+	return false;
+}
+
+bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
+{
+	struct kpage_request request = {.min_pages = chunk_pages(n_pages), .max_address = max_address};
+	struct kpage_chunk chunk;
+	kport_lock_state state = heap_lock(heap);
+	size_t footprint = heap->counters.footprint_pages;
+	size_t limit = heap->config.limit_bytes ? heap->config.limit_bytes >> PAGE_SHIFT : SIZE_MAX;
+
+	heap_unlock(heap, state);
+	if (footprint >= limit || request.min_pages > limit - footprint)
+		return false;
+	request.want_pages = min_size(max_size(footprint / GROWTH_SHARE, MIN_CHUNK_PAGES), MAX_CHUNK_PAGES);
+	request.want_pages = min_size(max_size(request.want_pages, request.min_pages), limit - footprint);
+	if (!chunk_get(&heap->config.source, &request, &chunk))
+		return false;
+	size_t n = min_size(chunk.n_pages, limit - footprint);
+
+	state = heap_lock(heap);
+	bool added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true);
+
+	if (added)
+		heap->counters.n_grown++;
+	heap_unlock(heap, state);
+	if (!added)
+		heap->config.source.put(heap->config.source.ctx, &chunk);
+	return added;
+}
+
+/* ---- a heap's life ----------------------------------------------------------------------------------------------- */
+
+static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kheap_config *config, const struct kpage_chunk *chunk)
+{
+	struct kheap *heap = (struct kheap *)base;
+
+	if (n_pages < (KHEAP_MIN_REGION >> PAGE_SHIFT) - 1)
+		return NULL;
+	fill_words(heap, 0, sizeof(*heap));
+	kport_lock_init(&heap->lock);
+	if (config)
+		heap->config = *config;
+	/* Mixed, so that nearby secrets give unrelated check words (the finalizer of MurmurHash3). */
+	heap->secret = heap->config.secret ^ base;
+	heap->secret = (heap->secret ^ heap->secret >> 33) * 0xff51afd7ed558ccdu;
+	heap->secret ^= heap->secret >> 33;
+	heap->sections = heap->inline_sections;
+	heap->section_mask = SECTIONS_INLINE - 1;
+	struct region *region = region_layout(base, n_pages, sizeof(*heap));
+
+	if (!region)
+		return NULL;
+	region->is_first = true;
+	region->from_source = chunk->n_pages != 0;
+	region->chunk = *chunk;
+	return region_enter(heap, region) ? heap : NULL;
+}
+
+struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config)
+{
+	struct kpage_chunk chunk = {0};
+	uintptr_t start = (uintptr_t)memory;
+	struct kheap *heap = NULL;
+	uintptr_t base;
+	size_t n_pages;
+
+	if (!memory) {
+		struct kpage_request request = {.min_pages = KHEAP_MIN_REGION >> PAGE_SHIFT, .max_address = UINTPTR_MAX};
+
+		if (!config || (config->limit_bytes && config->limit_bytes < KHEAP_MIN_REGION))
+			return NULL;
+		request.want_pages = max_size(size_bytes >> PAGE_SHIFT, FIRST_CHUNK_PAGES);
+		if (config->limit_bytes)
+			request.want_pages = min_size(request.want_pages, config->limit_bytes >> PAGE_SHIFT);
+		if (!chunk_get(&config->source, &request, &chunk))
+			return NULL;
+		start = chunk.base;
+		size_bytes = chunk.n_pages << PAGE_SHIFT;
+	}
+	if (config && config->limit_bytes)
+		size_bytes = min_size(size_bytes, config->limit_bytes);
+	if (cut_to_pages(start, size_bytes, &base, &n_pages))
+		heap = heap_layout(base, n_pages, config, &chunk);
+	if (!heap && chunk.n_pages)
+		config->source.put(config->source.ctx, &chunk);
+	return heap;
+}
+
+void kheap_destroy(struct kheap *heap)
+{
+	/* The heap lies in its first region, and each region's chunk is noted in the region: read before putting back. */
+	struct kpage_source source = heap->config.source;
+	struct region *region = heap->regions;
+	struct kpage_chunk first = {0};
+
+	while (region) {
+		struct region *next = region->next;
+		struct kpage_chunk chunk = region->chunk;
+
+		if (region->is_first)
+			first = chunk;
+		else if (region->from_source)
+			source.put(source.ctx, &chunk);
+		region = next;
+	}
+	if (first.n_pages)
+		source.put(source.ctx, &first);
+}

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kmalloc: a heap for kernels, boot loaders and UEFI programs. Pages in, kmalloc/kfree out.
+ *
+ * This is the whole contract: all that a user may call, and nothing else. What a host may supply at
+ * compile time (lock, trap) is in kmalloc_port.h.
+ *
+ * Rules that hold for every function here
+ *  - Sizes are in bytes, pages are KMALLOC_PAGE_SIZE bytes. Failure is NULL or false and changes nothing.
+ *  - Cost is O(1) unless the function says otherwise; O(pages) means pages asked for, zeroed or copied.
+ *  - From: any context in which the port's lock may be taken. With the default port that is any CPU, but not
+ *    an interrupt handler that may have interrupted the heap on its own CPU: give the port a lock that masks
+ *    interrupts for that. No function needs an operating system, firmware or another heap, so all of them work
+ *    before other CPUs are started and after ExitBootServices (unless the page source you gave does not).
+ *  - Callbacks (page source, error, low memory) are called with no lock held and may call the heap.
+ *  - Misuse (freeing twice, a stranger's pointer...) never changes the heap: it is reported to on_error and
+ *    the call does nothing. Without on_error the port's trap stops the program at the misuse.
+ */
+#ifndef KMALLOC_H
+#define KMALLOC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KMALLOC_VERSION "0.1.0"
+#define KMALLOC_PAGE_SIZE ((size_t)4096)
+/* Every object is aligned to this at least; an object whose size is a power of two is aligned to its size. */
+#define KMALLOC_ALIGNMENT ((size_t)16)
+/* The smallest first region that a heap can be made in. */
+#define KHEAP_MIN_REGION ((size_t)16384)
+
+/* How this heap was compiled: "release", "hardened" or "check". */
+const char *kmalloc_build(void);
+
+/* One heap. It lives inside its own first region; several may exist at once and share nothing. */
+struct kheap;
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Pages: where a heap gets them
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* A run of whole pages. The address is a number because page 0 may be a legal page. */
+struct kpage_chunk {
+	uintptr_t base; /* multiple of KMALLOC_PAGE_SIZE */
+	size_t n_pages;
+};
+
+struct kpage_request {
+	size_t min_pages;      /* fewer than this are of no use to the heap */
+	size_t want_pages;     /* a generous chunk, so that the source is asked seldom; >= min_pages */
+	uintptr_t max_address; /* the chunk's last byte may not lie above this */
+};
+
+/*
+ * The host's pages. get() fills in `chunk` and returns true, or returns false. A chunk of fewer than min_pages is
+ * handed straight back through put(). Contents do not matter. put() gets exactly the chunks that get() gave, each
+ * once. Both are called with no lock held and may themselves use the heap.
+ */
+struct kpage_source {
+	bool (*get)(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk);
+	void (*put)(void *ctx, const struct kpage_chunk *chunk);
+	void *ctx;
+};
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Misuse
+ * --------------------------------------------------------------------------------------------------------- */
+
+enum kmalloc_error_class {
+	KMALLOC_DOUBLE_FREE = 1,    /* the memory at this address is free already */
+	KMALLOC_FOREIGN_POINTER,    /* the address is in no region of this heap, or in its own descriptors */
+	KMALLOC_INTERIOR_POINTER,   /* inside a live object, but not where it starts */
+	KMALLOC_MISALIGNED_POINTER, /* no object can start at this address */
+	KMALLOC_OVERRUN,            /* bytes behind the object's end were changed (hardened builds) */
+	KMALLOC_WRITE_AFTER_FREE,   /* bytes of free memory were changed (all of them in hardened builds, links in release) */
+	KMALLOC_DAMAGED_TAG,        /* a header of the heap was overwritten: mostly by an overrun of the object before it */
+	KMALLOC_SIZE_MISMATCH,      /* a sized free named another size than was allocated */
+	KMALLOC_WRONG_CACHE,        /* kcache_free of an object that another cache owns */
+	KMALLOC_BUSY,               /* a cache was destroyed with live objects */
+	KMALLOC_N_ERROR_CLASSES
+};
+
+struct kmalloc_error {
+	enum kmalloc_error_class error_class;
+	struct kheap *heap;
+	const void *address; /* the pointer that was passed, or the first damaged byte */
+	size_t size_bytes;   /* of the object at that address, 0 when there is none */
+	const void *nearest; /* the nearest object that the heap knows at or below the address; NULL: none */
+	size_t nearest_size_bytes;
+	bool nearest_is_live;
+};
+
+/* A short name for people: "double free". Never NULL. */
+const char *kmalloc_error_name(enum kmalloc_error_class error_class);
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Heaps and their regions
+ * --------------------------------------------------------------------------------------------------------- */
+
+struct kheap_config {
+	struct kpage_source source; /* get == NULL: the heap never grows by itself */
+	size_t limit_bytes;         /* the footprint never passes this; 0: no limit */
+	/* Told of each misuse. May call the heap. NULL: the port's trap. */
+	void (*on_error)(void *ctx, const struct kmalloc_error *error);
+	/* Asked when `size_bytes` could not be had: free something, return true, and the heap tries once more. */
+	bool (*on_low_memory)(void *ctx, size_t size_bytes);
+	void *ctx;       /* for on_error and on_low_memory */
+	uint64_t secret; /* keys the heap's check words; any random number, 0 is allowed */
+};
+
+/*
+ * Make a heap. `memory` (any alignment, contents do not matter) becomes its first region; with memory == NULL the
+ * first region comes from config->source. config may be NULL: no source, no limit, trap on misuse.
+ * NULL when the region is smaller than KHEAP_MIN_REGION after alignment, or the source refuses. O(pages of the region)/64.
+ */
+struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config);
+
+/*
+ * End a heap: all its objects and caches are gone, and every chunk of the page source is put back. Regions that were
+ * given by address are simply no longer used. Nobody else may be inside the heap. O(regions).
+ */
+void kheap_destroy(struct kheap *heap);
+
+/*
+ * Give the heap more memory, at any address and of any size; the region is cut to whole pages, and a page at address 0 is
+ * left out, because no object may be NULL. Regions may be adjacent. False when too little is left after that (two pages),
+ * when it overlaps a region of this heap, or would pass the limit. O(pages)/64.
+ */
+bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
+
+/*
+ * Take the region that holds `memory` back. False, and nothing changed, when it holds a live object or the heap itself
+ * (the first region), or no region is there. A region that came from the page source is put back to it. O(regions).
+ */
+bool kheap_remove_region(struct kheap *heap, void *memory);
+
+/* Give every empty chunk back to the page source, and every cached page back to the heap. Bytes given back. O(regions). */
+size_t kheap_trim(struct kheap *heap);
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Objects
+ * --------------------------------------------------------------------------------------------------------- */
+
+enum kmalloc_flags {
+	KMALLOC_ZERO = 1 << 0,       /* all usable bytes are zero. O(size) */
+	KMALLOC_NO_GROW = 1 << 1,    /* do not call the page source or on_low_memory */
+	KMALLOC_BELOW_4G = 1 << 2,   /* the whole object lies below address 2^32 */
+	KMALLOC_CACHE_LINE = 1 << 3, /* aligned to 64 bytes, and shares no 64-byte line with another object */
+};
+
+/*
+ * `size_bytes` bytes, aligned to 16, or to the size when that is a power of two. A size of 0 gives a pointer that no other
+ * live object has. NULL when there is no memory, or size_bytes > PTRDIFF_MAX. Contents are undefined unless KMALLOC_ZERO.
+ */
+void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags);
+
+/* The same, aligned to `alignment` (a power of two; anything else gives NULL). 2^63 is legal, and out of memory. */
+void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignment, unsigned flags);
+
+/* n objects of size_bytes, zeroed, in one block. NULL when n * size_bytes overflows. */
+void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes);
+
+/*
+ * Make the object at `object` size_bytes long, in place or elsewhere, keeping the bytes that both have. object == NULL
+ * allocates. size_bytes == 0 gives an object of the smallest size and never frees. On NULL the old object is as it was. The
+ * result has kheap_alloc's alignment for its new size; kheap_realloc_aligned keeps a stricter one. O(size) when it moves.
+ */
+void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes);
+void *kheap_realloc_aligned(struct kheap *heap, void *object, size_t size_bytes, size_t alignment);
+
+/* Make the object size_bytes long where it stands; false when it would have to move. Its alignment does not change. */
+bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes);
+
+/* Free an object. NULL does nothing. Whatever the heap did not hand out is reported and left alone. O(1) (hardened: O(size)). */
+void kheap_free(struct kheap *heap, void *object);
+
+/* Free with the size (and alignment) that was asked for; a size that cannot be right is reported and nothing is freed. */
+void kheap_free_sized(struct kheap *heap, void *object, size_t size_bytes);
+void kheap_free_aligned_sized(struct kheap *heap, void *object, size_t alignment, size_t size_bytes);
+
+/* Bytes that may be used at `object`: at least what was asked for. 0 for NULL and, after reporting it, for a stranger. */
+size_t kheap_usable_size(struct kheap *heap, const void *object);
+
+/* An object and how many bytes of it may be used. */
+struct kmalloc_result {
+	void *object;
+	size_t size_bytes;
+};
+
+/* At least size_bytes, and all that the heap would have wasted otherwise. {NULL, 0} when there is no memory. */
+struct kmalloc_result kheap_alloc_at_least(struct kheap *heap, size_t size_bytes, unsigned flags);
+
+/*
+ * n objects of one size into objects[]; returns how many there are, which is less than n only for want of memory.
+ * One lock for all. O(n).
+ */
+size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, size_t n, void *objects[]);
+void kheap_free_bulk(struct kheap *heap, size_t n, void *const objects[]);
+
+/*
+ * Whole pages: n_pages contiguous ones, aligned to `alignment` (a power of two, at least a page), the last byte not above
+ * max_address (UINTPTR_MAX: anywhere). O(1) for UINTPTR_MAX and for 2^32 - 1; otherwise O(free runs below max_address).
+ * kpages_free takes the address that kpages_alloc gave; kheap_free does the same.
+ */
+void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr_t max_address, unsigned flags);
+void kpages_free(struct kheap *heap, void *pages);
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Object caches: one size, packed without headers, with an optional constructor and a reserve
+ * --------------------------------------------------------------------------------------------------------- */
+
+struct kcache;
+
+/*
+ * A cache of objects of size_bytes (1..32768), aligned to `alignment` (a power of two up to a page; 0: 16). `constructor`, if
+ * any, is called once for each object that is handed out, with no lock held. NULL when there is no memory or a number is not
+ * legal. The design is Bonwick's slab allocator (USENIX Summer 1994), its state kept outside the objects.
+ */
+struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t alignment,
+                             void (*constructor)(void *object, void *ctx), void *ctx);
+
+/* False, reported as KMALLOC_BUSY and nothing changed, while any object of it is live. O(pages it holds in reserve). */
+bool kcache_destroy(struct kcache *cache);
+
+void *kcache_alloc(struct kcache *cache, unsigned flags);
+void kcache_free(struct kcache *cache, void *object);
+
+/*
+ * Set memory aside so that the next n kcache_alloc calls cannot fail, in code that must not. Returns how many are set aside now.
+ * The reserve is kept until the cache is destroyed or prefilled with less. O(n).
+ */
+size_t kcache_prefill(struct kcache *cache, size_t n);
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Inspection
+ * --------------------------------------------------------------------------------------------------------- */
+
+struct kheap_stats {
+	size_t live_bytes;         /* usable bytes of all live objects */
+	size_t live_objects;
+	size_t peak_live_bytes;    /* the most that live_bytes ever was */
+	size_t footprint_bytes;    /* all pages of all regions, the heap's own included */
+	size_t peak_footprint_bytes;
+	size_t overhead_bytes;     /* pages that hold the heap's own descriptors */
+	size_t free_bytes;         /* in free page runs, free blocks and free slab objects */
+	size_t largest_free_bytes; /* the largest free page run or block */
+	size_t min_free_bytes;     /* the least that (footprint - overhead - live) ever was since the last growth */
+	size_t n_regions;
+	size_t n_free_ranges;      /* free page runs and free blocks */
+	unsigned fragmentation_permille; /* 1000 * (1 - sqrt(sum f^2) / sum f) over free ranges f: 0 when all is in one */
+	uint64_t n_allocs;         /* calls that gave an object, */
+	uint64_t n_frees;          /* that freed one, */
+	uint64_t n_failures;       /* that returned NULL for want of memory, */
+	uint64_t n_errors;         /* and misuses reported */
+	uint64_t n_grown;          /* chunks got from the page source, */
+	uint64_t n_shrunk;         /* and put back */
+};
+
+/* O(free ranges), with the heap's lock held. */
+void kheap_stats(struct kheap *heap, struct kheap_stats *stats);
+
+enum kheap_kind {
+	KHEAP_NOT_OURS,    /* no region of this heap */
+	KHEAP_OVERHEAD,    /* the heap's own descriptors, or padding that nothing can use */
+	KHEAP_SLAB_OBJECT, /* one of many equal objects in a page */
+	KHEAP_BLOCK,       /* an object with a header */
+	KHEAP_PAGE_RUN,    /* whole pages */
+	KHEAP_CACHE_OBJECT /* an object of a kcache */
+};
+
+/* An object, or a free range, of the heap. */
+struct kheap_range {
+	enum kheap_kind kind;
+	bool is_live;
+	uintptr_t base;
+	size_t size_bytes; /* usable when live, reusable when free */
+};
+
+/* Which range holds `address`? KHEAP_NOT_OURS when none. Never touches the address itself. O(pages of that run). */
+struct kheap_range kheap_owner(struct kheap *heap, const void *address);
+
+/*
+ * Call visit() for every range of every region in address order within a region, until it returns false. The lock is held:
+ * visit() must not call the heap. O(heap).
+ */
+void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx);
+
+/* What the heap is divided into; one region after another, for index = 0.. while true is returned. O(regions). */
+bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *region);
+
+/* Every invariant that kheap_check knows. */
+enum kheap_fault_class {
+	KHEAP_FAULT_NONE,
+	KHEAP_FAULT_BLOCK_TAG,       /* a block's header fails its check word */
+	KHEAP_FAULT_BLOCK_SIZE,      /* a block's size runs past its area, or is below the minimum */
+	KHEAP_FAULT_BLOCK_PREVIOUS,  /* "the block before me is free" and that block disagree */
+	KHEAP_FAULT_BLOCK_UNMERGED,  /* two free blocks side by side */
+	KHEAP_FAULT_BLOCK_LIST,      /* a free block is not on the list of its size, or a link is broken */
+	KHEAP_FAULT_BLOCK_BITMAP,    /* the bitmap of block lists disagrees with the lists */
+	KHEAP_FAULT_SLAB_BITS,       /* a slab has bits set that stand for no object */
+	KHEAP_FAULT_SLAB_LIST,       /* a slab with free objects is not on its class's list, or a full one is */
+	KHEAP_FAULT_RUN_BOUNDS,      /* a page run's length runs past its region */
+	KHEAP_FAULT_RUN_TAIL,        /* the two ends of a free run disagree */
+	KHEAP_FAULT_RUN_UNMERGED,    /* two free runs side by side */
+	KHEAP_FAULT_RUN_LIST,        /* a free run is not on the list of its length, or a link is broken */
+	KHEAP_FAULT_RUN_BITMAP,      /* the bitmap of run lists disagrees with the lists */
+	KHEAP_FAULT_PAGE_KIND,       /* a page's kind is none that may stand there */
+	KHEAP_FAULT_SECTION_TABLE,   /* the table from addresses to regions misses one, or holds a wrong one */
+	KHEAP_FAULT_COUNTERS,        /* live bytes, live objects or footprint do not add up */
+	KHEAP_FAULT_CANARY,          /* an object's canary is damaged (hardened builds) */
+	KHEAP_FAULT_POISON,          /* free memory was written to (hardened builds) */
+	KHEAP_N_FAULT_CLASSES
+};
+
+struct kheap_fault {
+	enum kheap_fault_class fault_class;
+	uintptr_t address; /* where it shows: a block, a page, a table entry */
+};
+
+const char *kheap_fault_name(enum kheap_fault_class fault_class);
+
+/* Check everything. Returns how many faults were found, the first in *first (may be NULL). Lock held. O(heap). */
+size_t kheap_check(struct kheap *heap, struct kheap_fault *first);
+
+/*
+ * The same in bounded steps, for a heap that may not stop: looks at n_pages pages on from *cursor (start with 0), moves the cursor
+ * and wraps it to 0 after the last page. What holds for the whole heap only (counters, bitmaps) is checked by kheap_check alone.
+ * O(n_pages).
+ */
+size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, struct kheap_fault *first);
+
+/* ------------------------------------------------------------------------------------------------------------
+ * The default heap: the same functions for a program that has one
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* kheap_create, remembered as the default heap. False when there is one already, or no memory. */
+bool kmalloc_init(void *memory, size_t size_bytes, const struct kheap_config *config);
+/* kheap_destroy of the default heap. */
+void kmalloc_exit(void);
+/* The default heap, for every kheap_ function; NULL before kmalloc_init, and then kmalloc returns NULL. */
+struct kheap *kmalloc_heap(void);
+
+void *kmalloc(size_t size_bytes);
+void *kzalloc(size_t size_bytes);
+void *kcalloc(size_t n, size_t size_bytes);
+void *kmalloc_flags(size_t size_bytes, unsigned flags);
+void *kmalloc_aligned(size_t size_bytes, size_t alignment);
+void *krealloc(void *object, size_t size_bytes);
+void kfree(void *object);
+void kfree_sized(void *object, size_t size_bytes);
+void kfree_aligned_sized(void *object, size_t alignment, size_t size_bytes);
+size_t kusable_size(const void *object);
+/* What kusable_size would say of a fresh object of this size when its class has a slab: what to round a size up to. Never less
+ * than size_bytes unless that is above PTRDIFF_MAX: then 0. */
+size_t kgood_size(size_t size_bytes);
+struct kmalloc_result kmalloc_at_least(size_t size_bytes);
+bool ktry_resize(void *object, size_t size_bytes);
+size_t kmalloc_bulk(size_t size_bytes, size_t n, void *objects[]);
+void kfree_bulk(size_t n, void *const objects[]);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
