@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An engine: something with alloc and free that the suite can test, stress and measure. `heap` and `classic` exist on every host;
+ * the host adds its own (`pool` in the firmware, `libc` on Linux).
+ */
+#ifndef SUITE_ALLOCATOR_H
+#define SUITE_ALLOCATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "host.h"
+
+struct allocator_stats {
+	size_t live_bytes;      /* 0 when the engine cannot say */
+	size_t footprint_bytes; /* pages it holds */
+};
+
+struct allocator {
+	const char *name;        /* "heap", "classic", "libc", "pool" */
+	const char *description; /* one line for people */
+	void *ctx;
+
+	size_t alignment;   /* every object is aligned to this */
+	size_t max_size;    /* larger requests always give NULL; SIZE_MAX: none */
+	bool is_bounded;    /* alloc fails when `budget` is used up; false: it takes the machine's memory, so the caller must stop */
+
+	bool is_started; /* kept by start() and stop() */
+
+	/* Begin with nothing live and at most `budget_bytes` of the host's pages; false: not possible (one line in *why). */
+	bool (*start)(struct allocator *engine, struct host *host, size_t budget_bytes, const char **why);
+	/* Everything given back, live or not. */
+	void (*stop)(struct allocator *engine);
+
+	void *(*alloc)(struct allocator *engine, size_t size_bytes);
+	void (*free)(struct allocator *engine, void *object);
+	/* The rest may be NULL: the engine cannot. */
+	void *(*realloc)(struct allocator *engine, void *object, size_t size_bytes);
+	void *(*alloc_aligned)(struct allocator *engine, size_t size_bytes, size_t alignment);
+	size_t (*usable_size)(struct allocator *engine, void *object);
+	/* Look at every invariant; true when all hold, else one line in *what. */
+	bool (*check)(struct allocator *engine, const char **what);
+	void (*stats)(struct allocator *engine, struct allocator_stats *stats);
+	/* Misuses the engine has reported since start. */
+	size_t (*errors)(struct allocator *engine);
+	/* The last of them in words, "" when there was none. */
+	const char *(*last_error)(struct allocator *engine);
+};
+
+/* The engines of this host, NULL-terminated: heap, classic, then the host's own. */
+struct allocator *const *suite_engines(struct host *host);
+/* The engine of that name, or NULL. */
+struct allocator *suite_engine(struct host *host, const char *name);
+
+extern struct allocator engine_heap;
+extern struct allocator engine_classic;
+
+#endif

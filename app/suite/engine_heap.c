@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The heap as an engine: a fresh kheap on the host's pages, within the budget. Knows the heap by <kmalloc.h> alone.
+ */
+#include <kmalloc.h>
+
+#include "allocator.h"
+#include "text.h"
+
+/* The misuses reported since start, and the last of them in words. */
+static size_t n_errors;
+static char last_error[120];
+
+static void on_error(void *ctx, const struct kmalloc_error *error)
+{
+	(void)ctx;
+	n_errors++;
+	text_format(last_error, sizeof(last_error), "%s at %p", kmalloc_error_name(error->error_class), error->address);
+}
+
+static bool start(struct allocator *engine, struct host *host, size_t budget_bytes, const char **why)
+{
+	struct kheap_config config = {
+		.source = host->pages,
+		.limit_bytes = budget_bytes,
+		.on_error = on_error,
+		.secret = host->entropy(host),
+	};
+
+	n_errors = 0;
+	last_error[0] = '\0';
+	engine->ctx = kheap_create(NULL, 0, &config);
+	if (engine->ctx == NULL) {
+		*why = "The host gave no pages for the heap's first region.";
+		return false;
+	}
+	engine->is_started = true;
+	return true;
+}
+
+static void stop(struct allocator *engine)
+{
+	if (engine->ctx != NULL)
+		kheap_destroy(engine->ctx);
+	engine->ctx = NULL;
+	engine->is_started = false;
+}
+
+static void *alloc(struct allocator *engine, size_t size_bytes)
+{
+	return kheap_alloc(engine->ctx, size_bytes, 0);
+}
+
+static void release(struct allocator *engine, void *object)
+{
+	kheap_free(engine->ctx, object);
+}
+
+static void *resize(struct allocator *engine, void *object, size_t size_bytes)
+{
+	return kheap_realloc(engine->ctx, object, size_bytes);
+}
+
+static void *alloc_aligned(struct allocator *engine, size_t size_bytes, size_t alignment)
+{
+	return kheap_alloc_aligned(engine->ctx, size_bytes, alignment, 0);
+}
+
+static size_t usable_size(struct allocator *engine, void *object)
+{
+	return kheap_usable_size(engine->ctx, object);
+}
+
+static bool check(struct allocator *engine, const char **what)
+{
+	static char text[200];
+	struct kheap_fault first;
+	size_t n = kheap_check(engine->ctx, &first);
+
+	if (n == 0)
+		return true;
+	text_format(text, sizeof(text), "kheap_check found %zu faults, the first at 0x%zx: %s", n, (size_t)first.address,
+	            kheap_fault_name(first.fault_class));
+	*what = text;
+	return false;
+}
+
+static void stats(struct allocator *engine, struct allocator_stats *stats)
+{
+	struct kheap_stats heap;
+
+	kheap_stats(engine->ctx, &heap);
+	stats->live_bytes = heap.live_bytes;
+	stats->footprint_bytes = heap.footprint_bytes;
+}
+
+static size_t errors(struct allocator *engine)
+{
+	(void)engine;
+	return n_errors;
+}
+
+static const char *last_error_text(struct allocator *engine)
+{
+	(void)engine;
+	return last_error;
+}
+
+struct allocator engine_heap = {
+	.name = "heap",
+	.description = "this heap: slabs, blocks and page runs",
+	.alignment = KMALLOC_ALIGNMENT,
+	.max_size = PTRDIFF_MAX,
+	.is_bounded = true,
+	.start = start,
+	.stop = stop,
+	.alloc = alloc,
+	.free = release,
+	.realloc = resize,
+	.alloc_aligned = alloc_aligned,
+	.usable_size = usable_size,
+	.check = check,
+	.stats = stats,
+	.errors = errors,
+	.last_error = last_error_text,
+};

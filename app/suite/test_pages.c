@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Whole pages: contiguous, aligned, below a limit, and free()d like any object.
+ */
+#include "selftest.h"
+
+#define PAGE KMALLOC_PAGE_SIZE
+#define ARENA ((size_t)4 << 20)
+
+static void pages_are_whole_and_aligned(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+
+	TRY(heap != NULL);
+	for (size_t n_pages = 1; n_pages <= 200; n_pages += n_pages < 20 ? 1 : 37) {
+		for (size_t alignment = PAGE; alignment <= (size_t)1 << 20; alignment *= 2) {
+			void *pages = kpages_alloc(heap, n_pages, alignment, UINTPTR_MAX, 0);
+
+			CHECK(t, pages != NULL && is_aligned(pages, alignment), "%zu pages aligned to %zu are at %p", n_pages, alignment,
+			      pages);
+			CHECK(t, kheap_usable_size(heap, pages) >= n_pages * PAGE, "%zu pages have %zu usable bytes", n_pages,
+			      kheap_usable_size(heap, pages));
+			test_fill(pages, n_pages * PAGE, n_pages);
+			TRY(test_filled(t, pages, n_pages * PAGE, n_pages, "a page run"));
+			kpages_free(heap, pages);
+		}
+	}
+}
+
+static void runs_do_not_overlap(struct test *t)
+{
+	enum { N = 120 };
+	struct kheap *heap = test_heap(t, ARENA);
+	void *runs[N];
+
+	TRY(heap != NULL);
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < N; i++) {
+			runs[i] = kpages_alloc(heap, 1 + i % 9, PAGE, UINTPTR_MAX, 0);
+			CHECK(t, runs[i] != NULL, "run %u of %u pages was refused", i, 1 + i % 9);
+			test_fill(runs[i], (1 + i % 9) * PAGE, i);
+		}
+		for (unsigned i = 0; i < N; i++) {
+			/* Every second one first, so that runs are merged and split. */
+			unsigned j = i < N / 2 ? 2 * i : 2 * (i - N / 2) + 1;
+
+			TRY(test_filled(t, runs[j], (1 + j % 9) * PAGE, j, "a page run"));
+			if (j % 3 == 0)
+				kheap_free(heap, runs[j]);
+			else
+				kpages_free(heap, runs[j]);
+		}
+	}
+}
+
+static void zero_and_huge_are_defined(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats before;
+	void *run;
+
+	TRY(heap != NULL);
+	run = kpages_alloc(heap, 1, PAGE, UINTPTR_MAX, 0);
+	kheap_stats(heap, &before);
+	CHECK(t, kpages_alloc(heap, 0, 0, UINTPTR_MAX, 0) == NULL, "an alignment of 0 was accepted");
+	CHECK(t, kpages_alloc(heap, SIZE_MAX, PAGE, UINTPTR_MAX, 0) == NULL, "SIZE_MAX pages were given");
+	CHECK(t, kpages_alloc(heap, SIZE_MAX / PAGE + 2, PAGE, UINTPTR_MAX, 0) == NULL, "pages that wrap to one were given");
+	CHECK(t, kpages_alloc(heap, (size_t)PTRDIFF_MAX / PAGE + 1, PAGE, UINTPTR_MAX, 0) == NULL, "PTRDIFF_MAX in pages was given");
+	CHECK(t, kpages_alloc(heap, ARENA / PAGE, PAGE, UINTPTR_MAX, 0) == NULL, "as many pages as the whole heap has were given");
+	CHECK(t, kpages_alloc(heap, 1, SIZE_MAX / 2 + 1, UINTPTR_MAX, 0) == NULL, "a page aligned to 2^63 was given");
+	TRY(test_same(t, heap, &before, "refused pages"));
+	kpages_free(heap, NULL);
+	kpages_free(heap, run);
+}
+
+static void zeroed_pages_are_zero(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	void *run;
+
+	TRY(heap != NULL);
+	run = kpages_alloc(heap, 50, PAGE, UINTPTR_MAX, 0);
+	CHECK(t, run != NULL, "50 pages were refused");
+	test_fill(run, 50 * PAGE, 1);
+	kpages_free(heap, run);
+	run = kpages_alloc(heap, 50, PAGE, UINTPTR_MAX, KMALLOC_ZERO);
+	CHECK(t, run != NULL && test_is_zero(run, 50 * PAGE), "50 pages with KMALLOC_ZERO are not zero");
+	kpages_free(heap, run);
+}
+
+static void address_limit_is_kept(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kpage_chunk region = { 0, 0 };
+	uintptr_t middle;
+	unsigned below = 0;
+	void *run;
+
+	TRY(heap != NULL);
+	CHECK(t, kheap_region(heap, 0, &region), "the heap has no region");
+	middle = region.base + region.n_pages / 2 * PAGE;
+	CHECK(t, kpages_alloc(heap, 1, PAGE, region.base + PAGE - 2, 0) == NULL, "a page below the heap's first was given");
+	while ((run = kpages_alloc(heap, 3, PAGE, middle - 1, KMALLOC_NO_GROW)) != NULL) {
+		CHECK(t, (uintptr_t)run + 3 * PAGE <= middle, "3 pages at %p reach past the limit 0x%zx", run, (size_t)middle);
+		below++;
+	}
+	CHECK(t, below >= region.n_pages / 2 / 3 - 6, "only %u runs of 3 pages were found in %zu pages below the limit", below,
+	      region.n_pages / 2);
+	run = kpages_alloc(heap, 3, PAGE, UINTPTR_MAX, 0);
+	CHECK(t, run != NULL && (uintptr_t)run + 3 * PAGE > middle, "3 pages anywhere are %p with all below 0x%zx in use", run,
+	      (size_t)middle);
+	test_note(t, "%u runs of 3 pages in the lower half", below);
+}
+
+/* One region below 4 GiB and, where the machine has it, one above. */
+static void below_4g_is_below(struct test *t)
+{
+	struct kheap_config config = test_config(t);
+	uint8_t *high = test_arena(t, ARENA / 4), *low = test_arena_below(t, ARENA / 4, UINT32_MAX);
+	struct kheap *heap;
+	void *object;
+
+	TRY(high != NULL && low != NULL);
+	heap = test_heap_in(t, high, ARENA / 4, &config);
+	TRY(heap != NULL);
+	if ((uintptr_t)high > UINT32_MAX)
+		CHECK(t, kheap_alloc(heap, 100, KMALLOC_BELOW_4G) == NULL && kpages_alloc(heap, 1, PAGE, UINT32_MAX, 0) == NULL,
+		      "memory below 4 GiB was given by a heap that has none");
+	CHECK(t, kheap_add_region(heap, low, ARENA / 4), "a region below 4 GiB was refused");
+	for (size_t size = 1; size < 200000; size = size * 2 + 1) {
+		object = kheap_alloc(heap, size, KMALLOC_BELOW_4G | KMALLOC_ZERO);
+		CHECK(t, object != NULL && (uintptr_t)object + size - 1 <= UINT32_MAX && test_is_zero(object, size),
+		      "%zu bytes below 4 GiB are at %p", size, object);
+		kheap_free(heap, object);
+	}
+	object = kpages_alloc(heap, 10, 8 * PAGE, UINT32_MAX, 0);
+	CHECK(t, object != NULL && (uintptr_t)object + 10 * PAGE - 1 <= UINT32_MAX && is_aligned(object, 8 * PAGE),
+	      "10 pages below 4 GiB are at %p", object);
+	kpages_free(heap, object);
+	if ((uintptr_t)high <= UINT32_MAX)
+		test_note(t, "all memory of this machine is below 4 GiB");
+}
+
+static const struct test_case cases[] = {
+	{ "page runs are whole, contiguous and aligned", pages_are_whole_and_aligned },
+	{ "page runs do not overlap, merge and are found again", runs_do_not_overlap },
+	{ "page counts and alignments that cannot be give NULL and change nothing", zero_and_huge_are_defined },
+	{ "zeroed pages are zero", zeroed_pages_are_zero },
+	{ "no page lies above the limit that was asked for", address_limit_is_kept },
+	{ "memory below 4 GiB is below 4 GiB", below_4g_is_below },
+};
+TEST_GROUP(pages, cases);

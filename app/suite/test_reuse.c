@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory that was freed can be had again, and neighbours become one: nothing is lost by use.
+ */
+#include "selftest.h"
+
+#define ARENA ((size_t)1 << 20)
+#define NEIGHBOURS 7
+#define CHURN_SLOTS 256
+
+/* What a heap looks like when nothing is live and nothing is kept aside. */
+static void rest_stats(struct kheap *heap, struct kheap_stats *stats)
+{
+	kheap_trim(heap);
+	kheap_stats(heap, stats);
+}
+
+static bool is_as_before(struct test *t, struct kheap *heap, const struct kheap_stats *before, const char *what)
+{
+	struct kheap_stats now;
+
+	rest_stats(heap, &now);
+	REQUIRE(t, now.live_objects == 0 && now.live_bytes == 0, "%zu objects are live after %s", now.live_objects, what);
+	REQUIRE(t, now.n_free_ranges == before->n_free_ranges && now.largest_free_bytes == before->largest_free_bytes,
+	        "after %s the heap is %zu free ranges, the largest %zu bytes; before it was %zu and %zu", what, now.n_free_ranges,
+	        now.largest_free_bytes, before->n_free_ranges, before->largest_free_bytes);
+	REQUIRE(t, now.free_bytes == before->free_bytes, "after %s %zu bytes are free, before it were %zu", what, now.free_bytes,
+	        before->free_bytes);
+	return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------------
+ * A full heap
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* Fill the heap with objects of one size; each holds the address of the one before. */
+static void **fill_up(struct kheap *heap, size_t size, size_t *n)
+{
+	void **last = NULL, **object;
+
+	*n = 0;
+	while ((object = kheap_alloc(heap, size, 0)) != NULL) {
+		*object = last;
+		last = object;
+		(*n)++;
+	}
+	return last;
+}
+
+static void full_heap_reuses_one(struct test *t)
+{
+	static const size_t sizes[] = { 16, 24, 48, 100, 200, 256, 500, 512, 1000, 1024, 2000, 2048, 4000, 4096, 5000, 10000, 16384, 40000, 65536, 100000 };
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats before;
+
+	TRY(heap != NULL);
+	rest_stats(heap, &before);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		size_t n, again = 0;
+		void **last = fill_up(heap, sizes[i], &n), **object;
+
+		CHECK(t, n > 0, "no object of %zu bytes fits a heap of 1 MiB", sizes[i]);
+		/* The one in the middle: nothing can merge with it. */
+		object = last;
+		for (size_t j = 0; j < n / 2; j++)
+			object = *object;
+		if (*object != NULL) {
+			void **hole = *object;
+
+			*object = *hole;
+			kheap_free(heap, hole);
+			hole = kheap_alloc(heap, sizes[i], 0);
+			CHECK(t, hole != NULL, "an object of %zu bytes that was just freed cannot be had again in a full heap", sizes[i]);
+			*hole = *object;
+			*object = hole;
+		}
+		for (object = last; object != NULL; again++) {
+			void **next = *object;
+
+			kheap_free(heap, object);
+			object = next;
+		}
+		CHECK(t, again == n, "of %zu objects of %zu bytes %zu were freed", n, sizes[i], again);
+		TRY(is_as_before(t, heap, &before, "filling it with one size and freeing all"));
+	}
+}
+
+/* Bytes freed as one size serve another. */
+static void memory_moves_between_sizes(struct test *t)
+{
+	static const size_t sizes[] = { 32, 1000, 16, 65536, 100, 4096, 200, 20000, 48, 2048 };
+	struct kheap *heap = test_heap(t, ARENA);
+
+	TRY(heap != NULL);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		size_t n;
+		void **object = fill_up(heap, sizes[i], &n);
+
+		CHECK(t, n * sizes[i] >= ARENA * 3 / 5, "only %zu objects of %zu bytes fit 1 MiB after it was full of others", n,
+		      sizes[i]);
+		while (object != NULL) {
+			void **next = *object;
+
+			kheap_free(heap, object);
+			object = next;
+		}
+	}
+}
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Seven neighbours
+ * --------------------------------------------------------------------------------------------------------- */
+
+static bool frees_in_order(struct test *t, struct kheap *heap, size_t size, const uint8_t order[NEIGHBOURS],
+                           const struct kheap_stats *before)
+{
+	void *objects[NEIGHBOURS];
+	struct kheap_stats now;
+
+	for (unsigned i = 0; i < NEIGHBOURS; i++)
+		REQUIRE(t, (objects[i] = kheap_alloc(heap, size, 0)) != NULL, "%zu bytes were refused", size);
+	for (unsigned i = 0; i < NEIGHBOURS; i++)
+		kheap_free(heap, objects[order[i]]);
+	kheap_stats(heap, &now);
+	REQUIRE(t, now.n_free_ranges == before->n_free_ranges && now.largest_free_bytes == before->largest_free_bytes,
+	        "freeing 7 neighbours of %zu bytes in the order %u%u%u%u%u%u%u left %zu free ranges, the largest %zu bytes; %zu and %zu "
+	        "were there before",
+	        size, order[0], order[1], order[2], order[3], order[4], order[5], order[6], now.n_free_ranges,
+	        now.largest_free_bytes, before->n_free_ranges, before->largest_free_bytes);
+	return true;
+}
+
+/* What is free between two live neighbours must be one range, whatever the order of frees that made it. */
+static bool merges_between_guards(struct test *t, struct kheap *heap, size_t size, const uint8_t order[NEIGHBOURS])
+{
+	void *objects[NEIGHBOURS + 2];
+	struct kheap_stats full, now;
+
+	for (unsigned i = 0; i < NEIGHBOURS + 2; i++)
+		REQUIRE(t, (objects[i] = kheap_alloc(heap, size, 0)) != NULL, "%zu bytes were refused", size);
+	kheap_stats(heap, &full);
+	for (unsigned i = 0; i < NEIGHBOURS; i++)
+		kheap_free(heap, objects[1 + order[i]]);
+	kheap_stats(heap, &now);
+	REQUIRE(t, now.n_free_ranges == full.n_free_ranges + 1,
+	        "7 neighbours of %zu bytes freed between two live ones in the order %u%u%u%u%u%u%u are %zd free ranges, expected 1", size,
+	        order[0], order[1], order[2], order[3], order[4], order[5], order[6],
+	        (ptrdiff_t)(now.n_free_ranges - full.n_free_ranges));
+	kheap_free(heap, objects[0]);
+	kheap_free(heap, objects[NEIGHBOURS + 1]);
+	return true;
+}
+
+static bool all_orders_merge(struct test *t, size_t size)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	uint8_t order[NEIGHBOURS];
+	struct kheap_stats before;
+	unsigned n = 0;
+
+	if (heap == NULL)
+		return false;
+	for (unsigned i = 0; i < NEIGHBOURS; i++)
+		order[i] = (uint8_t)i;
+	/* Once to have in place what the heap keeps for the next time. */
+	kheap_free(heap, kheap_alloc(heap, size, 0));
+	kheap_stats(heap, &before);
+	do {
+		if (!frees_in_order(t, heap, size, order, &before) || !merges_between_guards(t, heap, size, order))
+			return false;
+		if (n++ % 500 == 0 && !test_sound(t, heap, "freeing neighbours"))
+			return false;
+	} while (test_next_order(order, NEIGHBOURS));
+	REQUIRE(t, n == 5040, "%u orders were tried, expected 5040", n);
+	return true;
+}
+
+static void blocks_merge_in_any_order(struct test *t)
+{
+	(void)all_orders_merge(t, 1000);
+}
+
+static void runs_merge_in_any_order(struct test *t)
+{
+	(void)all_orders_merge(t, (size_t)20 * KMALLOC_PAGE_SIZE);
+}
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Long use
+ * --------------------------------------------------------------------------------------------------------- */
+
+static bool churn(struct test *t, struct kheap *heap, struct random *random, void *slots[CHURN_SLOTS], size_t lengths[CHURN_SLOTS])
+{
+	uint32_t i = random_below(random, CHURN_SLOTS);
+
+	if (slots[i] != NULL) {
+		if (!test_filled(t, slots[i], lengths[i], i, "a churned object"))
+			return false;
+		kheap_free(heap, slots[i]);
+	}
+	lengths[i] = random_size(random, 1, 6000);
+	slots[i] = kheap_alloc(heap, lengths[i], 0);
+	REQUIRE(t, slots[i] != NULL, "%zu bytes were refused although less than half of the heap is live", lengths[i]);
+	test_fill(slots[i], lengths[i], i);
+	return true;
+}
+
+static void use_leaves_nothing(struct test *t)
+{
+	static void *slots[CHURN_SLOTS];
+	static size_t lengths[CHURN_SLOTS];
+	struct kheap *heap = test_heap(t, ARENA);
+	struct random random;
+	struct kheap_stats before;
+
+	TRY(heap != NULL);
+	for (unsigned i = 0; i < CHURN_SLOTS; i++)
+		slots[i] = NULL;
+	random_seed(&random, t->options->seed);
+	rest_stats(heap, &before);
+	for (unsigned round = 0; round < 4; round++) {
+		for (unsigned i = 0; i < 5000; i++)
+			TRY(churn(t, heap, &random, slots, lengths));
+		for (unsigned i = CHURN_SLOTS; i > 0; i--) {
+			uint32_t other = random_below(&random, i);
+			void *object = slots[other];
+
+			slots[other] = slots[i - 1];
+			slots[i - 1] = NULL;
+			kheap_free(heap, object);
+		}
+		TRY(is_as_before(t, heap, &before, "5000 random steps and freeing all in random order"));
+	}
+}
+
+static void lone_pairs_keep_the_footprint(struct test *t)
+{
+	struct kheap_config config;
+	struct kheap *heap;
+	unsigned n_gets;
+
+	TRY(test_source(t, ARENA));
+	config = test_source_config(t);
+	heap = test_heap_in(t, NULL, 0, &config);
+	TRY(heap != NULL);
+	kheap_free(heap, kheap_alloc(heap, 3000, 0));
+	kheap_free(heap, kheap_alloc(heap, 64, 0));
+	n_gets = t->source.n_gets;
+	for (unsigned i = 0; i < 10000; i++) {
+		kheap_free(heap, kheap_alloc(heap, 64, 0));
+		kheap_free(heap, kheap_alloc(heap, 3000, 0));
+	}
+	CHECK(t, t->source.n_gets == n_gets, "10000 pairs of one object asked the page source %u times", t->source.n_gets - n_gets);
+}
+
+static const struct test_case cases[] = {
+	{ "in a full heap a freed object can be had again, and all can be freed", full_heap_reuses_one },
+	{ "memory of one size serves every other after it was freed", memory_moves_between_sizes },
+	{ "freeing 7 neighbouring blocks in any of 5040 orders leaves one free block", blocks_merge_in_any_order },
+	{ "freeing 7 neighbouring page runs in any of 5040 orders leaves one free run", runs_merge_in_any_order },
+	{ "random use leaves the heap as it was", use_leaves_nothing },
+	{ "lone pairs do not grow the heap", lone_pairs_keep_the_footprint },
+};
+TEST_GROUP(reuse, cases);

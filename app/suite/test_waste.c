@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Waste, which no consistency check can see: bytes of memory for each object, and the smallest arena in which random work fits. Every
+ * figure has a bound. Bounds are for the release build; the hardened builds add a canary to each object and have bounds of their own.
+ */
+#include "selftest.h"
+
+#define DENSITY_ARENA ((size_t)1 << 20)
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Density
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* How many equal objects fill 1 MiB: bytes of arena for each. */
+static size_t bytes_per_object(struct test *t, void *arena, size_t size)
+{
+	struct kheap_config config = test_config(t);
+	struct kheap *heap = kheap_create(arena, DENSITY_ARENA, &config);
+	size_t n = 0;
+
+	while (heap != NULL && kheap_alloc(heap, size, 0) != NULL)
+		n++;
+	return n != 0 ? DENSITY_ARENA / n : SIZE_MAX;
+}
+
+/* The bound: rounding to 16, a header of 8 above the slabs' sizes, and 7 % for page ends and the heap's own. */
+static size_t density_bound(size_t size)
+{
+	size_t gross = size + (test_is_hardened() ? 8 : 0);
+	bool is_slab = gross <= 256 || (gross <= 2048 && (gross & (gross - 1)) == 0);
+	size_t rounded = is_slab ? (gross + 15) / 16 * 16 : (gross + 8 + 15) / 16 * 16;
+
+	return rounded + rounded * 7 / 100;
+}
+
+static bool is_dense(struct test *t, void *arena, size_t size, unsigned *worst)
+{
+	size_t seen = bytes_per_object(t, arena, size), bound = density_bound(size);
+	unsigned percent = (unsigned)(seen * 100 / size);
+
+	REQUIRE(t, seen <= bound, "objects of %zu bytes take %zu bytes each of 1 MiB, the bound is %zu", size, seen, bound);
+	if (percent > *worst)
+		*worst = percent;
+	return true;
+}
+
+static void small_objects_are_dense(struct test *t)
+{
+	void *arena = test_arena(t, DENSITY_ARENA);
+	unsigned worst = 0;
+
+	TRY(arena != NULL);
+	for (size_t size = 16; size <= 256; size += 8)
+		TRY(is_dense(t, arena, size, &worst));
+	test_note(t, "16: %zu, 24: %zu, 64: %zu, 200: %zu, 256: %zu bytes", bytes_per_object(t, arena, 16), bytes_per_object(t, arena, 24),
+	          bytes_per_object(t, arena, 64), bytes_per_object(t, arena, 200), bytes_per_object(t, arena, 256));
+}
+
+static void larger_objects_are_dense(struct test *t)
+{
+	static const size_t sizes[] = { 300, 400, 500, 600, 777, 1000, 1200, 1500, 2000, 3000, 5000, 6000, 10000 };
+	void *arena = test_arena(t, DENSITY_ARENA);
+	unsigned worst = 0;
+
+	TRY(arena != NULL);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		TRY(is_dense(t, arena, sizes[i], &worst));
+	test_note(t, "500: %zu, 1000: %zu, 1500: %zu, 3000: %zu, 5000: %zu bytes", bytes_per_object(t, arena, 500),
+	          bytes_per_object(t, arena, 1000), bytes_per_object(t, arena, 1500), bytes_per_object(t, arena, 3000),
+	          bytes_per_object(t, arena, 5000));
+}
+
+static void powers_of_two_are_dense(struct test *t)
+{
+	/* Naturally aligned, so nothing may be put in front of them. */
+	static const size_t sizes[] = { 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536 };
+	void *arena = test_arena(t, DENSITY_ARENA);
+	size_t seen[8];
+
+	TRY(arena != NULL);
+	for (size_t i = 0; i < 8; i++) {
+		/* A canary makes it a size of its own, and alignment then costs up to as much again. */
+		size_t bound = test_is_hardened() ? 2 * sizes[i] + sizes[i] / 4 : sizes[i] + sizes[i] / 8;
+
+		seen[i] = bytes_per_object(t, arena, sizes[i]);
+		CHECK(t, seen[i] <= bound, "objects of %zu bytes take %zu bytes each of 1 MiB, the bound is %zu", sizes[i], seen[i], bound);
+	}
+	test_note(t, "512: %zu, 1024: %zu, 2048: %zu, 4096: %zu, 16384: %zu bytes", seen[0], seen[1], seen[2], seen[3], seen[5]);
+}
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Arena fit
+ * --------------------------------------------------------------------------------------------------------- */
+
+#define FIT_SLOTS 10000
+#define FIT_STEPS 200000
+#define FIT_SEED 88172645463325252u
+
+struct fit_slot {
+	uint64_t *object;
+	size_t size;
+};
+
+struct fit {
+	struct test *test;
+	struct fit_slot *slots;
+	void *arena;
+	unsigned octaves; /* sizes 16 << 0 .. 16 << octaves */
+	uint64_t state;
+	size_t live, peak; /* bytes asked for */
+};
+
+/* xorshift64, as the workload was defined for other allocators too. */
+static uint64_t fit_next(struct fit *fit)
+{
+	fit->state ^= fit->state << 13;
+	fit->state ^= fit->state >> 7;
+	fit->state ^= fit->state << 17;
+	return fit->state;
+}
+
+static size_t fit_size(struct fit *fit)
+{
+	uint64_t r = fit_next(fit);
+	size_t base = (size_t)16 << (r % fit->octaves);
+
+	return base + (size_t)((r >> 32) % base);
+}
+
+/* First and last 8 bytes are stamped. */
+static bool fit_alloc(struct fit *fit, struct kheap *heap, struct fit_slot *slot)
+{
+	slot->size = fit_size(fit);
+	slot->object = kheap_alloc(heap, slot->size, 0);
+	if (slot->object == NULL)
+		return false;
+	*(uint64_t *)((uint8_t *)slot->object + slot->size - 8) = (uintptr_t)slot;
+	*slot->object = (uintptr_t)slot;
+	fit->live += slot->size;
+	if (fit->live > fit->peak)
+		fit->peak = fit->live;
+	return true;
+}
+
+static bool fit_free(struct fit *fit, struct kheap *heap, struct fit_slot *slot)
+{
+	uint64_t stamp = (uintptr_t)slot;
+
+	REQUIRE(fit->test, *slot->object == stamp && *(uint64_t *)((uint8_t *)slot->object + slot->size - 8) == stamp,
+	        "an object of %zu bytes at %p lost its stamp", slot->size, (void *)slot->object);
+	kheap_free(heap, slot->object);
+	fit->live -= slot->size;
+	return true;
+}
+
+/* Do all steps succeed in an arena of this size? */
+static bool fits(struct fit *fit, size_t arena_bytes)
+{
+	struct kheap_config config = test_config(fit->test);
+	struct kheap *heap = kheap_create(fit->arena, arena_bytes, &config);
+
+	fit->state = FIT_SEED;
+	fit->live = fit->peak = 0;
+	fit->test->host->alive(fit->test->host, false);
+	if (heap == NULL)
+		return false;
+	for (size_t i = 0; i < FIT_SLOTS; i++)
+		if (!fit_alloc(fit, heap, &fit->slots[i]))
+			return false;
+	for (size_t i = 0; i < FIT_STEPS; i++) {
+		struct fit_slot *slot = &fit->slots[fit_next(fit) % FIT_SLOTS];
+
+		if (!fit_free(fit, heap, slot) || !fit_alloc(fit, heap, slot))
+			return false;
+	}
+	return true;
+}
+
+/* Bisect, at 4 KiB, between the peak of what is asked for and the arena; *permille: the smallest arena over the peak. */
+static bool smallest_arena(struct fit *fit, size_t arena_bytes, unsigned *permille)
+{
+	size_t low, high = arena_bytes;
+
+	REQUIRE(fit->test, fits(fit, arena_bytes), "the work does not fit an arena of %zu bytes", arena_bytes);
+	low = fit->peak & ~(KMALLOC_PAGE_SIZE - 1);
+	*permille = 0;
+	while (high - low > KMALLOC_PAGE_SIZE) {
+		size_t middle = (low + (high - low) / 2) & ~(KMALLOC_PAGE_SIZE - 1);
+
+		if (fits(fit, middle))
+			high = middle;
+		else
+			low = middle;
+		if (fit->test->state == CASE_FAILED)
+			return false;
+	}
+	(void)fits(fit, high);
+	*permille = (unsigned)(high * 1000 / fit->peak);
+	return true;
+}
+
+static void fit_is_bounded(struct test *t, unsigned octaves, size_t arena_bytes, unsigned bound)
+{
+	struct fit fit = { .test = t, .octaves = octaves };
+	unsigned permille;
+
+	fit.slots = test_arena(t, FIT_SLOTS * sizeof(struct fit_slot));
+	fit.arena = test_arena(t, arena_bytes);
+	TRY(fit.slots != NULL && fit.arena != NULL);
+	TRY(smallest_arena(&fit, arena_bytes, &permille));
+	CHECK(t, permille <= bound, "the smallest arena is %u.%03u of the peak of %zu live bytes, the bound is %u.%03u", permille / 1000,
+	      permille % 1000, fit.peak, bound / 1000, bound % 1000);
+	test_note(t, "%u.%03u of a peak of %zu bytes, bound %u.%03u", permille / 1000, permille % 1000, fit.peak, bound / 1000,
+	          bound % 1000);
+}
+
+static void mixed_work_fits(struct test *t)
+{
+	fit_is_bounded(t, 8, (size_t)11 << 20, test_is_hardened() ? 1200 : 1100);
+}
+
+static void small_work_fits(struct test *t)
+{
+	fit_is_bounded(t, 4, (size_t)1600 << 10, test_is_hardened() ? 1350 : 1170);
+}
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Long use
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* The same live bytes for a long time: the heap must not creep. */
+static void footprint_does_not_creep(struct test *t)
+{
+	enum { SLOTS = 500, STEPS = 40000 };
+	struct kheap_config config;
+	struct fit_slot *slots;
+	struct random random;
+	struct kheap *heap;
+	size_t early = 0, live = 0;
+
+	TRY(test_source(t, (size_t)6 << 20));
+	slots = test_arena(t, SLOTS * sizeof(struct fit_slot));
+	config = test_source_config(t);
+	heap = test_heap_in(t, NULL, 0, &config);
+	TRY(slots != NULL && heap != NULL);
+	for (unsigned i = 0; i < SLOTS; i++)
+		slots[i].object = NULL;
+	random_seed(&random, t->options->seed);
+	for (unsigned i = 0; i < STEPS; i++) {
+		struct fit_slot *slot = &slots[random_below(&random, SLOTS)];
+
+		if (slot->object != NULL)
+			live -= slot->size;
+		kheap_free(heap, slot->object);
+		slot->size = random_size(&random, 16, 16000);
+		slot->object = kheap_alloc(heap, slot->size, 0);
+		CHECK(t, slot->object != NULL, "%zu bytes were refused with %zu live in 6 MiB", slot->size, live);
+		live += slot->size;
+		if (i == STEPS / 4)
+			early = t->source.peak_given_pages;
+	}
+	CHECK(t, t->source.peak_given_pages <= early + early / 8 + 16, "the footprint grew from %zu to %zu pages with the same work", early,
+	      t->source.peak_given_pages);
+	for (unsigned i = 0; i < SLOTS; i++)
+		kheap_free(heap, slots[i].object);
+}
+
+static const struct test_case cases[] = {
+	{ "objects of 16 to 256 bytes take their rounded size and 7 %", small_objects_are_dense },
+	{ "larger objects take their rounded size, 8 bytes and 7 %", larger_objects_are_dense },
+	{ "naturally aligned powers of two take their size and an eighth", powers_of_two_are_dense },
+	{ "10,000 objects of 16 to 4095 bytes, 200,000 steps: the smallest arena", mixed_work_fits },
+	{ "10,000 objects of 16 to 255 bytes, 200,000 steps: the smallest arena", small_work_fits },
+	{ "the footprint does not creep in long use", footprint_does_not_creep },
+};
+TEST_GROUP(waste, cases);
