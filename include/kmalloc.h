@@ -116,7 +116,8 @@ struct kheap_config {
 /*
  * Make a heap. `memory` (any alignment, contents do not matter) becomes its first region; with memory == NULL the
  * first region comes from config->source. config may be NULL: no source, no limit, trap on misuse.
- * NULL when the region is smaller than KHEAP_MIN_REGION after alignment, or the source refuses. O(pages of the region)/64.
+ * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough), or the source refuses.
+ * O(pages of the region)/64.
  */
 struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config);
 

@@ -110,14 +110,9 @@ static void bin_insert(struct kheap *heap, struct block *block)
 	*block_footer(block) = block_size(block);
 	block->prev = NULL;
 	block->next = bins->heads[fl][sl];
-	if (block->next) {
-		if (is_free_block(heap, block->next)) {
-			block->next->prev = block;
-		} else {
-			heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block->next, 0);
-			block->next = NULL;
-		}
-	}
+	/* The address of a list's first block stands out of line, so it is what was put there. */
+	if (block->next)
+		block->next->prev = block;
 	bins->heads[fl][sl] = block;
 	bins->sl_bits[fl] |= (uint16_t)(1u << sl);
 	bins->fl_bits |= 1u << fl;

@@ -169,19 +169,23 @@ static uintptr_t take(struct kcache *cache)
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
 
-/* The fewest pages that waste at most an eighth, or else the fewest that hold an object. */
+/* The fewest pages that waste at most an eighth, or else those that waste the smallest part. */
 static void choose_pages(struct kcache *cache)
 {
-	for (size_t n = CACHE_MAX_PAGES; n; n--) {
+	size_t best_waste = SIZE_MAX;
+
+	for (size_t n = 1; n <= CACHE_MAX_PAGES; n++) {
 		size_t bytes = n << PAGE_SHIFT;
 		size_t objects = min_size(bytes / cache->object_size, CACHE_MAX_OBJECTS);
+		size_t waste = (bytes - objects * cache->object_size) * CACHE_MAX_PAGES / n;
 
-		if (objects == 0)
-			break;
-		if (cache->pages_per_slab && 8 * (bytes - objects * cache->object_size) > bytes && n > 1)
+		if (objects == 0 || waste >= best_waste)
 			continue;
+		best_waste = waste;
 		cache->pages_per_slab = (uint8_t)n;
 		cache->objects_per_slab = (uint16_t)objects;
+		if (8 * waste <= CACHE_MAX_PAGES * PAGE_SIZE)
+			break;
 	}
 }
 
@@ -278,7 +282,7 @@ void *kcache_alloc(struct kcache *cache, unsigned flags)
 	if (flags & KMALLOC_ZERO) {
 		unsigned char *byte = (unsigned char *)object;
 
-		for (size_t i = 0; i < cache->user_size; i++)
+		for (size_t i = 0; i < (HARDENED ? cache->user_size : cache->object_size); i++)
 			byte[i] = 0;
 	}
 	if (cache->constructor)
@@ -307,8 +311,17 @@ void kcache_free(struct kcache *cache, void *pointer)
 size_t kcache_prefill(struct kcache *cache, size_t n)
 {
 	kport_lock_state state = heap_lock(cache->heap);
+	struct page_desc *next;
 
 	cache->n_reserved = n;
+	/* What an earlier, larger reserve held goes back; nothing else may take slabs off the list meanwhile. */
+	cache->heap->is_draining = true;
+	for (struct page_desc *desc = cache->partial; desc && !is_needed(cache); desc = next) {
+		next = desc->next;
+		if (is_unused(cache, desc))
+			slab_give_back(cache, desc);
+	}
+	cache->heap->is_draining = false;
 	heap_unlock(cache->heap, state);
 	size_t n_free = ensure_free(cache, n, true);
 

@@ -187,11 +187,11 @@ void kpages_free(struct kheap *heap, void *pages)
 }
 
 /* Could an object of `slot` bytes have been asked for with this size? Resizing in place keeps a slot up to twice the size. */
-static bool size_is_plausible(const struct object *object, size_t usable, size_t size)
+static bool size_is_plausible(const struct object *object, size_t usable, size_t alignment, size_t size)
 {
 	if (has_canary(object))
 		return size == usable;
-	return size <= usable && usable / 2 <= size + KMALLOC_ALIGNMENT + BLOCK_MIN;
+	return size <= usable && usable / 2 <= align_up(max_size(size, 1), alignment) + KMALLOC_ALIGNMENT + BLOCK_MIN;
 }
 
 void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignment, size_t size_bytes)
@@ -208,7 +208,8 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 
 		if (usable == SIZE_MAX)
 			;
-		else if (!is_power_of_two(alignment) || address % alignment || !size_is_plausible(&object, usable, size_bytes))
+		else if (!is_power_of_two(alignment) || address % alignment ||
+		         !size_is_plausible(&object, usable, alignment, size_bytes))
 			heap_error(heap, KMALLOC_SIZE_MISMATCH, address, usable);
 		else
 			free_locked(heap, address);

@@ -153,7 +153,7 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 		return false;
 	if (flags & KMALLOC_CACHE_LINE) {
 		alignment = max_size(alignment, CACHE_LINE);
-		size = align_up(size, CACHE_LINE);
+		size = align_up(max_size(size, 1), CACHE_LINE);
 	}
 	request->size = size;
 	request->gross = max_size(size + GUARD_BYTES, 1);

@@ -12,7 +12,8 @@
 #define GROWTH_SHARE 16 /* a chunk is a sixteenth of what the heap has */
 #define MIN_CHUNK_PAGES 8
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
-#define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap */
+#define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap, */
+#define SPARE_MIN_PAGES 64                /* or 256 KiB */
 #define TAIL_MAX_PAGES 256                /* in larger regions the rest of a page is not worth an area */
 #define TAIL_MIN_BYTES 128
 
@@ -188,17 +189,14 @@ static void count_pages(struct kheap *heap, const struct region *region, bool ad
 {
 	struct counters *counters = &heap->counters;
 	size_t overhead = region->n_overhead - (region->tail_offset ? 1 : 0);
+	size_t n = add ? region->n_pages : 0 - region->n_pages;
 
-	if (!add) {
-		counters->footprint_pages -= region->n_pages;
-		counters->overhead_pages -= overhead;
-		return;
-	}
-	counters->footprint_pages += region->n_pages;
-	counters->overhead_pages += overhead;
+	counters->footprint_pages += n;
+	counters->overhead_pages += add ? overhead : 0 - overhead;
 	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);
-	counters->min_free_bytes =
-		((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->live_bytes;
+	size_t free_bytes = ((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->live_bytes;
+
+	counters->min_free_bytes = add ? free_bytes : min_size(counters->min_free_bytes, free_bytes);
 }
 
 /* The region is laid out; make it part of the heap. */
@@ -291,7 +289,9 @@ void region_settle(struct kheap *heap, struct region *region)
 	if (!region->from_source || region->is_first || region->n_busy != region->n_cached || heap->is_draining ||
 	    !area_tail_is_free(heap, region))
 		return;
-	if ((!heap->spare || heap->spare == region) && region->n_pages <= heap->counters.footprint_pages / SPARE_SHARE) {
+	size_t most = max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
+
+	if ((!heap->spare || heap->spare == region) && region->n_pages <= most) {
 		heap->spare = region;
 		return;
 	}
