@@ -29,7 +29,7 @@ extern "C" {
 
 #define KMALLOC_VERSION "0.1.0"
 #define KMALLOC_PAGE_SIZE ((size_t)4096)
-/* Every object is aligned to this at least; an object whose size is a power of two is aligned to its size. */
+/* Every object is aligned to this at least; one whose size is a power of two up to 2 MiB is aligned to its size. */
 #define KMALLOC_ALIGNMENT ((size_t)16)
 /* The smallest first region that a heap can be made in. */
 #define KHEAP_MIN_REGION ((size_t)16384)
@@ -155,7 +155,7 @@ enum kmalloc_flags {
 };
 
 /*
- * `size_bytes` bytes, aligned to 16, or to the size when that is a power of two. A size of 0 gives a pointer that no other
+ * `size_bytes` bytes, aligned to 16, or to the size when that is a power of two up to 2 MiB. A size of 0 gives a pointer that no other
  * live object has. NULL when there is no memory, or size_bytes > PTRDIFF_MAX. Contents are undefined unless KMALLOC_ZERO.
  */
 void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags);

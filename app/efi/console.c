@@ -69,6 +69,14 @@ static void measure(void)
 		columns = DEFAULT_COLUMNS;
 		rows = DEFAULT_ROWS;
 	}
+	/*
+	 * EDK II gives several consoles one mode: with a screen of 100x31 a serial line of 80x25 says 100x31 too, but refuses the
+	 * cursor there, and all texts run into each other.
+	 */
+	if (out && columns > DEFAULT_COLUMNS && EFI_ERROR(out->SetCursorPosition(out, columns - 1, 0)))
+		columns = DEFAULT_COLUMNS;
+	if (out && rows > DEFAULT_ROWS && EFI_ERROR(out->SetCursorPosition(out, 0, rows - 1)))
+		rows = DEFAULT_ROWS;
 	terminal.columns = (unsigned)columns;
 	terminal.rows = (unsigned)rows;
 }

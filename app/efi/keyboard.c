@@ -22,6 +22,7 @@
 #define SCAN_VOLUME_DOWN 0x81
 
 #define CHAR_CTRL_C 0x03
+#define CHAR_CTRL_L 0x0c /* redraw, to terminals and those at them */
 #define CHAR_ESC 0x1b
 #define CHAR_DEL 0x7f
 
@@ -231,6 +232,8 @@ static int decode(const EFI_INPUT_KEY *key)
 		return HOST_KEY_BACKSPACE;
 	case CHAR_TAB:
 		return HOST_KEY_TAB;
+	case CHAR_CTRL_L:
+		return CHAR_CTRL_L;
 	case CHAR_ESC:
 		return decode_escape();
 	case CHAR_CTRL_C: /* "stop", wherever it is typed */

@@ -128,7 +128,8 @@ static struct block *join_after(struct kheap *heap, struct region *region, size_
 		return NULL;
 	struct block *next = block_next(first);
 
-	guard_poison((uintptr_t)first, BLOCK_HEADER + 2 * sizeof(first->next));
+	/* The word in front of it may be a footer from when the pages before were of this area. */
+	guard_poison((uintptr_t)first - BLOCK_FOOTER, BLOCK_FOOTER + BLOCK_HEADER + 2 * sizeof(first->next));
 	return next;
 }
 

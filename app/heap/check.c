@@ -20,6 +20,13 @@ struct check {
 	size_t n_in_blocks[SLAB_CLASSES];
 };
 
+/* Not an initializer: for a struct of this size a compiler would call memset. */
+static void check_begin(struct check *check, struct kheap *heap)
+{
+	fill_words(check, 0, sizeof(*check));
+	check->heap = heap;
+}
+
 static void fault(struct check *check, enum kheap_fault_class fault_class, uintptr_t address)
 {
 	if (check->n_faults++ == 0)
@@ -412,9 +419,10 @@ static void check_counters(struct check *check)
 
 size_t check_heap(struct kheap *heap, struct kheap_fault *first)
 {
-	struct check check = {.heap = heap};
+	struct check check;
 	size_t footprint = 0;
 
+	check_begin(&check, heap);
 	check_sections(&check);
 	for (const struct region *region = heap->regions; region; region = region->next) {
 		check.busy_pages = 0;
@@ -467,10 +475,12 @@ static bool is_inside(const struct region *region, size_t page)
 
 size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, struct kheap_fault *first)
 {
-	struct check check = {.heap = heap};
+	struct check check;
 	struct region *region;
 	size_t page;
 	kport_lock_state state = heap_lock(heap);
+
+	check_begin(&check, heap);
 
 	while (n_pages) {
 		if (!cursor_find(heap, *cursor, &region, &page)) {

@@ -15,19 +15,24 @@ static uint64_t key_of(const struct kheap *heap, uintptr_t object)
 	return x ^ x >> 32;
 }
 
-/* Sizes are below 2^47; the rest of the word is a hash of the size, so that no single changed byte gives another size. */
-#define SIZE_BITS 47
-#define SIZE_MASK (((uint64_t)1 << SIZE_BITS) - 1)
-
-static uint64_t size_word(size_t size)
-{
-	return (size & SIZE_MASK) | ((size * 0x9e3779b97f4a7c15u) >> SIZE_BITS << SIZE_BITS);
-}
-
 static unsigned char canary_byte(uint64_t key)
 {
 	/* Never 0: a string's end is the commonest overrun. */
 	return (unsigned char)(key >> 8 | 1);
+}
+
+/*
+ * The last word: a canary byte, then the size (below 2^47) with a hash of it, so that no single changed byte gives another size; the
+ * key over all but the first byte.
+ */
+#define SIZE_BITS 47
+#define SIZE_MASK (((uint64_t)1 << SIZE_BITS) - 1)
+
+static uint64_t last_word(uint64_t key, size_t size)
+{
+	uint64_t check = (size * 0x9e3779b97f4a7c15u) >> (SIZE_BITS + 8) << SIZE_BITS;
+
+	return (((size & SIZE_MASK) | check) << 8 ^ (key & ~(uint64_t)0xff)) | canary_byte(key);
 }
 
 void guard_arm(const struct kheap *heap, uintptr_t object, size_t size, size_t slot)
@@ -37,18 +42,18 @@ void guard_arm(const struct kheap *heap, uintptr_t object, size_t size, size_t s
 
 	for (size_t i = size; i < slot - GUARD_BYTES; i++)
 		byte[i] = canary_byte(key);
-	*(word_alias *)(object + slot - GUARD_BYTES) = key ^ size_word(size);
+	*(word_alias *)(object + slot - GUARD_BYTES) = last_word(key, size);
 }
 
 size_t guard_read(const struct kheap *heap, uintptr_t object, size_t slot, uintptr_t *damage)
 {
 	uint64_t key = key_of(heap, object);
-	uint64_t word = *(const word_alias *)(object + slot - GUARD_BYTES) ^ key;
-	size_t size = (size_t)(word & SIZE_MASK);
+	uint64_t word = *(const word_alias *)(object + slot - GUARD_BYTES);
+	size_t size = (size_t)((word ^ key) >> 8 & SIZE_MASK);
 	const unsigned char *byte = (const unsigned char *)object;
 
 	*damage = object + slot - GUARD_BYTES;
-	if (word != size_word(size) || size > slot - GUARD_BYTES)
+	if (word != last_word(key, size) || size > slot - GUARD_BYTES)
 		return slot - GUARD_BYTES;
 	for (size_t i = size; i < slot - GUARD_BYTES; i++) {
 		if (byte[i] != canary_byte(key)) {

@@ -80,11 +80,9 @@ static void check_sometimes(struct kheap *heap)
 }
 #endif
 
-void heap_unlock(struct kheap *heap, kport_lock_state state)
+/* Call out: there is a misuse to report, or a region to put back. */
+static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 {
-#ifdef KMALLOC_CHECK
-	check_sometimes(heap);
-#endif
 	struct kmalloc_error error = heap->pending;
 	struct region *region = heap->detached;
 	struct kpage_source source = heap->config.source;
@@ -104,6 +102,17 @@ void heap_unlock(struct kheap *heap, kport_lock_state state)
 	if (!heap->config.on_error)
 		kport_trap();
 	heap->config.on_error(heap->config.ctx, &error);
+}
+
+void heap_unlock(struct kheap *heap, kport_lock_state state)
+{
+#ifdef KMALLOC_CHECK
+	check_sometimes(heap);
+#endif
+	if (heap->pending.error_class || heap->detached)
+		unlock_and_tell(heap, state);
+	else
+		kport_unlock(&heap->lock, state);
 }
 
 void count_alloc(struct kheap *heap, size_t usable)

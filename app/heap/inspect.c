@@ -206,12 +206,10 @@ static size_t walk_one(struct kheap *heap, struct region *region, size_t page, v
 	if (kind == PAGE_BLOCK_HEAD)
 		return walk_area(heap, region, page, visit, ctx) ? region->descs[page].n_pages : 0;
 	range = range_of(heap, page_address(region, page));
-	size_t n_pages = max_size(align_up(range.size_bytes + GUARD_BYTES, PAGE_SIZE) >> PAGE_SHIFT, 1);
+	size_t n_pages = region->n_overhead - (region->tail_offset ? 1 : 0);
 
-	if (kind == PAGE_RUN || kind == PAGE_FREE || page >= region->n_overhead)
+	if (page >= region->n_overhead)
 		n_pages = region->descs[page].n_pages;
-	else if (region->tail_offset)
-		n_pages = region->n_overhead - 1;
 	return visit(ctx, &range) ? n_pages : 0;
 }
 
