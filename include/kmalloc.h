@@ -77,11 +77,11 @@ enum kmalloc_error_class {
 	KMALLOC_INTERIOR_POINTER,   /* inside a live object, but not where it starts */
 	KMALLOC_MISALIGNED_POINTER, /* no object can start at this address */
 	KMALLOC_OVERRUN,            /* bytes behind the object's end were changed (hardened builds) */
-	KMALLOC_WRITE_AFTER_FREE,   /* bytes of free memory were changed (all of them in hardened builds, links in release) */
-	KMALLOC_DAMAGED_TAG,        /* a header of the heap was overwritten: mostly by an overrun of the object before it */
-	KMALLOC_SIZE_MISMATCH,      /* a sized free named another size than was allocated */
-	KMALLOC_WRONG_CACHE,        /* kcache_free of an object that another cache owns */
-	KMALLOC_BUSY,               /* a cache was destroyed with live objects */
+	KMALLOC_WRITE_AFTER_FREE, /* bytes of free memory were changed (all of them in hardened builds, links in release) */
+	KMALLOC_DAMAGED_TAG,   /* a header of the heap was overwritten: mostly by an overrun of the object before it */
+	KMALLOC_SIZE_MISMATCH, /* a sized free named another size than was allocated */
+	KMALLOC_WRONG_CACHE,   /* kcache_free of an object that another cache owns */
+	KMALLOC_BUSY,          /* a cache was destroyed with live objects */
 	KMALLOC_N_ERROR_CLASSES
 };
 
@@ -242,28 +242,29 @@ size_t kcache_prefill(struct kcache *cache, size_t n);
  * --------------------------------------------------------------------------------------------------------- */
 
 struct kheap_stats {
-	size_t live_bytes;         /* usable bytes of all live objects */
+	size_t live_bytes; /* usable bytes of all live objects */
 	size_t live_objects;
-	size_t peak_live_bytes;    /* the most that live_bytes ever was */
-	size_t footprint_bytes;    /* all pages of all regions, the heap's own included */
+	size_t peak_live_bytes; /* the most that live_bytes ever was */
+	size_t footprint_bytes; /* all pages of all regions, the heap's own included */
 	size_t peak_footprint_bytes;
 	size_t overhead_bytes;     /* pages that hold the heap's own descriptors */
 	size_t free_bytes;         /* in free page runs, free blocks and free slab objects */
 	size_t largest_free_bytes; /* the largest free page run or block */
 	size_t min_free_bytes;     /* the least that (footprint - overhead - live) ever was since the last growth */
 	size_t n_regions;
-	size_t n_free_ranges;      /* free page runs and free blocks */
-	unsigned fragmentation_permille; /* 1000 * (1 - sqrt(sum f^2) / sum f) over free ranges f: 0 when all is in one */
-	uint64_t n_allocs;         /* calls that gave an object, */
-	uint64_t n_frees;          /* that freed one, */
-	uint64_t n_failures;       /* that returned NULL for want of memory, */
-	uint64_t n_errors;         /* and misuses reported */
-	uint64_t n_grown;          /* chunks got from the page source, */
-	uint64_t n_shrunk;         /* and put back */
+	size_t n_free_ranges; /* free page runs and free blocks */
+	/* 1000 * (1 - sqrt(sum f^2) / sum f) over the free ranges f: 0 when all is in one. */
+	unsigned fragmentation_permille;
+	uint64_t n_allocs;   /* calls that gave an object, */
+	uint64_t n_frees;    /* that freed one, */
+	uint64_t n_failures; /* that returned NULL for want of memory, */
+	uint64_t n_errors;   /* and misuses reported */
+	uint64_t n_grown;    /* chunks got from the page source, */
+	uint64_t n_shrunk;   /* and put back */
 };
 
 /* O(free ranges), with the heap's lock held. */
-void kheap_stats(struct kheap *heap, struct kheap_stats *stats);
+void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats);
 
 enum kheap_kind {
 	KHEAP_NOT_OURS,    /* no region of this heap */
@@ -297,24 +298,24 @@ bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *region);
 /* Every invariant that kheap_check knows. */
 enum kheap_fault_class {
 	KHEAP_FAULT_NONE,
-	KHEAP_FAULT_BLOCK_TAG,       /* a block's header fails its check word */
-	KHEAP_FAULT_BLOCK_SIZE,      /* a block's size runs past its area, or is below the minimum */
-	KHEAP_FAULT_BLOCK_PREVIOUS,  /* "the block before me is free" and that block disagree */
-	KHEAP_FAULT_BLOCK_UNMERGED,  /* two free blocks side by side */
-	KHEAP_FAULT_BLOCK_LIST,      /* a free block is not on the list of its size, or a link is broken */
-	KHEAP_FAULT_BLOCK_BITMAP,    /* the bitmap of block lists disagrees with the lists */
-	KHEAP_FAULT_SLAB_BITS,       /* a slab has bits set that stand for no object */
-	KHEAP_FAULT_SLAB_LIST,       /* a slab with free objects is not on its class's list, or a full one is */
-	KHEAP_FAULT_RUN_BOUNDS,      /* a page run's length runs past its region */
-	KHEAP_FAULT_RUN_TAIL,        /* the two ends of a free run disagree */
-	KHEAP_FAULT_RUN_UNMERGED,    /* two free runs side by side */
-	KHEAP_FAULT_RUN_LIST,        /* a free run is not on the list of its length, or a link is broken */
-	KHEAP_FAULT_RUN_BITMAP,      /* the bitmap of run lists disagrees with the lists */
-	KHEAP_FAULT_PAGE_KIND,       /* a page's kind is none that may stand there */
-	KHEAP_FAULT_SECTION_TABLE,   /* the table from addresses to regions misses one, or holds a wrong one */
-	KHEAP_FAULT_COUNTERS,        /* live bytes, live objects or footprint do not add up */
-	KHEAP_FAULT_CANARY,          /* an object's canary is damaged (hardened builds) */
-	KHEAP_FAULT_POISON,          /* free memory was written to (hardened builds) */
+	KHEAP_FAULT_BLOCK_TAG,      /* a block's header fails its check word */
+	KHEAP_FAULT_BLOCK_SIZE,     /* a block's size runs past its area, or is below the minimum */
+	KHEAP_FAULT_BLOCK_PREVIOUS, /* "the block before me is free" and that block disagree */
+	KHEAP_FAULT_BLOCK_UNMERGED, /* two free blocks side by side */
+	KHEAP_FAULT_BLOCK_LIST,     /* a free block is not on the list of its size, or a link is broken */
+	KHEAP_FAULT_BLOCK_BITMAP,   /* the bitmap of block lists disagrees with the lists */
+	KHEAP_FAULT_SLAB_BITS,      /* a slab has bits set that stand for no object */
+	KHEAP_FAULT_SLAB_LIST,      /* a slab with free objects is not on its class's list, or a full one is */
+	KHEAP_FAULT_RUN_BOUNDS,     /* a page run's length runs past its region */
+	KHEAP_FAULT_RUN_TAIL,       /* the two ends of a free run disagree */
+	KHEAP_FAULT_RUN_UNMERGED,   /* two free runs side by side */
+	KHEAP_FAULT_RUN_LIST,       /* a free run is not on the list of its length, or a link is broken */
+	KHEAP_FAULT_RUN_BITMAP,     /* the bitmap of run lists disagrees with the lists */
+	KHEAP_FAULT_PAGE_KIND,      /* a page's kind is none that may stand there */
+	KHEAP_FAULT_SECTION_TABLE,  /* the table from addresses to regions misses one, or holds a wrong one */
+	KHEAP_FAULT_COUNTERS,       /* live bytes, live objects or footprint do not add up */
+	KHEAP_FAULT_CANARY,         /* an object's canary is damaged (hardened builds) */
+	KHEAP_FAULT_POISON,         /* free memory was written to (hardened builds) */
 	KHEAP_N_FAULT_CLASSES
 };
 

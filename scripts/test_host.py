@@ -244,9 +244,7 @@ def users_program(context, compiler, language, standard):
     """a user's program in C and in C++ compiles strictly, links with libkmalloc.a alone and runs"""
     source = context.folder / "user.c"
     source.write_text(USER)
-    base = [compiler, f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror", f"-I{ROOT}/include"]
-    if language == "c":  # for C++ a function that is named as a struct is shadowing
-        base.append("-Wshadow")
+    base = [compiler, f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", f"-I{ROOT}/include"]
     if compiler == "gcc" and language == "c++" and subprocess.run(["gcc", "-print-prog-name=cc1plus"], capture_output=True,
                                                                   text=True, check=True).stdout.strip() == "cc1plus":  # fmt: skip
         return "not run: this gcc has no C++"

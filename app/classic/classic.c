@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The ancestor in one file: blocks side by side in one area, each behind its header, a search that goes on where the last one ended,
- * and a merge with both neighbours on free. Touches only the area it was given; includes nothing but its own header.
+ * The ancestor in one file: blocks side by side in one area, each behind its header, a search that goes on where
+ * the last one ended, and a merge with both neighbours on free. Touches only the area it was given; includes
+ * nothing but its own header.
  *
- * Trusted: headers that their neighbours confirm. A header is believed only when the block before it ends at it and the block behind
- * it points back, so stray pointers and overwritten headers are found without a search.
+ * Trusted: headers that their neighbours confirm. A header is believed only when the block before it ends at it and
+ * the block behind it points back, so stray pointers and overwritten headers are found without a search.
  */
 #include "classic.h"
 
@@ -67,7 +68,8 @@ bool classic_init(struct classic *classic, void *area, size_t size_bytes)
 	end &= ~(CLASSIC_ALIGNMENT - 1);
 	if (end < begin || end - begin < MIN_BLOCK)
 		return false;
-	*classic = (struct classic){ .begin = begin, .end = end, .free_bytes = end - begin, .max_size = KMALLOC_MAX_SIZE };
+	*classic =
+		(struct classic){ .begin = begin, .end = end, .free_bytes = end - begin, .max_size = KMALLOC_MAX_SIZE };
 	classic->rover = (header *)begin;
 	classic->rover->prev = 0;
 	classic->rover->size = end - begin;
@@ -76,7 +78,8 @@ bool classic_init(struct classic *classic, void *area, size_t size_bytes)
 
 static bool has_legal_size(const struct classic *classic, const header *block)
 {
-	return block->size % CLASSIC_ALIGNMENT == 0 && block->size >= MIN_BLOCK && block->size <= classic->end - (uintptr_t)block;
+	return block->size % CLASSIC_ALIGNMENT == 0 && block->size >= MIN_BLOCK &&
+	       block->size <= classic->end - (uintptr_t)block;
 }
 
 static bool is_block_address(const struct classic *classic, uintptr_t address)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The ancestor: a next-fit allocator with boundary headers in one area, made correct. The baseline that the heap is measured
- * against, and the right choice for a heap of a few KiB. Not safe on several CPUs: its caller takes the lock.
+ * The ancestor: a next-fit allocator with boundary headers in one area, made correct. The baseline that the heap is
+ * measured against, and the right choice for a heap of a few KiB. Not safe on several CPUs: its caller takes the
+ * lock.
  */
 #ifndef CLASSIC_H
 #define CLASSIC_H
@@ -42,7 +43,10 @@ struct classic {
 	void *trace_ctx;
 };
 
-/* Make one free block of the area, at any address and of any size. False: it cannot hold one object after alignment. O(1). */
+/*
+ * Make one free block of the area, at any address and of any size. False: it cannot hold one object after
+ * alignment. O(1).
+ */
 bool classic_init(struct classic *classic, void *area, size_t size_bytes);
 
 /* NULL when size_bytes > max_size or no block is large enough. A size of 0 gives a pointer of its own. O(blocks). */

@@ -31,7 +31,8 @@ static void area_set_length(struct region *region, size_t head, size_t n_pages)
 
 struct block *area_first(const struct region *region, size_t page)
 {
-	return block_at(page_address(region, page) + (is_tail_area(region, page) ? region->tail_offset : 0) + GRANULE - BLOCK_HEADER);
+	return block_at(page_address(region, page) + (is_tail_area(region, page) ? region->tail_offset : 0) + GRANULE -
+	                BLOCK_HEADER);
 }
 
 size_t area_head(const struct region *region, size_t page)
@@ -87,7 +88,8 @@ static bool free_block_retire(struct kheap *heap, struct block *block)
 }
 
 /* The header at which a new area's free block starts when the area before it can be joined; NULL: it cannot. */
-static struct block *join_before(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t *head, uint32_t *flags)
+static struct block *join_before(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t *head,
+                                 uint32_t *flags)
 {
 	if (page == 0 || !is_block_page(region, page - 1))
 		return NULL;
@@ -101,7 +103,8 @@ static struct block *join_before(struct kheap *heap, struct region *region, size
 	*flags = 0;
 	if (sentinel->size_flags & BLOCK_PREV_FREE) {
 		start = block_at((uintptr_t)sentinel - (size_t) * (uint64_t *)((uintptr_t)sentinel - BLOCK_FOOTER));
-		if (region_of(heap, (uintptr_t)start) != region || !block_tag_holds(heap, start) || !free_block_retire(heap, start))
+		if (region_of(heap, (uintptr_t)start) != region || !block_tag_holds(heap, start) ||
+		    !free_block_retire(heap, start))
 			return NULL;
 		*flags = start->size_flags & BLOCK_FIRST;
 		guard_poison((uintptr_t)sentinel - BLOCK_FOOTER, BLOCK_FOOTER + BLOCK_HEADER);
@@ -180,9 +183,9 @@ bool area_grow(struct kheap *heap, size_t need, size_t alignment)
 
 /* Part of a free block's area that can go: whole pages [from, to), none of them needed by what stays on either side. */
 struct span {
-	size_t head, end;  /* the area */
-	size_t from, to;   /* the pages that can go */
-	bool left, right;  /* something of the area stays on that side */
+	size_t head, end; /* the area */
+	size_t from, to;  /* the pages that can go */
+	bool left, right; /* something of the area stays on that side */
 };
 
 /* A free block cannot be 16 bytes: then one page more stays. */
@@ -240,7 +243,8 @@ static void area_cut(struct kheap *heap, struct region *region, struct block *bl
 		if (rest)
 			block_insert_free(heap, first, rest, BLOCK_FIRST);
 		else
-			block_seal(heap, first, (first->size_flags & ~(uint32_t)BLOCK_PREV_FREE) | BLOCK_FIRST, first->tag & 0xff);
+			block_seal(heap, first, (first->size_flags & ~(uint32_t)BLOCK_PREV_FREE) | BLOCK_FIRST,
+			           first->tag & 0xff);
 		area_set_length(region, span->to, span->end - span->to);
 	}
 	for (size_t i = span->from; i < span->to; i++)

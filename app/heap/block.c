@@ -10,7 +10,8 @@
  */
 #include "internal.h"
 
-static uint32_t check_word(const struct kheap *heap, const struct block *block, uint32_t size_flags, uint32_t class_plus_1)
+static uint32_t check_word(const struct kheap *heap, const struct block *block, uint32_t size_flags,
+                           uint32_t class_plus_1)
 {
 	uint64_t x = (uintptr_t)block + heap->secret;
 
@@ -87,7 +88,8 @@ static void report_list(struct kheap *heap, struct block *block)
 	else if (block->next && !is_free_block(heap, block->next))
 		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next, block_size(block) - BLOCK_HEADER);
 	else if (block->next && block->next->prev != block)
-		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next->prev, block_size(block->next) - BLOCK_HEADER);
+		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next->prev,
+		           block_size(block->next) - BLOCK_HEADER);
 	else
 		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->prev, block_size(block) - BLOCK_HEADER);
 }
@@ -95,7 +97,7 @@ static void report_list(struct kheap *heap, struct block *block)
 static void bin_clear(struct block_bins *bins, unsigned fl, unsigned sl)
 {
 	bins->heads[fl][sl] = NULL;
-	bins->sl_bits[fl] &= (uint16_t)~(1u << sl);
+	bins->sl_bits[fl] &= (uint16_t) ~(1u << sl);
 	if (!bins->sl_bits[fl])
 		bins->fl_bits &= ~(1u << fl);
 }
@@ -206,7 +208,8 @@ static void tell_next(struct kheap *heap, struct block *next, bool prev_free)
 }
 
 /* A used block is `size` bytes with `flags`; what is left of `total` behind it becomes a free block if it is large enough. */
-static void block_split(struct kheap *heap, struct block *block, size_t total, size_t size, uint32_t flags, unsigned class_plus_1)
+static void block_split(struct kheap *heap, struct block *block, size_t total, size_t size, uint32_t flags,
+                        unsigned class_plus_1)
 {
 	if (total - size < BLOCK_MIN)
 		size = total;
@@ -271,7 +274,8 @@ static struct block *block_before(struct kheap *heap, struct block *block)
 	uint64_t size = *(uint64_t *)((uintptr_t)block - BLOCK_FOOTER);
 	struct block *before = block_at((uintptr_t)block - (size_t)size);
 
-	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && is_free_block(heap, before) && block_size(before) == size) {
+	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && is_free_block(heap, before) &&
+	    block_size(before) == size) {
 		if (links_hold(heap, before))
 			return before;
 		report_list(heap, before);

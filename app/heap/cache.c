@@ -102,7 +102,8 @@ bool cache_drain(struct kheap *heap)
 	return freed;
 }
 
-bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *index, size_t *head)
+bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *index,
+                  size_t *head)
 {
 	*head = page;
 	if (page_kind_of(region, page) == PAGE_CACHE_BODY)

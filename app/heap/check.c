@@ -30,7 +30,7 @@ static void check_begin(struct check *check, struct kheap *heap)
 static void fault(struct check *check, enum kheap_fault_class fault_class, uintptr_t address)
 {
 	if (check->n_faults++ == 0)
-		check->first = (struct kheap_fault){.fault_class = fault_class, .address = address};
+		check->first = (struct kheap_fault){ .fault_class = fault_class, .address = address };
 }
 
 static void tally_live(struct check *check, uintptr_t object, size_t slot, bool canary)
@@ -174,7 +174,8 @@ static void check_free_block(struct check *check, struct block *block)
 
 	if (!next_ok || !prev_ok)
 		fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
-	check_poison(check, block_payload(block) + 2 * sizeof(block->next), size - BLOCK_HEADER - 2 * sizeof(block->next) - BLOCK_FOOTER);
+	check_poison(check, block_payload(block) + 2 * sizeof(block->next),
+	             size - BLOCK_HEADER - 2 * sizeof(block->next) - BLOCK_FOOTER);
 }
 
 static void check_used_block(struct check *check, struct block *block)
@@ -276,7 +277,8 @@ static void check_free_run(struct check *check, const struct region *region, siz
 
 	check->free_runs++;
 	check->free_run_pages += n_pages;
-	if (n_pages > 1 && (page_kind_of(region, end - 1) != PAGE_FREE_TAIL || region->descs[end - 1].n_pages != n_pages))
+	if (n_pages > 1 &&
+	    (page_kind_of(region, end - 1) != PAGE_FREE_TAIL || region->descs[end - 1].n_pages != n_pages))
 		fault(check, KHEAP_FAULT_RUN_TAIL, page_address(region, end - 1));
 	if (end < region->n_pages && page_kind_of(region, end) == PAGE_FREE && region->first_page + end != ZONE_PAGE)
 		fault(check, KHEAP_FAULT_RUN_UNMERGED, page_address(region, end));
@@ -384,7 +386,8 @@ static void check_sections(struct check *check)
 	for (const struct region *region = heap->regions; region; region = region->next) {
 		uintptr_t last = region->first_page + region->n_pages - 1;
 
-		for (uintptr_t page = region->first_page; page <= last; page = align_down(page, section_pages) + section_pages) {
+		for (uintptr_t page = region->first_page; page <= last;
+		     page = align_down(page, section_pages) + section_pages) {
 			expected++;
 			if (region_of(heap, page << PAGE_SHIFT) != region)
 				fault(check, KHEAP_FAULT_SECTION_TABLE, page << PAGE_SHIFT);
@@ -400,14 +403,16 @@ static void check_counters(struct check *check)
 {
 	const struct counters *counters = &check->heap->counters;
 	bool ok = check->live_bytes == counters->live_bytes && check->live_objects == counters->live_objects &&
-	          check->free_run_pages == counters->free_run_pages && check->free_block_bytes == counters->free_block_bytes &&
+	          check->free_run_pages == counters->free_run_pages &&
+	          check->free_block_bytes == counters->free_block_bytes &&
 	          check->free_slab_bytes == counters->free_slab_bytes && check->block_pages == counters->block_pages;
 
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		const struct slab_class *class = &check->heap->slabs[i];
 		size_t listed = 0;
 
-		for (const struct page_desc *desc = class->partial; desc && listed <= check->n_listed[i]; desc = desc->next)
+		for (const struct page_desc *desc = class->partial; desc && listed <= check->n_listed[i];
+		     desc = desc->next)
 			listed++;
 		if (listed != check->n_listed[i])
 			fault(check, KHEAP_FAULT_SLAB_LIST, 0);

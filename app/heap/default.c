@@ -100,7 +100,7 @@ size_t kgood_size(size_t size_bytes)
 
 struct kmalloc_result kmalloc_at_least(size_t size_bytes)
 {
-	return default_heap ? kheap_alloc_at_least(default_heap, size_bytes, 0) : (struct kmalloc_result){0};
+	return default_heap ? kheap_alloc_at_least(default_heap, size_bytes, 0) : (struct kmalloc_result){ 0 };
 }
 
 bool ktry_resize(void *object, size_t size_bytes)

@@ -44,7 +44,8 @@ static bool find_block(struct kheap *heap, uintptr_t address, struct object *obj
 	/* In front of the first block of an area is something that was never a header. */
 	if (object->kind == PAGE_BLOCK_HEAD && block < area_first(object->region, object->page))
 		return refuse(heap, address);
-	if (address % GRANULE || !block_tag_holds(heap, block) || !(block->size_flags & BLOCK_USED) || block_size(block) == 0)
+	if (address % GRANULE || !block_tag_holds(heap, block) || !(block->size_flags & BLOCK_USED) ||
+	    block_size(block) == 0)
 		return refuse(heap, address);
 	object->slot = block_size(block) - BLOCK_HEADER;
 	return true;
@@ -284,7 +285,8 @@ static bool resize_locked(struct kheap *heap, uintptr_t address, size_t size)
 	size_t usable = object_usable(heap, &object, address);
 	bool canary = has_canary(&object);
 
-	if (usable == SIZE_MAX || !object_resize(heap, &object, address, max_size(size + (canary ? GUARD_BYTES : 0), 1)))
+	if (usable == SIZE_MAX ||
+	    !object_resize(heap, &object, address, max_size(size + (canary ? GUARD_BYTES : 0), 1)))
 		return false;
 	if (canary) {
 		guard_arm(heap, address, size, object.slot);

@@ -49,7 +49,8 @@ void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintpt
 	if (heap->pending.error_class)
 		return;
 	heap->pending = (struct kmalloc_error){
-		.error_class = error_class, .heap = heap, .address = (const void *)address, .size_bytes = size};
+		.error_class = error_class, .heap = heap, .address = (const void *)address, .size_bytes = size
+	};
 	if (range.kind == KHEAP_NOT_OURS || range.kind == KHEAP_OVERHEAD)
 		return;
 	heap->pending.nearest = (const void *)range.base;
@@ -65,7 +66,8 @@ static void check_sometimes(struct kheap *heap)
 
 	if (heap->until_check-- || heap->in_check)
 		return;
-	heap->until_check = CHECK_INTERVAL + (uint32_t)(heap->counters.live_objects + (heap->counters.footprint_pages << 6)) / 8;
+	heap->until_check =
+		CHECK_INTERVAL + (uint32_t)(heap->counters.live_objects + (heap->counters.footprint_pages << 6)) / 8;
 	heap->in_check = true;
 	if (check_heap(heap, &fault)) {
 		enum kmalloc_error_class error_class = KMALLOC_DAMAGED_TAG;
@@ -351,7 +353,7 @@ void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes)
 
 struct kmalloc_result kheap_alloc_at_least(struct kheap *heap, size_t size_bytes, unsigned flags)
 {
-	struct kmalloc_result result = {kheap_alloc(heap, size_bytes, flags), 0};
+	struct kmalloc_result result = { kheap_alloc(heap, size_bytes, flags), 0 };
 
 	if (result.object)
 		result.size_bytes = kheap_usable_size(heap, result.object);
@@ -399,8 +401,9 @@ size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, s
 
 void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr_t max_address, unsigned flags)
 {
-	struct request request = {
-		.alignment = max_size(alignment, PAGE_SIZE), .max_address = max_address, .is_bare = true};
+	struct request request = { .alignment = max_size(alignment, PAGE_SIZE),
+		                   .max_address = max_address,
+		                   .is_bare = true };
 	void *pages = NULL;
 
 	n_pages = max_size(n_pages, 1);

@@ -16,7 +16,7 @@ static size_t usable_at(const struct kheap *heap, uintptr_t object, size_t slot)
 
 static struct kheap_range make_range(enum kheap_kind kind, bool is_live, uintptr_t base, size_t size)
 {
-	return (struct kheap_range){.kind = kind, .is_live = is_live, .base = base, .size_bytes = size};
+	return (struct kheap_range){ .kind = kind, .is_live = is_live, .base = base, .size_bytes = size };
 }
 
 static struct kheap_range slab_range(const struct kheap *heap, const struct region *region, size_t page, size_t index)
@@ -39,10 +39,12 @@ static struct kheap_range cache_range(const struct kheap *heap, const struct reg
 	uintptr_t base = page_address(region, head) + index * cache->object_size;
 
 	if (index >= cache->objects_per_slab)
-		return make_range(KHEAP_OVERHEAD, false, base, page_address(region, head + cache->pages_per_slab) - base);
+		return make_range(KHEAP_OVERHEAD, false, base,
+		                  page_address(region, head + cache->pages_per_slab) - base);
 	bool is_live = !cache_object_is_free(desc, index);
 
-	return make_range(KHEAP_CACHE_OBJECT, is_live, base, is_live ? usable_at(heap, base, cache->object_size) : cache->object_size);
+	return make_range(KHEAP_CACHE_OBJECT, is_live, base,
+	                  is_live ? usable_at(heap, base, cache->object_size) : cache->object_size);
 }
 
 /* The block behind this header, which lies in an area that ends at `end`. One that cannot be believed reaches to the end, live. */
@@ -66,14 +68,16 @@ static bool is_sentinel(const struct kheap *heap, const struct block *block)
 /* The header after this one, or NULL at the end of the area or where it cannot be told. */
 static struct block *block_after(const struct kheap *heap, struct block *block, uintptr_t end)
 {
-	if (!block_tag_holds(heap, block) || block_size(block) < BLOCK_MIN || (uintptr_t)block + block_size(block) + BLOCK_HEADER > end)
+	if (!block_tag_holds(heap, block) || block_size(block) < BLOCK_MIN ||
+	    (uintptr_t)block + block_size(block) + BLOCK_HEADER > end)
 		return NULL;
 	struct block *next = block_next(block);
 
 	return is_sentinel(heap, next) ? NULL : next;
 }
 
-static struct kheap_range area_range(const struct kheap *heap, const struct region *region, size_t page, uintptr_t address)
+static struct kheap_range area_range(const struct kheap *heap, const struct region *region, size_t page,
+                                     uintptr_t address)
 {
 	size_t head = area_head(region, page);
 	uintptr_t end = page_address(region, head + region->descs[head].n_pages);
@@ -114,7 +118,8 @@ struct kheap_range range_of(const struct kheap *heap, uintptr_t address)
 	enum page_kind kind = page_kind_of(region, page);
 
 	if (kind >= PAGE_SLAB)
-		return slab_range(heap, region, page, (address % PAGE_SIZE) / slab_object_size((unsigned)(kind - PAGE_SLAB)));
+		return slab_range(heap, region, page,
+		                  (address % PAGE_SIZE) / slab_object_size((unsigned)(kind - PAGE_SLAB)));
 	switch (kind) {
 	case PAGE_BLOCK_HEAD:
 	case PAGE_BLOCK:
@@ -164,7 +169,8 @@ static bool walk_slab(struct kheap *heap, struct region *region, size_t page, vi
 static bool walk_cache(struct kheap *heap, struct region *region, size_t page, visit_fn *visit, void *ctx)
 {
 	const struct kcache *cache = region->descs[page].cache;
-	bool has_padding = ((size_t)cache->pages_per_slab << PAGE_SHIFT) != cache->objects_per_slab * cache->object_size;
+	bool has_padding =
+		((size_t)cache->pages_per_slab << PAGE_SHIFT) != cache->objects_per_slab * cache->object_size;
 
 	for (size_t i = 0; i < cache->objects_per_slab + (size_t)has_padding; i++) {
 		struct kheap_range range = cache_range(heap, region, page, i);
@@ -282,12 +288,12 @@ static void add_free_ranges(const struct kheap *heap, struct free_sum *sum)
 	}
 }
 
-void kheap_stats(struct kheap *heap, struct kheap_stats *stats)
+void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 {
 	kport_lock_state state = heap_lock(heap);
 	const struct counters *counters = &heap->counters;
 	size_t capacity = counters->footprint_pages << PAGE_SHIFT;
-	struct free_sum sum = {0};
+	struct free_sum sum = { 0 };
 
 	while (capacity >> sum.shift > UINT32_MAX)
 		sum.shift++;
@@ -299,7 +305,8 @@ void kheap_stats(struct kheap *heap, struct kheap_stats *stats)
 		.footprint_bytes = capacity,
 		.peak_footprint_bytes = counters->peak_footprint_pages << PAGE_SHIFT,
 		.overhead_bytes = counters->overhead_pages << PAGE_SHIFT,
-		.free_bytes = (counters->free_run_pages << PAGE_SHIFT) + counters->free_block_bytes + counters->free_slab_bytes,
+		.free_bytes = (counters->free_run_pages << PAGE_SHIFT) + counters->free_block_bytes +
+		              counters->free_slab_bytes,
 		.largest_free_bytes = sum.largest,
 		.min_free_bytes = counters->min_free_bytes,
 		.n_regions = heap->n_regions,
@@ -314,6 +321,7 @@ void kheap_stats(struct kheap *heap, struct kheap_stats *stats)
 	uint64_t total = sum.total >> sum.shift;
 
 	if (total)
-		stats->fragmentation_permille = (unsigned)(1000 - min_size((size_t)(1000 * square_root(sum.squares) / total), 1000));
+		stats->fragmentation_permille =
+			(unsigned)(1000 - min_size((size_t)(1000 * square_root(sum.squares) / total), 1000));
 	heap_unlock(heap, state);
 }

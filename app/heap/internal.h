@@ -44,16 +44,16 @@ _Static_assert(PAGE_SIZE == KMALLOC_PAGE_SIZE, "the contract's page is the heap'
 
 /* What a page is. Kept in an array of bytes of its own, so that asking costs one load. */
 enum page_kind {
-	PAGE_BODY,        /* not the first page of its run (or the inside of a free run) */
-	PAGE_OVERHEAD,    /* region descriptors, or a section table */
-	PAGE_FREE,        /* first page of a free run; its descriptor holds the length */
-	PAGE_FREE_TAIL,   /* last page of a free run of two or more; likewise */
-	PAGE_RUN,         /* first page of a live run */
-	PAGE_BLOCK_HEAD,  /* first page of a block area; its descriptor holds the area's length */
-	PAGE_BLOCK,       /* every other page of a block area; the last one's descriptor holds the length too */
-	PAGE_CACHE,       /* first page of a kcache's slab */
-	PAGE_CACHE_BODY,  /* the others; the descriptor says how far it is from the first */
-	PAGE_SLAB,        /* a slab of class kind - PAGE_SLAB */
+	PAGE_BODY,       /* not the first page of its run (or the inside of a free run) */
+	PAGE_OVERHEAD,   /* region descriptors, or a section table */
+	PAGE_FREE,       /* first page of a free run; its descriptor holds the length */
+	PAGE_FREE_TAIL,  /* last page of a free run of two or more; likewise */
+	PAGE_RUN,        /* first page of a live run */
+	PAGE_BLOCK_HEAD, /* first page of a block area; its descriptor holds the area's length */
+	PAGE_BLOCK,      /* every other page of a block area; the last one's descriptor holds the length too */
+	PAGE_CACHE,      /* first page of a kcache's slab */
+	PAGE_CACHE_BODY, /* the others; the descriptor says how far it is from the first */
+	PAGE_SLAB,       /* a slab of class kind - PAGE_SLAB */
 	PAGE_KIND_MASK = 0x7f,
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
@@ -91,8 +91,8 @@ struct region {
 	struct kpage_chunk chunk; /* what goes back to the source */
 	size_t n_overhead;        /* pages of descriptors at the front */
 	size_t n_busy;            /* pages that are neither free nor overhead; the tail area's page is not counted */
-	size_t n_cached;          /* of these, pages of empty slabs and of the empty area that are kept for the next time */
-	uint16_t tail_offset;     /* the rest of the last overhead page serves blocks from here on; 0: it does not */
+	size_t n_cached;      /* of these, pages of empty slabs and of the empty area that are kept for the next time */
+	uint16_t tail_offset; /* the rest of the last overhead page serves blocks from here on; 0: it does not */
 	bool from_source;
 	bool is_first; /* holds the struct kheap */
 };
@@ -190,7 +190,7 @@ struct kheap {
 	uint64_t secret;
 
 	struct region *regions, *last_region;
-	struct region *spare; /* the one empty region of the source that is kept */
+	struct region *spare;    /* the one empty region of the source that is kept */
 	struct region *detached; /* regions that heap_unlock puts back */
 	size_t n_regions;
 
@@ -222,8 +222,8 @@ struct kcache {
 	struct kcache *next, *prev;
 	struct page_desc *partial; /* slabs with free objects */
 	struct page_desc *spare;   /* one of them without live objects, which is kept */
-	size_t object_size;               /* from one object to the next */
-	size_t user_size;                 /* what the caller asked for */
+	size_t object_size;        /* from one object to the next */
+	size_t user_size;          /* what the caller asked for */
 	size_t n_live, n_free, n_reserved;
 	void (*constructor)(void *object, void *ctx);
 	void *ctx;
@@ -334,7 +334,8 @@ void region_settle(struct kheap *heap, struct region *region);
 /* ---- run.c -------------------------------------------------------------------------------------------------- */
 
 /* n pages aligned to 2^align_shift pages, below max_address; the first page's descriptor, its kind set to `kind`. NULL: none. */
-struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address, enum page_kind kind);
+struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                            enum page_kind kind);
 /* Pages [page, page + n) of a region become a free run, merged with its neighbours. */
 void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_pages);
 /* Lengthen the live run of n pages at `page` by `more` if the pages behind it are free. */
@@ -438,7 +439,8 @@ uint64_t slab_full_word(unsigned n_objects, unsigned word);
 /* ---- cache.c ------------------------------------------------------------------------------------------------ */
 
 /* The object of a cache's slab that covers `address`; false: padding. */
-bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *index, size_t *head);
+bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *index,
+                  size_t *head);
 void cache_free_object(struct kheap *heap, struct page_desc *head, size_t index);
 bool cache_drain(struct kheap *heap);
 static inline bool cache_object_is_free(const struct page_desc *head, size_t index)

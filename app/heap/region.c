@@ -155,7 +155,7 @@ static struct region *region_layout(uintptr_t base, size_t n_pages, size_t used)
 {
 	uintptr_t at = base + align_up(used, GRANULE);
 	struct region *region = (struct region *)at;
-	struct region made = {.first_page = base >> PAGE_SHIFT, .n_pages = n_pages};
+	struct region made = { .first_page = base >> PAGE_SHIFT, .n_pages = n_pages };
 
 	at += align_up(sizeof(*region), GRANULE);
 	made.descs = (struct page_desc *)at;
@@ -194,7 +194,8 @@ static void count_pages(struct kheap *heap, const struct region *region, bool ad
 	counters->footprint_pages += n;
 	counters->overhead_pages += add ? overhead : 0 - overhead;
 	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);
-	size_t free_bytes = ((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->live_bytes;
+	size_t free_bytes =
+		((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->live_bytes;
 
 	counters->min_free_bytes = add ? free_bytes : min_size(counters->min_free_bytes, free_bytes);
 }
@@ -232,14 +233,16 @@ static bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *
 	return true;
 }
 
-static bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size, bool from_source)
+static bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size,
+                       bool from_source)
 {
 	uintptr_t base;
 	size_t n_pages;
 
 	if (!cut_to_pages(start, size, &base, &n_pages) || overlaps(heap, base >> PAGE_SHIFT, n_pages))
 		return false;
-	if (heap->config.limit_bytes && heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
+	if (heap->config.limit_bytes &&
+	    heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
 		return false;
 	struct region *region = region_layout(base, n_pages, 0);
 
@@ -252,7 +255,7 @@ static bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uint
 
 bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
 {
-	const struct kpage_chunk none = {0};
+	const struct kpage_chunk none = { 0 };
 	kport_lock_state state = heap_lock(heap);
 	bool added = region_add(heap, &none, (uintptr_t)memory, size_bytes, false);
 
@@ -406,7 +409,7 @@ static size_t chunk_pages(size_t n_pages)
 
 static bool chunk_get(const struct kpage_source *source, const struct kpage_request *request, struct kpage_chunk *chunk)
 {
-	*chunk = (struct kpage_chunk){0};
+	*chunk = (struct kpage_chunk){ 0 };
 	if (!source->get || !source->get(source->ctx, request, chunk))
 		return false;
 	if (chunk->n_pages >= request->min_pages && chunk->base % PAGE_SIZE == 0)
@@ -417,7 +420,7 @@ static bool chunk_get(const struct kpage_source *source, const struct kpage_requ
 
 bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 {
-	struct kpage_request request = {.min_pages = chunk_pages(n_pages), .max_address = max_address};
+	struct kpage_request request = { .min_pages = chunk_pages(n_pages), .max_address = max_address };
 	struct kpage_chunk chunk;
 	kport_lock_state state = heap_lock(heap);
 	size_t footprint = heap->counters.footprint_pages;
@@ -445,7 +448,8 @@ bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 
 /* ---- a heap's life ----------------------------------------------------------------------------------------------- */
 
-static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kheap_config *config, const struct kpage_chunk *chunk)
+static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kheap_config *config,
+                                 const struct kpage_chunk *chunk)
 {
 	struct kheap *heap = (struct kheap *)base;
 
@@ -473,14 +477,15 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 
 struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config)
 {
-	struct kpage_chunk chunk = {0};
+	struct kpage_chunk chunk = { 0 };
 	uintptr_t start = (uintptr_t)memory;
 	struct kheap *heap = NULL;
 	uintptr_t base;
 	size_t n_pages;
 
 	if (!memory) {
-		struct kpage_request request = {.min_pages = KHEAP_MIN_REGION >> PAGE_SHIFT, .max_address = UINTPTR_MAX};
+		struct kpage_request request = { .min_pages = KHEAP_MIN_REGION >> PAGE_SHIFT,
+			                         .max_address = UINTPTR_MAX };
 
 		if (!config || (config->limit_bytes && config->limit_bytes < KHEAP_MIN_REGION))
 			return NULL;
@@ -506,7 +511,7 @@ void kheap_destroy(struct kheap *heap)
 	/* The heap lies in its first region, and each region's chunk is noted in the region: read before putting back. */
 	struct kpage_source source = heap->config.source;
 	struct region *region = heap->regions;
-	struct kpage_chunk first = {0};
+	struct kpage_chunk first = { 0 };
 
 	while (region) {
 		struct region *next = region->next;

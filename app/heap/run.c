@@ -75,7 +75,7 @@ void run_remove(struct kheap *heap, struct page_desc *desc)
 	} else {
 		bins->heads[fl][sl] = desc->next;
 		if (!desc->next) {
-			bins->sl_bits[fl] &= (uint8_t)~(1u << sl);
+			bins->sl_bits[fl] &= (uint8_t) ~(1u << sl);
 			if (!bins->sl_bits[fl])
 				bins->fl_bits &= ~(1u << fl);
 		}
@@ -99,7 +99,8 @@ static size_t run_fit(const struct page_desc *desc, size_t n_pages, unsigned ali
 }
 
 /* The shortest that fits among the first `tries` of a list. */
-static struct page_desc *list_find(struct page_desc *desc, size_t n_pages, unsigned align_shift, uintptr_t max_address, size_t tries)
+static struct page_desc *list_find(struct page_desc *desc, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                                   size_t tries)
 {
 	struct page_desc *best = NULL;
 
@@ -116,7 +117,8 @@ static struct page_desc *list_find(struct page_desc *desc, size_t n_pages, unsig
  * Bins upwards from the one that n_pages falls into. In all but the first few every entry fits, so this ends at the first or second bin
  * that holds anything; alignment can make it look at each bin once. With a limit on the address every entry is looked at.
  */
-static struct page_desc *zone_find(struct run_bins *bins, size_t n_pages, unsigned align_shift, uintptr_t max_address, bool any)
+static struct page_desc *zone_find(struct run_bins *bins, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                                   bool any)
 {
 	unsigned fl, sl;
 
@@ -126,8 +128,8 @@ static struct page_desc *zone_find(struct run_bins *bins, size_t n_pages, unsign
 	for (;;) {
 		while (sl_bits) {
 			unsigned bin = lowest_bit(sl_bits);
-			struct page_desc *desc =
-				list_find(bins->heads[fl][bin], n_pages, align_shift, max_address, any ? RUN_TRIES : SIZE_MAX);
+			struct page_desc *desc = list_find(bins->heads[fl][bin], n_pages, align_shift, max_address,
+			                                   any ? RUN_TRIES : SIZE_MAX);
 
 			if (desc)
 				return desc;
@@ -152,7 +154,8 @@ static struct page_desc *run_find(struct kheap *heap, size_t n_pages, unsigned a
 	}
 	if (max_address > top_low)
 		desc = zone_find(&heap->runs[ZONE_HIGH], n_pages, align_shift, max_address, false);
-	return desc ? desc : zone_find(&heap->runs[ZONE_LOW], n_pages, align_shift, max_address, max_address >= top_low);
+	return desc ? desc
+	            : zone_find(&heap->runs[ZONE_LOW], n_pages, align_shift, max_address, max_address >= top_low);
 }
 
 /* Pages leave the free state: what poison they hold must be whole. */
@@ -167,7 +170,8 @@ static void pages_wake(struct kheap *heap, struct region *region, size_t page, s
 	}
 }
 
-struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address, enum page_kind kind)
+struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                            enum page_kind kind)
 {
 	struct page_desc *desc = run_find(heap, n_pages, align_shift, max_address);
 

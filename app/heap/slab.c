@@ -10,17 +10,17 @@
 
 #define SMALL_CLASSES 16 /* 16, 32 .. 256; then 512, 1024, 2048 */
 
-static const uint16_t object_sizes[SLAB_CLASSES] = {16,  32,  48,  64,  80,  96,  112, 128, 144, 160,
-                                                    176, 192, 208, 224, 240, 256, 512, 1024, 2048};
+static const uint16_t object_sizes[SLAB_CLASSES] = { 16,  32,  48,  64,  80,  96,  112, 128,  144, 160,
+	                                             176, 192, 208, 224, 240, 256, 512, 1024, 2048 };
 
 /* 1 / size in units of 2^-24, rounded up: exact for every offset in a page, because 4095 * (size - 1) < 2^24. */
 #define RECIPROCAL(size) (((1u << 24) + (size)-1) / (size))
 
-static const uint32_t reciprocals[SLAB_CLASSES] = {
-	RECIPROCAL(16),  RECIPROCAL(32),  RECIPROCAL(48),  RECIPROCAL(64),  RECIPROCAL(80),
-	RECIPROCAL(96),  RECIPROCAL(112), RECIPROCAL(128), RECIPROCAL(144), RECIPROCAL(160),
-	RECIPROCAL(176), RECIPROCAL(192), RECIPROCAL(208), RECIPROCAL(224), RECIPROCAL(240),
-	RECIPROCAL(256), RECIPROCAL(512), RECIPROCAL(1024), RECIPROCAL(2048)};
+static const uint32_t reciprocals[SLAB_CLASSES] = { RECIPROCAL(16),  RECIPROCAL(32),   RECIPROCAL(48),  RECIPROCAL(64),
+	                                            RECIPROCAL(80),  RECIPROCAL(96),   RECIPROCAL(112), RECIPROCAL(128),
+	                                            RECIPROCAL(144), RECIPROCAL(160),  RECIPROCAL(176), RECIPROCAL(192),
+	                                            RECIPROCAL(208), RECIPROCAL(224),  RECIPROCAL(240), RECIPROCAL(256),
+	                                            RECIPROCAL(512), RECIPROCAL(1024), RECIPROCAL(2048) };
 
 size_t slab_object_size(unsigned class_index)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An engine: something with alloc and free that the suite can test, stress and measure. `heap` and `classic` exist on every host;
- * the host adds its own (`pool` in the firmware, `libc` on Linux).
+ * An engine: something with alloc and free that the suite can test, stress and measure. `heap` and `classic` exist
+ * on every host; the host adds its own (`pool` in the firmware, `libc` on Linux).
  */
 #ifndef SUITE_ALLOCATOR_H
 #define SUITE_ALLOCATOR_H
@@ -21,13 +21,19 @@ struct allocator {
 	const char *description; /* one line for people */
 	void *ctx;
 
-	size_t alignment;   /* every object is aligned to this */
-	size_t max_size;    /* larger requests always give NULL; SIZE_MAX: none */
-	bool is_bounded;    /* alloc fails when `budget` is used up; false: it takes the machine's memory, so the caller must stop */
+	size_t alignment; /* every object is aligned to this */
+	size_t max_size;  /* larger requests always give NULL; SIZE_MAX: none */
+	/* alloc fails when `budget` is used up; false: it takes the machine's memory, so the caller must stop */
+	bool is_bounded;
 
 	bool is_started; /* kept by start() and stop() */
+	/* Set by the engine when the host refused it pages: what it refuses then is not its fault. The caller clears it. */
+	bool is_starved;
 
-	/* Begin with nothing live and at most `budget_bytes` of the host's pages; false: not possible (one line in *why). */
+	/*
+	 * Begin with nothing live and at most `budget_bytes` of the host's pages; false: not possible (one line in
+	 * *why).
+	 */
 	bool (*start)(struct allocator *engine, struct host *host, size_t budget_bytes, const char **why);
 	/* Everything given back, live or not. */
 	void (*stop)(struct allocator *engine);

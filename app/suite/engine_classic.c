@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The ancestor as an engine: one area of the host's pages, as large as the budget. Its size limit is raised, because the same random
- * work shall run on every engine.
+ * The ancestor as an engine: one area of the host's pages, as large as the budget. Its size limit is raised,
+ * because the same random work shall run on every engine.
  */
 #include "../classic/classic.h"
 
@@ -22,9 +22,9 @@ static void trace(void *ctx, enum classic_event event, const void *address, size
 	(void)free_bytes;
 	if (event == CLASSIC_DOUBLE_FREE || event == CLASSIC_FOREIGN || event == CLASSIC_DAMAGED)
 		text_format(last_error, sizeof(last_error), "%s at %p",
-		            event == CLASSIC_DOUBLE_FREE ? "double free" :
-		            event == CLASSIC_FOREIGN     ? "foreign pointer" :
-		                                           "damaged header",
+		            event == CLASSIC_DOUBLE_FREE ? "double free"
+		            : event == CLASSIC_FOREIGN   ? "foreign pointer"
+		                                         : "damaged header",
 		            address);
 }
 

@@ -18,15 +18,27 @@ static void on_error(void *ctx, const struct kmalloc_error *error)
 	text_format(last_error, sizeof(last_error), "%s at %p", kmalloc_error_name(error->error_class), error->address);
 }
 
+static struct kpage_source host_pages;
+
+static bool get_pages(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	if (host_pages.get(ctx, request, chunk))
+		return true;
+	engine_heap.is_starved = true;
+	return false;
+}
+
 static bool start(struct allocator *engine, struct host *host, size_t budget_bytes, const char **why)
 {
 	struct kheap_config config = {
-		.source = host->pages,
+		.source = { get_pages, host->pages.put, host->pages.ctx },
 		.limit_bytes = budget_bytes,
 		.on_error = on_error,
 		.secret = host->entropy(host),
 	};
 
+	host_pages = host->pages;
+	engine->is_starved = false;
 	n_errors = 0;
 	last_error[0] = '\0';
 	engine->ctx = kheap_create(NULL, 0, &config);
@@ -79,8 +91,8 @@ static bool check(struct allocator *engine, const char **what)
 
 	if (n == 0)
 		return true;
-	text_format(text, sizeof(text), "kheap_check found %zu faults, the first at 0x%zx: %s", n, (size_t)first.address,
-	            kheap_fault_name(first.fault_class));
+	text_format(text, sizeof(text), "kheap_check found %zu faults, the first at 0x%zx: %s", n,
+	            (size_t)first.address, kheap_fault_name(first.fault_class));
 	*what = text;
 	return false;
 }
@@ -89,7 +101,7 @@ static void stats(struct allocator *engine, struct allocator_stats *stats)
 {
 	struct kheap_stats heap;
 
-	kheap_stats(engine->ctx, &heap);
+	kheap_get_stats(engine->ctx, &heap);
 	stats->live_bytes = heap.live_bytes;
 	stats->footprint_bytes = heap.footprint_bytes;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the suite and the screens need of the machine they run on. The firmware (app/efi) and Linux (app/linux) each fill in one
- * `struct host`; nothing in app/suite or app/ui knows which. Text is ASCII, lines end in '\n'.
+ * What the suite and the screens need of the machine they run on. The firmware (app/efi) and Linux (app/linux) each
+ * fill in one `struct host`; nothing in app/suite or app/ui knows which. Text is ASCII, lines end in '\n'.
  */
 #ifndef SUITE_HOST_H
 #define SUITE_HOST_H
@@ -51,12 +51,12 @@ struct host {
 	void *ctx; /* the host's own */
 
 	/* Who this is, for the Home screen and `info`. Never NULL, may be empty. */
-	char platform[16];       /* "UEFI", "Linux" */
-	char architecture[16];   /* "x86_64" */
-	char firmware[80];       /* "EDK II 1.0": vendor and revision; on Linux "Linux 6.1.0" */
-	char specification[24];  /* "UEFI 2.70"; on Linux "" */
-	char cpu[64];            /* brand string */
-	char clock[40];          /* "TSC 2.445 GHz" */
+	char platform[16];      /* "UEFI", "Linux" */
+	char architecture[16];  /* "x86_64" */
+	char firmware[80];      /* "EDK II 1.0": vendor and revision; on Linux "Linux 6.1.0" */
+	char specification[24]; /* "UEFI 2.70"; on Linux "" */
+	char cpu[64];           /* brand string */
+	char clock[40];         /* "TSC 2.445 GHz" */
 	unsigned n_cpus;
 	bool is_virtual_machine; /* times are then not comparable */
 
@@ -67,17 +67,23 @@ struct host {
 	/* Sequential output: no cursor moves, may be redirected to a file. */
 	void (*write)(struct host *host, const char *text);
 
-	/* The next key, HOST_KEY_NONE after timeout_ms without one. Esc is returned only when it is Esc: a lone one, not the
-	 * first byte of an unknown sequence. timeout 0 polls. */
+	/*
+	 * The next key, HOST_KEY_NONE after timeout_ms without one. Esc is returned only when it is Esc: a lone
+	 * one, not the first byte of an unknown sequence. timeout 0 polls.
+	 */
 	int (*read_key)(struct host *host, uint32_t timeout_ms);
 	void (*flush_keys)(struct host *host);
 
-	/* "I am alive": re-arms the watchdog while work goes on; cheap to call often. waiting == true: a human is reading,
-	 * the watchdog is off until the next call with false. */
+	/*
+	 * "I am alive": re-arms the watchdog while work goes on; cheap to call often. waiting == true: a human is
+	 * reading, the watchdog is off until the next call with false.
+	 */
 	void (*alive)(struct host *host, bool waiting);
 
-	/* Pages for heaps and tables: every chunk that is got is put back, whole. A source that tries what is wanted and halves down to
-	 * what is needed. The host keeps to `page_limit_bytes` in all (the user's heap size and the firmware's share). */
+	/*
+	 * Pages for heaps and tables: every chunk that is got is put back, whole. A source that tries what is
+	 * wanted and halves down to what is needed, and keeps the firmware its share.
+	 */
 	struct kpage_source pages;
 	/* The most that a heap may take now, leaving the firmware its share; recomputed at each call. */
 	uint64_t (*heap_limit)(struct host *host);

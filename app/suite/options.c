@@ -5,9 +5,9 @@
 #include "suite.h"
 #include "text.h"
 
-const char suite_usage[] =
-	"usage: kmalloc [menu | selftest | stress | info | version | help] [-seconds N] [-operations N] [-seed N] [-heap SIZE[K|M|G]] "
-	"[-engine NAME] [-format text|tap] [-group NAME]";
+const char suite_usage[] = "usage: kmalloc [menu | selftest | stress | info | version | help] [-seconds N] "
+			   "[-operations N] [-seed N] [-heap SIZE[K|M|G]] "
+			   "[-engine NAME] [-format text|tap] [-group NAME]";
 
 /* What a person may have meant by "forever"; longer than any test of a machine. */
 #define SECONDS_MAX (366u * 24 * 60 * 60)
@@ -100,7 +100,8 @@ static bool takes_value(const char *name)
 
 static bool is_help(const char *name)
 {
-	return text_compare(name, "?") == 0 || text_compare_nocase(name, "h") == 0 || text_compare_nocase(name, "help") == 0;
+	return text_compare(name, "?") == 0 || text_compare_nocase(name, "h") == 0 ||
+	       text_compare_nocase(name, "help") == 0;
 }
 
 /* The words of one command line; state that outlives one word. */
@@ -170,7 +171,10 @@ bool suite_parse(int argc, char *const argv[], struct suite_options *options, ch
 			return true;
 		i += used;
 	}
-	/* A number of operations is a bound of its own: without -seconds it is the only one, so that a run can be repeated. */
+	/*
+	 * A number of operations is a bound of its own: without -seconds it is the only one, so that a run can be
+	 * repeated.
+	 */
 	if (options->operations != 0 && !parser.has_seconds)
 		options->seconds = 0;
 	if (options->command == SUITE_STRESS && options->operations == 0 && options->seconds == 0) {

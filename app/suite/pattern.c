@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The pattern: word i of a block is key + i * step, the key a mix of the block's number. Written in words, because most of a stress
- * run's time is spent here.
+ * The pattern: word i of a block is key + i * step, the key a mix of the block's number. Written in words, because
+ * most of a stress run's time is spent here.
  */
 #include "pattern.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the stress run writes into a block: bytes that follow from the block's number, so that two blocks that overlap, or a block that
- * was moved badly, cannot look right. Every byte is written and every byte is read back.
+ * What the stress run writes into a block: bytes that follow from the block's number, so that two blocks that
+ * overlap, or a block that was moved badly, cannot look right. Every byte is written and every byte is read back.
  */
 #ifndef SUITE_PATTERN_H
 #define SUITE_PATTERN_H

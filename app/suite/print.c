@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Runs as sequential text: lines for people, or TAP 13 for machines. Writes through the host only, never moves a cursor, so that a
- * redirected file or a serial log reads well.
+ * Runs as sequential text: lines for people, or TAP 13 for machines. Writes through the host only, never moves a
+ * cursor, so that a redirected file or a serial log reads well.
  */
 #include "suite.h"
 #include "text.h"
@@ -35,7 +35,8 @@ static enum suite_control poll_keys(struct printer *printer)
 
 	if (key != HOST_KEY_ESC)
 		return SUITE_GO_ON;
-	text_print(host, "%sEsc again (or y) stops, any other key goes on.\n", printer->format == SUITE_TAP ? "# " : "");
+	text_print(host, "%sEsc again (or y) stops, any other key goes on.\n",
+	           printer->format == SUITE_TAP ? "# " : "");
 	/* In steps, because the watchdog must hear of us while we wait. */
 	do {
 		host->alive(host, false);
@@ -101,8 +102,8 @@ static void print_progress(struct printer *printer, const struct stress_progress
 	char live[16], footprint[16], verified[16];
 
 	text_print(printer->host,
-	           "%s%4llu s  %'llu operations, %'llu per second; live %s in %'llu blocks, footprint %s, fill level %u %%; "
-	           "verified %s; refused %'llu; checked %'llu times; failures %llu\n",
+	           "%s%4llu s  %'llu operations, %'llu per second; live %s in %'llu blocks, footprint %s, "
+	           "fill level %u %%; verified %s; refused %'llu; checked %'llu times; failures %llu\n",
 	           printer->format == SUITE_TAP ? "# " : "", (unsigned long long)(p->elapsed_ms / 1000),
 	           (unsigned long long)p->operations, (unsigned long long)p->operations_per_second,
 	           text_bytes(live, sizeof(live), p->live_bytes), (unsigned long long)p->live_objects,
@@ -117,7 +118,8 @@ static enum suite_control print_stress(void *ctx, const struct stress_progress *
 
 	if (progress->elapsed_ms >= printer->next_line_ms) {
 		print_progress(printer, progress);
-		printer->next_line_ms = progress->elapsed_ms - progress->elapsed_ms % PROGRESS_LINE_MS + PROGRESS_LINE_MS;
+		printer->next_line_ms =
+			progress->elapsed_ms - progress->elapsed_ms % PROGRESS_LINE_MS + PROGRESS_LINE_MS;
 	}
 	return poll_keys(printer);
 }
@@ -144,10 +146,14 @@ struct observer *suite_print_observer(struct host *host, const struct suite_opti
 static const char *verdict(enum suite_outcome outcome)
 {
 	switch (outcome) {
-	case SUITE_PASSED: return "PASS";
-	case SUITE_FAILED: return "FAIL";
-	case SUITE_STOPPED: return "STOP";
-	default: return "CANNOT RUN";
+	case SUITE_PASSED:
+		return "PASS";
+	case SUITE_FAILED:
+		return "FAIL";
+	case SUITE_STOPPED:
+		return "STOP";
+	default:
+		return "CANNOT RUN";
 	}
 }
 
@@ -155,7 +161,8 @@ static void print_header(struct host *host, const struct suite_options *options,
 {
 	if (options->format == SUITE_TAP)
 		text_print(host, "TAP version 13\n# ");
-	text_print(host, "kmalloc %s (%s) %s on %s %s\n", KMALLOC_VERSION, kmalloc_build(), what, host->platform, host->architecture);
+	text_print(host, "kmalloc %s (%s) %s on %s %s\n", KMALLOC_VERSION, kmalloc_build(), what, host->platform,
+	           host->architecture);
 }
 
 static enum suite_outcome run_selftest(struct host *host, const struct suite_options *options)
@@ -166,15 +173,16 @@ static enum suite_outcome run_selftest(struct host *host, const struct suite_opt
 	print_header(host, options, "selftest");
 	suite_selftest(host, options, suite_print_observer(host, options), &result);
 	if (result.outcome == SUITE_CANNOT_RUN) {
-		text_print(host, options->format == SUITE_TAP ? "Bail out! %s\n" : "CANNOT RUN  selftest: %s\n", result.first_failure);
+		text_print(host, options->format == SUITE_TAP ? "Bail out! %s\n" : "CANNOT RUN  selftest: %s\n",
+		           result.first_failure);
 		return result.outcome;
 	}
 	if (result.outcome == SUITE_STOPPED && options->format == SUITE_TAP)
 		text_print(host, "Bail out! stopped by the user\n");
 	if (result.n_failed > 0)
 		text_print(host, "%sThe first failure: %s\n", comment, result.first_failure);
-	text_print(host, "%s%s  selftest: %u passed, %u failed, %u skipped\n", comment, verdict(result.outcome), result.n_passed,
-	           result.n_failed, result.n_skipped);
+	text_print(host, "%s%s  selftest: %u passed, %u failed, %u skipped\n", comment, verdict(result.outcome),
+	           result.n_passed, result.n_failed, result.n_skipped);
 	return result.outcome;
 }
 
@@ -190,7 +198,8 @@ static void print_stress_tap(struct host *host, const struct stress_result *resu
 		text_print(host, "1..1\n%s 1 - stress: %s, seed %llu\n", failed ? "not ok" : "ok", result->last.engine,
 		           (unsigned long long)result->last.seed);
 	if (failed)
-		text_print(host, "  ---\n  message: \"%s\"\n  repeat: \"%s\"\n  ...\n", result->failure, result->repeat);
+		text_print(host, "  ---\n  message: \"%s\"\n  repeat: \"%s\"\n  ...\n", result->failure,
+		           result->repeat);
 }
 
 static enum suite_outcome run_stress(struct host *host, const struct suite_options *options)
@@ -212,8 +221,9 @@ static enum suite_outcome run_stress(struct host *host, const struct suite_optio
 	}
 	if (result.outcome == SUITE_FAILED)
 		text_print(host, "%s%s\n%sTo repeat it: %s\n", comment, result.failure, comment, result.repeat);
-	text_print(host, "%s%s  stress: engine %s, seed %llu, %'llu operations in %llu s, %'llu refused, %llu failures\n", comment,
-	           verdict(result.outcome), result.last.engine, (unsigned long long)result.last.seed,
+	text_print(host,
+	           "%s%s  stress: engine %s, seed %llu, %'llu operations in %llu s, %'llu refused, %llu failures\n",
+	           comment, verdict(result.outcome), result.last.engine, (unsigned long long)result.last.seed,
 	           (unsigned long long)result.last.operations, (unsigned long long)(result.last.elapsed_ms / 1000),
 	           (unsigned long long)result.last.refused, (unsigned long long)result.last.failures);
 	suite_stress_release();
@@ -293,15 +303,17 @@ static void print_info(struct host *host)
 	char total[16], available[16], largest[16], limit[16];
 
 	host->memory(host, &memory);
-	text_print(host, "kmalloc        %s, %s build%s%s\n", KMALLOC_VERSION, kmalloc_build(), KMALLOC_BUILD_ID[0] != '\0' ? ", " : "",
-	           KMALLOC_BUILD_ID);
+	text_print(host, "kmalloc        %s, %s build%s%s\n", KMALLOC_VERSION, kmalloc_build(),
+	           KMALLOC_BUILD_ID[0] != '\0' ? ", " : "", KMALLOC_BUILD_ID);
 	text_print(host, "Platform       %s, %s\n", host->platform, host->architecture);
-	text_print(host, "Firmware       %s%s%s\n", host->firmware, host->specification[0] != '\0' ? ", " : "", host->specification);
+	text_print(host, "Firmware       %s%s%s\n", host->firmware, host->specification[0] != '\0' ? ", " : "",
+	           host->specification);
 	text_print(host, "CPU            %s, %u processor%s%s\n", host->cpu, host->n_cpus, host->n_cpus == 1 ? "" : "s",
 	           host->is_virtual_machine ? ", virtual machine" : "");
 	text_print(host, "Clock          %s\n", host->clock);
 	text_print(host, "Memory         %s in all, %s free, largest free range %s\n",
-	           text_bytes(total, sizeof(total), memory.total_bytes), text_bytes(available, sizeof(available), memory.free_bytes),
+	           text_bytes(total, sizeof(total), memory.total_bytes),
+	           text_bytes(available, sizeof(available), memory.free_bytes),
 	           text_bytes(largest, sizeof(largest), memory.largest_free_bytes));
 	text_print(host, "Heap limit     %s\n", text_bytes(limit, sizeof(limit), host->heap_limit(host)));
 	print_map(host);
@@ -312,12 +324,18 @@ static void print_info(struct host *host)
 enum suite_outcome suite_run(struct host *host, const struct suite_options *options)
 {
 	switch (options->command) {
-	case SUITE_SELFTEST: return run_selftest(host, options);
-	case SUITE_STRESS: return run_stress(host, options);
-	case SUITE_INFO: print_info(host); return SUITE_PASSED;
+	case SUITE_SELFTEST:
+		return run_selftest(host, options);
+	case SUITE_STRESS:
+		return run_stress(host, options);
+	case SUITE_INFO:
+		print_info(host);
+		return SUITE_PASSED;
 	case SUITE_VERSION:
 		text_print(host, "kmalloc %s (%s)\n", KMALLOC_VERSION, kmalloc_build());
 		return SUITE_PASSED;
-	default: text_print(host, "%s\n", suite_usage); return SUITE_PASSED;
+	default:
+		text_print(host, "%s\n", suite_usage);
+		return SUITE_PASSED;
 	}
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * xorshift64* and what is drawn with it. Integer arithmetic only, so that every compiler and CPU gives the same numbers.
+ * xorshift64* and what is drawn with it. Integer arithmetic only, so that every compiler and CPU gives the same
+ * numbers.
  */
 #include "random.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Random numbers that are the same for the same seed on every host, for ever: what makes a failure repeatable. Never seeded from
- * a clock or an address.
+ * Random numbers that are the same for the same seed on every host, for ever: what makes a failure repeatable.
+ * Never seeded from a clock or an address.
  */
 #ifndef SUITE_RANDOM_H
 #define SUITE_RANDOM_H

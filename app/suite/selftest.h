@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the groups of the self-test share: the shape of a case, how it fails, and where it gets memory, heaps and page sources. All
- * that a case takes is given back after it, also when it fails. Only test_*.c and selftest.c include this.
+ * What the groups of the self-test share: the shape of a case, how it fails, and where it gets memory, heaps and
+ * page sources. All that a case takes is given back after it, also when it fails. Only test_*.c and selftest.c
+ * include this.
  */
 #ifndef SUITE_SELFTEST_H
 #define SUITE_SELFTEST_H
@@ -18,8 +19,8 @@
 #define TEST_MAX_ERRORS 8
 
 /*
- * A page source over an arena, that can be told to misbehave. Cut in its own way it gives the lowest free pages first, what is wanted
- * or half of it down to what is needed.
+ * A page source over an arena, that can be told to misbehave. Cut in its own way it gives the lowest free pages
+ * first, what is wanted or half of it down to what is needed.
  */
 struct test_source {
 	uintptr_t base, end;
@@ -32,8 +33,8 @@ struct test_source {
 	unsigned n_wrong_puts; /* of what was not given: always a failure */
 	struct kpage_request last;
 
-	unsigned refuse_at;  /* this call of get() is refused, 0: none */
-	bool refuse_after;   /* and all after it */
+	unsigned refuse_at; /* this call of get() is refused, 0: none */
+	bool refuse_after;  /* and all after it */
 	bool refuse_all;
 	bool give_minimum;   /* min_pages, not want_pages */
 	bool give_less;      /* min_pages - 1 */
@@ -72,7 +73,7 @@ struct test_group {
 	unsigned n_cases;
 };
 
-#define TEST_GROUP(group, cases)                                                                                                 \
+#define TEST_GROUP(group, cases) \
 	const struct test_group group_##group = { #group, cases, sizeof(cases) / sizeof(cases[0]) }
 
 /* The first failure of a case counts; later ones are its consequences. */
@@ -83,26 +84,26 @@ void test_skip(struct test *t, const char *format, ...) __attribute__((format(pr
 void test_note(struct test *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* End the case (a function that returns nothing) when the condition does not hold. */
-#define CHECK(t, condition, ...)                                                                                                 \
-	do {                                                                                                                     \
-		if (!(condition)) {                                                                                              \
-			test_fail(t, __VA_ARGS__);                                                                               \
-			return;                                                                                                  \
-		}                                                                                                                \
+#define CHECK(t, condition, ...)                   \
+	do {                                       \
+		if (!(condition)) {                \
+			test_fail(t, __VA_ARGS__); \
+			return;                    \
+		}                                  \
 	} while (0)
 /* The same in a helper that returns whether all is well. */
-#define REQUIRE(t, condition, ...)                                                                                               \
-	do {                                                                                                                     \
-		if (!(condition)) {                                                                                              \
-			test_fail(t, __VA_ARGS__);                                                                               \
-			return false;                                                                                            \
-		}                                                                                                                \
+#define REQUIRE(t, condition, ...)                 \
+	do {                                       \
+		if (!(condition)) {                \
+			test_fail(t, __VA_ARGS__); \
+			return false;              \
+		}                                  \
 	} while (0)
 /* End the case when a helper has failed or skipped it. */
-#define TRY(call)                                                                                                                \
-	do {                                                                                                                     \
-		if (!(call))                                                                                                     \
-			return;                                                                                                  \
+#define TRY(call)               \
+	do {                    \
+		if (!(call))    \
+			return; \
 	} while (0)
 
 /* Pages of the host, aligned to a page, contents undefined. NULL: the case is skipped, for want of memory. */
@@ -142,7 +143,8 @@ static inline bool is_aligned(const void *object, size_t alignment)
 	return ((uintptr_t)object & (alignment - 1)) == 0;
 }
 
-extern const struct test_group group_text, group_contract, group_resize, group_reuse, group_regions, group_growth, group_accounting, group_waste,
-	group_misuse, group_checker, group_pages, group_cache, group_classic, group_stress;
+extern const struct test_group group_text, group_contract, group_resize, group_reuse, group_regions, group_growth,
+	group_accounting, group_waste, group_misuse, group_checker, group_pages, group_cache, group_classic,
+	group_stress;
 
 #endif

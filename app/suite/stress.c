@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The stress run: starts the engine, drives stress_work.c within the bounds, checks the engine, tells the observer, and gives the
- * verdict. Times decide only when to look, never what is done.
+ * The stress run: starts the engine, drives stress_work.c within the bounds, checks the engine, tells the observer,
+ * and gives the verdict. Times decide only when to look, never what is done.
  */
 #include "stress.h"
 #include "text.h"
@@ -45,10 +45,11 @@ bool stress_fail(struct stress *s, const char *format, ...)
 	s->result->outcome = SUITE_FAILED;
 	text_format(s->result->failure, sizeof(s->result->failure), "operation %llu%s: %s",
 	            (unsigned long long)s->progress.operations, s->is_draining ? " (freeing all)" : "", what);
-	text_format(s->result->repeat, sizeof(s->result->repeat), "kmalloc stress -seed %llu -operations %llu -heap %zu -engine %s",
+	text_format(s->result->repeat, sizeof(s->result->repeat),
+	            "kmalloc stress -seed %llu -operations %llu -heap %zu -engine %s",
 	            (unsigned long long)s->progress.seed,
-	            (unsigned long long)(s->is_draining ? s->drain_began_at : s->progress.operations), s->capacity_bytes,
-	            s->engine->name);
+	            (unsigned long long)(s->is_draining ? s->drain_began_at : s->progress.operations),
+	            s->capacity_bytes, s->engine->name);
 	return false;
 }
 
@@ -156,8 +157,8 @@ static bool drain(struct stress *s, struct pace *pace)
 	if (s->engine->stats != NULL)
 		s->engine->stats(s->engine, &stats);
 	if (stats.live_bytes != s->live_bytes_before)
-		return stress_fail(s, "%zu bytes are live after every block was freed, %zu were before the run", stats.live_bytes,
-		                   s->live_bytes_before);
+		return stress_fail(s, "%zu bytes are live after every block was freed, %zu were before the run",
+		                   stats.live_bytes, s->live_bytes_before);
 	return true;
 }
 
@@ -267,8 +268,8 @@ static bool begin(struct stress *s, const struct suite_options *options, struct 
 	return true;
 }
 
-void stress_run(struct host *host, struct allocator *engine, const struct suite_options *options, struct observer *observer,
-                struct stress_result *result, bool *keeps)
+void stress_run(struct host *host, struct allocator *engine, const struct suite_options *options,
+                struct observer *observer, struct stress_result *result, bool *keeps)
 {
 	struct stress s = { .host = host, .engine = engine, .observer = observer, .result = result };
 	bool was_started = engine->is_started;
@@ -290,7 +291,8 @@ void stress_run(struct host *host, struct allocator *engine, const struct suite_
 static struct allocator *kept;
 static bool kept_was_started;
 
-void suite_stress(struct host *host, const struct suite_options *options, struct observer *observer, struct stress_result *result)
+void suite_stress(struct host *host, const struct suite_options *options, struct observer *observer,
+                  struct stress_result *result)
 {
 	struct allocator *engine = suite_engine(host, options->engine);
 	bool keeps, was_started;
@@ -298,8 +300,8 @@ void suite_stress(struct host *host, const struct suite_options *options, struct
 	suite_stress_release();
 	if (engine == NULL) {
 		*result = (struct stress_result){ .outcome = SUITE_CANNOT_RUN };
-		text_format(result->failure, sizeof(result->failure), "There is no engine '%.40s'; `kmalloc info` lists them.",
-		            options->engine);
+		text_format(result->failure, sizeof(result->failure),
+		            "There is no engine '%.40s'; `kmalloc info` lists them.", options->engine);
 		return;
 	}
 	was_started = engine->is_started;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The stress run's inside: what stress.c (the driver: bounds, progress, verdict), stress_work.c (what is done to the engine, verified)
- * and the self-test's own broken engines share.
+ * The stress run's inside: what stress.c (the driver: bounds, progress, verdict), stress_work.c (what is done to
+ * the engine, verified) and the self-test's own broken engines share.
  */
 #ifndef SUITE_STRESS_H
 #define SUITE_STRESS_H
@@ -9,8 +9,10 @@
 #include "random.h"
 #include "suite.h"
 
-/* A block of the run. What it was meant to be (model) does not depend on whether the engine had memory for it, so that the sequence of
- * operations depends on nothing but the seed, the heap's size and the engine's limits. */
+/*
+ * A block of the run. What it was meant to be (model) does not depend on whether the engine had memory for it, so
+ * that the sequence of operations depends on nothing but the seed, the heap's size and the engine's limits.
+ */
 struct slot {
 	void *object;        /* NULL: the engine refused it */
 	uint64_t number;     /* of the block, from 1: which pattern it carries */
@@ -62,9 +64,11 @@ bool stress_drain_step(struct stress *s);
 /* Write down a failure, once. Returns false. */
 bool stress_fail(struct stress *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* suite_stress for an engine that need not be in the list. *keeps: the run failed and its engine is left as it was; the caller
- * stops it. */
-void stress_run(struct host *host, struct allocator *engine, const struct suite_options *options, struct observer *observer,
-                struct stress_result *result, bool *keeps);
+/*
+ * suite_stress for an engine that need not be in the list. *keeps: the run failed and its engine is left as it was;
+ * the caller stops it.
+ */
+void stress_run(struct host *host, struct allocator *engine, const struct suite_options *options,
+                struct observer *observer, struct stress_result *result, bool *keeps);
 
 #endif

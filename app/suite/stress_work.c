@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The stress run's work: which operation comes next, and doing it to the engine with every byte verified. Reads no clock and no
- * address when it decides, so the same seed gives the same sequence on every host.
+ * The stress run's work: which operation comes next, and doing it to the engine with every byte verified. Reads no
+ * clock and no address when it decides, so the same seed gives the same sequence on every host.
  */
 #include "pattern.h"
 #include "stress.h"
@@ -27,7 +27,10 @@
 #define ALIGNMENT_MAX_SHIFT 12
 /* Of this many blocks one carries its pattern up to its usable size. */
 #define FILL_USABLE_EVERY 8
-/* Beside the holes between live blocks: those that an engine may have between its own regions, and what it may add to a block. */
+/*
+ * Beside the holes between live blocks: those that an engine may have between its own regions, and what it may add
+ * to a block.
+ */
 #define FAIR_HOLES 16
 #define FAIR_OVERHEAD 8192
 
@@ -53,14 +56,14 @@ static bool accept(struct stress *s, const struct slot *slot, const void *object
 	size_t usable;
 
 	if (((uintptr_t)object & (alignment - 1)) != 0)
-		return stress_fail(s, "block %llu (%zu bytes) is at %p, which is not aligned to %zu", (unsigned long long)slot->number,
-		                   size, object, alignment);
+		return stress_fail(s, "block %llu (%zu bytes) is at %p, which is not aligned to %zu",
+		                   (unsigned long long)slot->number, size, object, alignment);
 	if (s->engine->usable_size == NULL)
 		return true;
 	usable = s->engine->usable_size(s->engine, (void *)(uintptr_t)object);
 	if (usable < size)
-		return stress_fail(s, "block %llu (%zu bytes at %p) has a usable size of %zu", (unsigned long long)slot->number, size,
-		                   object, usable);
+		return stress_fail(s, "block %llu (%zu bytes at %p) has a usable size of %zu",
+		                   (unsigned long long)slot->number, size, object, usable);
 	return true;
 }
 
@@ -85,20 +88,23 @@ static void mark_dead(struct stress *s, struct slot *slot)
 }
 
 /*
- * The engine said no: is that fair? n blocks leave at most n + 1 holes, so when all that is free is more than so many times the request,
- * one of them must have been large enough, wherever the blocks lie.
+ * The engine said no: is that fair? n blocks leave at most n + 1 holes, so when all that is free is more than so
+ * many times the request, one of them must have been large enough, wherever the blocks lie; unless it was the
+ * machine that had no more pages.
  */
 static bool refuse(struct stress *s, const struct slot *slot, size_t size)
 {
 	uint64_t holes = s->progress.live_objects + FAIR_HOLES;
-	uint64_t free_bytes = s->capacity_bytes > s->progress.live_bytes ? s->capacity_bytes - s->progress.live_bytes : 0;
+	uint64_t free_bytes =
+		s->capacity_bytes > s->progress.live_bytes ? s->capacity_bytes - s->progress.live_bytes : 0;
 
 	s->progress.refused++;
-	if (!s->engine->is_bounded || holes * (size + FAIR_OVERHEAD) > free_bytes)
+	if (!s->engine->is_bounded || s->engine->is_starved || holes * (size + FAIR_OVERHEAD) > free_bytes)
 		return true;
-	return stress_fail(s, "block %llu (%zu bytes) was refused while only %llu of %zu bytes were live, in %llu blocks",
-	                   (unsigned long long)slot->number, size, (unsigned long long)s->progress.live_bytes, s->capacity_bytes,
-	                   (unsigned long long)s->progress.live_objects);
+	return stress_fail(s,
+	                   "block %llu (%zu bytes) was refused while only %llu of %zu bytes were live, in %llu blocks",
+	                   (unsigned long long)slot->number, size, (unsigned long long)s->progress.live_bytes,
+	                   s->capacity_bytes, (unsigned long long)s->progress.live_objects);
 }
 
 /* An engine without a bound of its own is not asked for more than the heap's size. */
@@ -111,9 +117,10 @@ static bool make_block(struct stress *s, struct slot *slot, size_t size, size_t 
 {
 	void *object = NULL;
 
+	s->engine->is_starved = false;
 	if (may_ask(s, size))
-		object = alignment > s->engine->alignment ? s->engine->alloc_aligned(s->engine, size, alignment) :
-		                                            s->engine->alloc(s->engine, size);
+		object = alignment > s->engine->alignment ? s->engine->alloc_aligned(s->engine, size, alignment)
+		                                          : s->engine->alloc(s->engine, size);
 	if (object == NULL)
 		return refuse(s, slot, size);
 	if (!accept(s, slot, object, size, alignment))
@@ -204,7 +211,10 @@ static size_t level_bytes(const struct stress *s)
 	return s->capacity_bytes / STRESS_FULL_LEVEL * s->level;
 }
 
-/* Up level by level to more than full, down again to empty, at each level some operations that neither fill nor empty. */
+/*
+ * Up level by level to more than full, down again to empty, at each level some operations that neither fill nor
+ * empty.
+ */
 static void steer(struct stress *s)
 {
 	bool is_there = s->is_falling ? s->model_bytes <= level_bytes(s) : s->model_bytes >= level_bytes(s);
@@ -233,7 +243,8 @@ static bool next_alloc(struct stress *s)
 	if (kind < KIND_BURST) {
 		s->burst_left = random_below(&s->random, BURST_MAX);
 		s->burst_frees = false;
-		s->burst_bytes = random_size(&s->random, 1, BURST_BLOCK_MAX < s->max_block_bytes ? BURST_BLOCK_MAX : s->max_block_bytes);
+		s->burst_bytes = random_size(
+			&s->random, 1, BURST_BLOCK_MAX < s->max_block_bytes ? BURST_BLOCK_MAX : s->max_block_bytes);
 		size = s->burst_bytes;
 	}
 	if (kind < KIND_BURST || kind >= KIND_ALIGNED || s->engine->alloc_aligned == NULL ||
@@ -242,8 +253,8 @@ static bool next_alloc(struct stress *s)
 	s->free_newest = kind >= KIND_ALIGNED && kind < KIND_IMMEDIATE;
 	/* Few bytes may live for ever, or the run could not go back to empty. */
 	slot = add_slot(s, size,
-	                kind >= KIND_IMMEDIATE && kind < KIND_FOREVER && !s->is_falling && s->n_forever < s->max_slots / 4 &&
-	                        size <= s->max_block_bytes / FOREVER_SHARE);
+	                kind >= KIND_IMMEDIATE && kind < KIND_FOREVER && !s->is_falling &&
+	                        s->n_forever < s->max_slots / 4 && size <= s->max_block_bytes / FOREVER_SHARE);
 	return make_block(s, slot, size, alignment);
 }
 
@@ -307,7 +318,8 @@ static bool choose(struct stress *s)
 		return next_resize(s);
 	if (s->n_slots < s->max_slots &&
 	    (s->n_slots == s->n_forever ||
-	     percent < RESIZE_PERCENT + (s->model_bytes < level_bytes(s) ? ALLOC_PERCENT_RISING : ALLOC_PERCENT_FALLING)))
+	     percent <
+	             RESIZE_PERCENT + (s->model_bytes < level_bytes(s) ? ALLOC_PERCENT_RISING : ALLOC_PERCENT_FALLING)))
 		return next_alloc(s);
 	return s->n_slots > s->n_forever ? next_free(s) : remove_slot(s, random_below(&s->random, s->n_slots));
 }

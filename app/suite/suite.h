@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The suite: what can be run, with which options, and how it tells of its progress. Nothing here draws: a `struct observer` is told,
- * and either prints lines (suite_print_observer) or draws a screen (app/ui).
+ * The suite: what can be run, with which options, and how it tells of its progress. Nothing here draws: a `struct
+ * observer` is told, and either prints lines (suite_print_observer) or draws a screen (app/ui).
  */
 #ifndef SUITE_SUITE_H
 #define SUITE_SUITE_H
@@ -19,27 +19,30 @@ enum suite_format { SUITE_TEXT, SUITE_TAP };
 struct suite_options {
 	enum suite_command command;
 	enum suite_format format;
-	const char *engine;    /* "heap" */
-	uint64_t seed;         /* 42 */
-	uint32_t seconds;      /* 60: bound of a stress run; 0: none */
-	uint64_t operations;   /* 0: none; the run ends at whichever bound comes first */
-	uint64_t heap_bytes;   /* 256 MiB, cut to what host->heap_limit allows */
-	const char *group;     /* self-test: only groups whose name starts so; NULL: all */
+	const char *engine;  /* "heap" */
+	uint64_t seed;       /* 42 */
+	uint32_t seconds;    /* 60: bound of a stress run; 0: none */
+	uint64_t operations; /* 0: none; the run ends at whichever bound comes first */
+	uint64_t heap_bytes; /* 256 MiB, cut to what host->heap_limit allows */
+	const char *group;   /* self-test: only groups whose name starts so; NULL: all */
 };
 
 void suite_default_options(struct suite_options *options);
 
 /*
- * argv without the program's own name. Words are `selftest`, `stress`, `info`, `menu`, `help`, `version`; options begin with one dash
- * (two are taken too), names are not case-sensitive: -seconds N, -operations N, -seed N, -heap SIZE[K|M|G], -engine NAME,
+ * argv without the program's own name. Words are `selftest`, `stress`, `info`, `menu`, `help`, `version`; options
+ * begin with one dash (two are taken too), names are not case-sensitive: -seconds N, -operations N, -seed N, -heap
+ * SIZE[K|M|G], -engine NAME,
  * -format text|tap, -group NAME, -? -h -help. False: one line of what is wrong in why[].
  */
 bool suite_parse(int argc, char *const argv[], struct suite_options *options, char *why, size_t why_size);
 /* One line. */
 extern const char suite_usage[];
 
-/* How a run ended. The host turns it into an exit status: Linux 0, 1, 2, 3; firmware EFI_SUCCESS, EFI_CRC_ERROR, EFI_ABORTED,
- * EFI_OUT_OF_RESOURCES / EFI_UNSUPPORTED. */
+/*
+ * How a run ended. The host turns it into an exit status: Linux 0, 1, 2, 3; firmware EFI_SUCCESS, EFI_CRC_ERROR,
+ * EFI_ABORTED, EFI_OUT_OF_RESOURCES / EFI_UNSUPPORTED.
+ */
 enum suite_outcome { SUITE_PASSED, SUITE_FAILED, SUITE_STOPPED, SUITE_CANNOT_RUN };
 
 enum suite_control { SUITE_GO_ON, SUITE_PAUSE, SUITE_STOP };
@@ -48,8 +51,10 @@ enum case_state { CASE_PASSED, CASE_FAILED, CASE_SKIPPED };
 
 struct case_report {
 	const char *group;
-	const char *name;   /* what the case proves, as a statement: "freeing 7 neighbours in any order leaves one free block" */
-	const char *detail; /* of a failure: what was expected and seen, where; of a skip: why; else "" or a figure worth showing */
+	/* What the case proves, as a statement: "freeing 7 neighbours in any order leaves one free block". */
+	const char *name;
+	/* Of a failure: what was expected and seen, where; of a skip: why; else "" or a figure worth showing. */
+	const char *detail;
 	enum case_state state;
 	unsigned index; /* 1.. */
 	unsigned n_cases;
@@ -59,13 +64,13 @@ struct stress_progress {
 	const char *engine;
 	uint64_t seed;
 	uint64_t operations, operations_per_second; /* the rate of the last interval */
-	uint64_t elapsed_ms, bound_ms; /* bound 0: bounded by operations */
+	uint64_t elapsed_ms, bound_ms;              /* bound 0: bounded by operations */
 	uint64_t bound_operations;
 	uint64_t live_bytes, live_objects, peak_bytes; /* asked for, by the suite's own count */
-	uint64_t footprint_bytes, capacity_bytes;      /* pages held, and the most they may be; 0: the engine cannot say */
+	uint64_t footprint_bytes, capacity_bytes; /* pages held, and the most they may be; 0: the engine cannot say */
 	uint64_t verified_bytes;
-	uint64_t refused;      /* allocations that gave NULL because memory was full */
-	uint64_t checks;       /* heap checks made */
+	uint64_t refused; /* allocations that gave NULL because memory was full */
+	uint64_t checks;  /* heap checks made */
 	uint64_t checked_ms_ago;
 	unsigned fill_percent; /* the fill level that the run is steering to */
 	uint64_t failures;
@@ -83,13 +88,17 @@ struct observer {
 	/* Before a case starts, so that a hang is attributable. Returning SUITE_STOP ends the run after this. */
 	enum suite_control (*case_start)(void *ctx, const struct case_report *report);
 	void (*case_end)(void *ctx, const struct case_report *report);
-	/* At most ten times a second, never inside timed code. SUITE_PAUSE: it blocks inside until the user goes on; the time
-	 * it took does not count. */
+	/*
+	 * At most ten times a second, never inside timed code. SUITE_PAUSE: it blocks inside until the user goes
+	 * on; the time it took does not count.
+	 */
 	enum suite_control (*stress)(void *ctx, const struct stress_progress *progress);
 };
 
-/* An observer that writes lines through host->write: text or TAP 13, progress every ten seconds. Polls for Esc (asks once more
- * before it stops). One at a time. */
+/*
+ * An observer that writes lines through host->write: text or TAP 13, progress every ten seconds. Polls for Esc
+ * (asks once more before it stops). One at a time.
+ */
 struct observer *suite_print_observer(struct host *host, const struct suite_options *options);
 
 struct selftest_result {
@@ -101,11 +110,13 @@ struct selftest_result {
 void suite_selftest(struct host *host, const struct suite_options *options, struct observer *observer,
                     struct selftest_result *result);
 /*
- * Stress one engine. An engine that is started already is used as it is and not stopped (the menu keeps engine_heap started, so that
- * its statistics can be looked at after a run); otherwise it is started with heap_bytes and stopped. On failure the heap is kept as it was, for inspection, until suite_stress_release(); otherwise everything has
- * been given back when it returns.
+ * Stress one engine. An engine that is started already is used as it is and not stopped (the menu keeps engine_heap
+ * started, so that its statistics can be looked at after a run); otherwise it is started with heap_bytes and
+ * stopped. On failure the heap is kept as it was, for inspection, until suite_stress_release(); otherwise
+ * everything has been given back when it returns.
  */
-void suite_stress(struct host *host, const struct suite_options *options, struct observer *observer, struct stress_result *result);
+void suite_stress(struct host *host, const struct suite_options *options, struct observer *observer,
+                  struct stress_result *result);
 /* The engine as the failed run left it, or NULL. */
 struct allocator *suite_stress_kept(void);
 void suite_stress_release(void);

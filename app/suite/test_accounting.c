@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The heap's figures against a naive model that the test keeps: what is live, what was the most, how much is held, where it lies.
+ * The heap's figures against a naive model that the test keeps: what is live, what was the most, how much is held,
+ * where it lies.
  */
 #include "selftest.h"
 
@@ -55,30 +56,35 @@ static bool agrees(struct test *t, struct kheap *heap)
 {
 	struct kheap_stats stats;
 
-	kheap_stats(heap, &stats);
+	kheap_get_stats(heap, &stats);
 	REQUIRE(t, stats.live_bytes == model.live_bytes && stats.live_objects == model.live_objects,
-	        "the heap says %zu bytes in %zu objects are live, the model %zu in %zu", stats.live_bytes, stats.live_objects,
-	        model.live_bytes, model.live_objects);
+	        "the heap says %zu bytes in %zu objects are live, the model %zu in %zu", stats.live_bytes,
+	        stats.live_objects, model.live_bytes, model.live_objects);
 	REQUIRE(t, stats.peak_live_bytes >= model.peak_least && stats.peak_live_bytes <= model.peak_most,
 	        "the heap says the peak was %zu bytes, the model %zu to %zu", stats.peak_live_bytes, model.peak_least,
 	        model.peak_most);
-	REQUIRE(t, stats.footprint_bytes == t->source.given_pages * KMALLOC_PAGE_SIZE && stats.n_regions == t->source.n_given,
-	        "the heap says it holds %zu bytes in %zu regions, the source gave %zu in %u", stats.footprint_bytes, stats.n_regions,
-	        t->source.given_pages * KMALLOC_PAGE_SIZE, t->source.n_given);
+	REQUIRE(t,
+	        stats.footprint_bytes == t->source.given_pages * KMALLOC_PAGE_SIZE &&
+	                stats.n_regions == t->source.n_given,
+	        "the heap says it holds %zu bytes in %zu regions, the source gave %zu in %u", stats.footprint_bytes,
+	        stats.n_regions, t->source.given_pages * KMALLOC_PAGE_SIZE, t->source.n_given);
 	REQUIRE(t, stats.peak_footprint_bytes == t->source.peak_given_pages * KMALLOC_PAGE_SIZE,
 	        "the heap says the most it held was %zu bytes, the source gave %zu", stats.peak_footprint_bytes,
 	        t->source.peak_given_pages * KMALLOC_PAGE_SIZE);
-	REQUIRE(t, stats.n_allocs - stats.n_frees == stats.live_objects, "%llu allocations and %llu frees leave %zu objects",
-	        (unsigned long long)stats.n_allocs, (unsigned long long)stats.n_frees, stats.live_objects);
-	REQUIRE(t, stats.n_grown - stats.n_shrunk + 1 == t->source.n_given || stats.n_grown - stats.n_shrunk == t->source.n_given,
+	REQUIRE(t, stats.n_allocs - stats.n_frees == stats.live_objects,
+	        "%llu allocations and %llu frees leave %zu objects", (unsigned long long)stats.n_allocs,
+	        (unsigned long long)stats.n_frees, stats.live_objects);
+	REQUIRE(t,
+	        stats.n_grown - stats.n_shrunk + 1 == t->source.n_given ||
+	                stats.n_grown - stats.n_shrunk == t->source.n_given,
 	        "%llu chunks got and %llu put back are counted, %u are given", (unsigned long long)stats.n_grown,
 	        (unsigned long long)stats.n_shrunk, t->source.n_given);
 	REQUIRE(t, stats.live_bytes + stats.free_bytes + stats.overhead_bytes <= stats.footprint_bytes,
-	        "%zu live, %zu free and %zu overhead bytes are more than the footprint of %zu", stats.live_bytes, stats.free_bytes,
-	        stats.overhead_bytes, stats.footprint_bytes);
+	        "%zu live, %zu free and %zu overhead bytes are more than the footprint of %zu", stats.live_bytes,
+	        stats.free_bytes, stats.overhead_bytes, stats.footprint_bytes);
 	REQUIRE(t, stats.largest_free_bytes <= stats.free_bytes && stats.fragmentation_permille <= 1000,
-	        "the largest free range is %zu of %zu bytes, the fragmentation %u", stats.largest_free_bytes, stats.free_bytes,
-	        stats.fragmentation_permille);
+	        "the largest free range is %zu of %zu bytes, the fragmentation %u", stats.largest_free_bytes,
+	        stats.free_bytes, stats.fragmentation_permille);
 	REQUIRE(t, stats.min_free_bytes <= stats.footprint_bytes - stats.overhead_bytes - stats.live_bytes,
 	        "min_free_bytes is %zu, more than is free now", stats.min_free_bytes);
 	return true;
@@ -89,11 +95,16 @@ static void *allocate(struct kheap *heap, struct random *random)
 	size_t size = random_size(random, 1, 20000);
 
 	switch (random_below(random, 5)) {
-	case 0: return kheap_calloc(heap, 1, size);
-	case 1: return kheap_alloc_aligned(heap, size, (size_t)16 << random_below(random, 6), 0);
-	case 2: return kheap_alloc_at_least(heap, size, 0).object;
-	case 3: return kpages_alloc(heap, 1 + size / KMALLOC_PAGE_SIZE, KMALLOC_PAGE_SIZE, UINTPTR_MAX, 0);
-	default: return kheap_alloc(heap, size, 0);
+	case 0:
+		return kheap_calloc(heap, 1, size);
+	case 1:
+		return kheap_alloc_aligned(heap, size, (size_t)16 << random_below(random, 6), 0);
+	case 2:
+		return kheap_alloc_at_least(heap, size, 0).object;
+	case 3:
+		return kpages_alloc(heap, 1 + size / KMALLOC_PAGE_SIZE, KMALLOC_PAGE_SIZE, UINTPTR_MAX, 0);
+	default:
+		return kheap_alloc(heap, size, 0);
 	}
 }
 
@@ -167,13 +178,17 @@ static void figures_match_the_model(struct test *t)
 	struct kheap_stats stats;
 
 	TRY(heap != NULL);
-	kheap_stats(heap, &stats);
-	CHECK(t, stats.peak_live_bytes == model.peak_least, "without resizing the peak is exact: %zu bytes, the heap says %zu",
-	      model.peak_least, stats.peak_live_bytes);
-	CHECK(t, stats.n_allocs == model.n_allocs && stats.n_frees == model.n_frees && stats.n_failures == model.n_failures,
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.peak_live_bytes == model.peak_least,
+	      "without resizing the peak is exact: %zu bytes, the heap says %zu", model.peak_least,
+	      stats.peak_live_bytes);
+	CHECK(t,
+	      stats.n_allocs == model.n_allocs && stats.n_frees == model.n_frees &&
+	              stats.n_failures == model.n_failures,
 	      "%llu allocations, %llu frees and %llu failures were made; the heap says %llu, %llu and %llu",
-	      (unsigned long long)model.n_allocs, (unsigned long long)model.n_frees, (unsigned long long)model.n_failures,
-	      (unsigned long long)stats.n_allocs, (unsigned long long)stats.n_frees, (unsigned long long)stats.n_failures);
+	      (unsigned long long)model.n_allocs, (unsigned long long)model.n_frees,
+	      (unsigned long long)model.n_failures, (unsigned long long)stats.n_allocs,
+	      (unsigned long long)stats.n_frees, (unsigned long long)stats.n_failures);
 	free_all(heap);
 	TRY(agrees(t, heap));
 }
@@ -228,11 +243,11 @@ static void walk_sees_everything(struct test *t)
 	unsigned n = 0;
 
 	TRY(heap != NULL);
-	kheap_stats(heap, &stats);
+	kheap_get_stats(heap, &stats);
 	kheap_walk(heap, add_range, &walked);
 	CHECK(t, walked.n_live == model.live_objects && walked.live_bytes == model.live_bytes,
-	      "kheap_walk saw %zu live bytes in %zu objects, the model has %zu in %zu", walked.live_bytes, walked.n_live,
-	      model.live_bytes, model.live_objects);
+	      "kheap_walk saw %zu live bytes in %zu objects, the model has %zu in %zu", walked.live_bytes,
+	      walked.n_live, model.live_bytes, model.live_objects);
 	/* A free range is what may be used of it: without the header that it has or will have. */
 	CHECK(t, walked.free_bytes <= stats.free_bytes && walked.free_bytes + 16 * walked.n_free >= stats.free_bytes,
 	      "kheap_walk saw %zu free bytes, kheap_stats says %zu", walked.free_bytes, stats.free_bytes);
@@ -240,6 +255,25 @@ static void walk_sees_everything(struct test *t)
 	kheap_walk(heap, stop_at_third, &n);
 	CHECK(t, n == 3, "kheap_walk was told to stop after 3 ranges and went on to %u", n);
 	free_all(heap);
+}
+
+/* The same in one region that is too large for descriptors and objects to share a page. */
+static void walk_sees_a_large_region(struct test *t)
+{
+	struct walked walked = { 0 };
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats stats;
+
+	TRY(heap != NULL);
+	for (unsigned i = 0; i < 200; i++)
+		CHECK(t, kheap_alloc(heap, 1 + i * 97, 0) != NULL, "%u bytes were refused", 1 + i * 97);
+	kheap_get_stats(heap, &stats);
+	kheap_walk(heap, add_range, &walked);
+	CHECK(t, walked.n_live == 200 && walked.live_bytes == stats.live_bytes,
+	      "kheap_walk saw %zu bytes in %zu objects, kheap_stats says %zu in 200", walked.live_bytes, walked.n_live,
+	      stats.live_bytes);
+	CHECK(t, walked.free_bytes <= stats.free_bytes && walked.free_bytes + 16 * walked.n_free >= stats.free_bytes,
+	      "kheap_walk saw %zu free bytes, kheap_stats says %zu", walked.free_bytes, stats.free_bytes);
 }
 
 static void owner_is_known(struct test *t)
@@ -260,8 +294,8 @@ static void owner_is_known(struct test *t)
 
 			range = kheap_owner(heap, bytes + offset);
 			CHECK(t, range.is_live && range.base == (uintptr_t)bytes && range.size_bytes == entry->usable,
-			      "byte %zu of the object of %zu bytes at %p belongs to %zu bytes at 0x%zx", offset, entry->usable,
-			      (const void *)bytes, range.size_bytes, (size_t)range.base);
+			      "byte %zu of the object of %zu bytes at %p belongs to %zu bytes at 0x%zx", offset,
+			      entry->usable, (const void *)bytes, range.size_bytes, (size_t)range.base);
 		}
 		kheap_free(heap, entry->object);
 		range = kheap_owner(heap, bytes);
@@ -283,17 +317,21 @@ static void fresh_heap_says_so(struct test *t)
 	struct kheap_stats stats;
 
 	TRY(heap != NULL);
-	kheap_stats(heap, &stats);
-	CHECK(t, stats.live_bytes == 0 && stats.live_objects == 0 && stats.peak_live_bytes == 0, "something is live in a new heap");
-	CHECK(t, stats.footprint_bytes == (size_t)1 << 20 && stats.n_regions == 1, "1 MiB is a footprint of %zu bytes in %zu regions",
-	      stats.footprint_bytes, stats.n_regions);
-	CHECK(t, stats.free_bytes + stats.overhead_bytes <= stats.footprint_bytes &&
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.live_bytes == 0 && stats.live_objects == 0 && stats.peak_live_bytes == 0,
+	      "something is live in a new heap");
+	CHECK(t, stats.footprint_bytes == (size_t)1 << 20 && stats.n_regions == 1,
+	      "1 MiB is a footprint of %zu bytes in %zu regions", stats.footprint_bytes, stats.n_regions);
+	CHECK(t,
+	      stats.free_bytes + stats.overhead_bytes <= stats.footprint_bytes &&
 	              stats.free_bytes + stats.overhead_bytes + 2 * KMALLOC_PAGE_SIZE >= stats.footprint_bytes,
 	      "of 1 MiB %zu bytes are free and %zu overhead", stats.free_bytes, stats.overhead_bytes);
-	CHECK(t, stats.n_free_ranges <= 2 && stats.fragmentation_permille <= 50, "a new heap is %zu ranges, fragmentation %u",
-	      stats.n_free_ranges, stats.fragmentation_permille);
-	CHECK(t, stats.overhead_bytes <= stats.footprint_bytes / 50, "%zu of 1 MiB are overhead, more than 2 %%", stats.overhead_bytes);
-	CHECK(t, stats.n_allocs == 0 && stats.n_frees == 0 && stats.n_failures == 0 && stats.n_errors == 0, "a new heap counts calls");
+	CHECK(t, stats.n_free_ranges <= 2 && stats.fragmentation_permille <= 50,
+	      "a new heap is %zu ranges, fragmentation %u", stats.n_free_ranges, stats.fragmentation_permille);
+	CHECK(t, stats.overhead_bytes <= stats.footprint_bytes / 50, "%zu of 1 MiB are overhead, more than 2 %%",
+	      stats.overhead_bytes);
+	CHECK(t, stats.n_allocs == 0 && stats.n_frees == 0 && stats.n_failures == 0 && stats.n_errors == 0,
+	      "a new heap counts calls");
 	test_note(t, "%zu bytes of 1 MiB are overhead", stats.overhead_bytes);
 }
 
@@ -307,11 +345,12 @@ static void fragmentation_is_seen(struct test *t)
 	TRY(heap != NULL);
 	for (unsigned i = 0; i < N; i++)
 		objects[i] = kheap_alloc(heap, 9000, 0);
-	kheap_stats(heap, &whole);
+	kheap_get_stats(heap, &whole);
 	for (unsigned i = 0; i < N; i += 2)
 		kheap_free(heap, objects[i]);
-	kheap_stats(heap, &holes);
-	CHECK(t, holes.n_free_ranges >= whole.n_free_ranges + N / 2 - 2, "50 holes are %zu free ranges", holes.n_free_ranges);
+	kheap_get_stats(heap, &holes);
+	CHECK(t, holes.n_free_ranges >= whole.n_free_ranges + N / 2 - 2, "50 holes are %zu free ranges",
+	      holes.n_free_ranges);
 	CHECK(t, holes.fragmentation_permille >= 700, "50 equal holes are a fragmentation of %u permille",
 	      holes.fragmentation_permille);
 	for (unsigned i = 1; i < N; i += 2)
@@ -329,11 +368,11 @@ static void failures_and_errors_count(struct test *t)
 	object = kheap_alloc(heap, 100, 0);
 	CHECK(t, kheap_alloc(heap, (size_t)4 << 20, 0) == NULL && kheap_realloc(heap, object, (size_t)4 << 20) == NULL,
 	      "4 MiB were found in 1 MiB");
-	kheap_stats(heap, &stats);
+	kheap_get_stats(heap, &stats);
 	CHECK(t, stats.n_failures == 2, "two failures were counted as %llu", (unsigned long long)stats.n_failures);
 	kheap_free(heap, on_stack + 2);
 	TRY(test_expect_error(t, KMALLOC_FOREIGN_POINTER, on_stack + 2));
-	kheap_stats(heap, &stats);
+	kheap_get_stats(heap, &stats);
 	CHECK(t, stats.n_errors == 1, "one misuse was counted as %llu", (unsigned long long)stats.n_errors);
 	CHECK(t, stats.n_allocs == 1 && stats.n_frees == 0, "a refused free was counted");
 	kheap_free(heap, object);
@@ -344,6 +383,7 @@ static const struct test_case cases[] = {
 	{ "live bytes, objects, peaks, footprint and calls match a naive model", figures_match_the_model },
 	{ "they match with resizes too", figures_match_with_resizes },
 	{ "a walk sees every object and every free byte once", walk_sees_everything },
+	{ "a walk sees everything in a large region", walk_sees_a_large_region },
 	{ "the owner of any byte of any object is known", owner_is_known },
 	{ "fragmentation is seen", fragmentation_is_seen },
 	{ "failures and misuses are counted", failures_and_errors_count },

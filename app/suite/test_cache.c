@@ -8,7 +8,9 @@
 
 static void sizes_and_alignments_hold(struct test *t)
 {
-	static const size_t sizes[] = { 1, 8, 16, 17, 24, 40, 100, 200, 333, 1000, 2048, 3000, 4096, 5000, 10000, 32768 };
+	static const size_t sizes[] = {
+		1, 8, 16, 17, 24, 40, 100, 200, 333, 1000, 2048, 3000, 4096, 5000, 10000, 32768
+	};
 	static const size_t alignments[] = { 0, 1, 8, 16, 32, 64, 256, 4096 };
 	enum { N = 20 };
 	struct kheap *heap = test_heap(t, ARENA);
@@ -20,11 +22,13 @@ static void sizes_and_alignments_hold(struct test *t)
 			size_t alignment = alignments[j] == 0 ? 16 : alignments[j];
 			struct kcache *cache = kcache_create(heap, sizes[i], alignments[j], NULL, NULL);
 
-			CHECK(t, cache != NULL, "a cache of %zu bytes aligned to %zu was refused", sizes[i], alignments[j]);
+			CHECK(t, cache != NULL, "a cache of %zu bytes aligned to %zu was refused", sizes[i],
+			      alignments[j]);
 			for (unsigned k = 0; k < N; k++) {
 				objects[k] = kcache_alloc(cache, 0);
 				CHECK(t, objects[k] != NULL && is_aligned(objects[k], alignment),
-				      "object %u of %zu bytes aligned to %zu is at %p", k, sizes[i], alignment, objects[k]);
+				      "object %u of %zu bytes aligned to %zu is at %p", k, sizes[i], alignment,
+				      objects[k]);
 				test_fill(objects[k], sizes[i], k);
 			}
 			for (unsigned k = 0; k < N; k++) {
@@ -63,7 +67,7 @@ static void wrong_numbers_are_refused(struct test *t)
 	struct kheap_stats before;
 
 	TRY(heap != NULL);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	CHECK(t, kcache_create(heap, 0, 0, NULL, NULL) == NULL, "a cache of 0 bytes was made");
 	CHECK(t, kcache_create(heap, 32769, 0, NULL, NULL) == NULL, "a cache of 32769 bytes was made");
 	CHECK(t, kcache_create(heap, SIZE_MAX, 0, NULL, NULL) == NULL, "a cache of SIZE_MAX bytes was made");
@@ -115,10 +119,13 @@ static void objects_are_packed(struct test *t)
 {
 	static const size_t sizes[] = { 24, 40, 72, 136, 200, 320, 520, 1100 };
 	enum { N = 300 };
+	void *arena = test_arena(t, ARENA);
 	unsigned worst = 0;
 
+	TRY(arena != NULL);
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		struct kheap *heap = test_heap(t, ARENA);
+		struct kheap_config config = test_config(t);
+		struct kheap *heap = test_heap_in(t, arena, ARENA, &config);
 		struct kheap_stats before, after;
 		struct kcache *cache;
 		size_t used, padded = (sizes[i] + (test_is_hardened() ? 8 : 0) + 15) / 16 * 16;
@@ -128,14 +135,14 @@ static void objects_are_packed(struct test *t)
 		cache = kcache_create(heap, sizes[i], 0, NULL, NULL);
 		CHECK(t, cache != NULL, "a cache of %zu bytes was refused", sizes[i]);
 		kcache_free(cache, kcache_alloc(cache, 0));
-		kheap_stats(heap, &before);
+		kheap_get_stats(heap, &before);
 		for (unsigned k = 0; k < N; k++)
 			CHECK(t, kcache_alloc(cache, 0) != NULL, "object %u of %zu bytes was refused", k, sizes[i]);
-		kheap_stats(heap, &after);
+		kheap_get_stats(heap, &after);
 		used = before.free_bytes - after.free_bytes;
 		percent = (unsigned)(used * 100 / (N * padded));
-		CHECK(t, percent <= 115, "%d objects of %zu bytes, %zu when rounded, take %zu bytes: %u %%", N, sizes[i], padded, used,
-		      percent);
+		CHECK(t, percent <= 115, "%d objects of %zu bytes, %zu when rounded, take %zu bytes: %u %%", N,
+		      sizes[i], padded, used, percent);
 		worst = percent > worst ? percent : worst;
 		TRY(test_end_heap(t, heap));
 	}
@@ -157,8 +164,9 @@ static void strangers_are_refused(struct test *t)
 	kcache_free(other, object);
 	TRY(test_expect_error(t, KMALLOC_WRONG_CACHE, object));
 	CHECK(t, !kcache_destroy(one), "a cache with a live object was destroyed");
-	CHECK(t, t->n_errors == 1 && t->errors[0].error_class == KMALLOC_BUSY, "destroying it was reported as %u errors, the first '%s'",
-	      t->n_errors, kmalloc_error_name(t->errors[0].error_class));
+	CHECK(t, t->n_errors == 1 && t->errors[0].error_class == KMALLOC_BUSY,
+	      "destroying it was reported as %u errors, the first '%s'", t->n_errors,
+	      kmalloc_error_name(t->errors[0].error_class));
 	t->n_errors = 0;
 	kcache_free(one, plain);
 	CHECK(t, t->n_errors == 1, "an object of no cache was accepted");
@@ -186,10 +194,12 @@ static void reserve_does_not_fail(struct test *t)
 	CHECK(t, cache != NULL, "a cache of 200 bytes was refused");
 	CHECK(t, kcache_prefill(cache, N) >= N, "a reserve of %d objects of 200 bytes was refused in 512 KiB", N);
 	/* Take all that is left from everyone else. */
-	while (kheap_alloc(heap, 4096, 0) != NULL || kheap_alloc(heap, 200, 0) != NULL || kheap_alloc(heap, 16, 0) != NULL)
+	while (kheap_alloc(heap, 4096, 0) != NULL || kheap_alloc(heap, 200, 0) != NULL ||
+	       kheap_alloc(heap, 16, 0) != NULL)
 		continue;
 	for (; n < N; n++)
-		CHECK(t, kcache_alloc(cache, KMALLOC_NO_GROW) != NULL, "object %u of a reserve of %d was refused in a full heap", n, N);
+		CHECK(t, kcache_alloc(cache, KMALLOC_NO_GROW) != NULL,
+		      "object %u of a reserve of %d was refused in a full heap", n, N);
 	test_note(t, "%d objects in a full heap", N);
 }
 
@@ -222,10 +232,11 @@ static void caches_share_the_heap(struct test *t)
 
 	TRY(heap != NULL);
 	kheap_trim(heap);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	random_seed(&random, t->options->seed);
 	for (unsigned i = 0; i < 8; i++)
-		CHECK(t, (caches[i] = kcache_create(heap, 30 + 50 * i, 0, NULL, NULL)) != NULL, "cache %u was refused", i);
+		CHECK(t, (caches[i] = kcache_create(heap, 30 + 50 * i, 0, NULL, NULL)) != NULL, "cache %u was refused",
+		      i);
 	for (unsigned i = 0; i < N; i++)
 		objects[i] = NULL;
 	for (unsigned step = 0; step < 5000; step++) {
@@ -246,9 +257,9 @@ static void caches_share_the_heap(struct test *t)
 	for (unsigned i = 0; i < 8; i++)
 		CHECK(t, kcache_destroy(caches[i]), "cache %u was not destroyed", i);
 	kheap_trim(heap);
-	kheap_stats(heap, &after);
-	CHECK(t, after.free_bytes == before.free_bytes && after.live_bytes == 0, "%zu bytes are free after all caches are gone, %zu were before",
-	      after.free_bytes, before.free_bytes);
+	kheap_get_stats(heap, &after);
+	CHECK(t, after.free_bytes == before.free_bytes && after.live_bytes == 0,
+	      "%zu bytes are free after all caches are gone, %zu were before", after.free_bytes, before.free_bytes);
 }
 
 static const struct test_case cases[] = {

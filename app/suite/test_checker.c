@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The checker itself: every invariant that it knows is broken on purpose, in the heap's own data, and must be reported as what it is;
- * repaired, the heap must be sound again. The one file of the suite that knows the heap's inside.
+ * The checker itself: every invariant that it knows is broken on purpose, in the heap's own data, and must be
+ * reported as what it is; repaired, the heap must be sound again. The one file of the suite that knows the heap's
+ * inside.
  */
 #include "../heap/internal.h"
 
@@ -387,7 +388,8 @@ static const struct {
 	{ KHEAP_FAULT_BLOCK_SIZE, true, break_block_size_large, "a sealed size past the area" },
 	{ KHEAP_FAULT_BLOCK_PREVIOUS, true, break_block_previous, "a changed flag of the block before" },
 	{ KHEAP_FAULT_BLOCK_PREVIOUS, true, break_block_footer, "a changed size at a free block's end" },
-	{ KHEAP_FAULT_BLOCK_UNMERGED, true, break_block_unmerged, "a live block that claims to be free between free ones" },
+	{ KHEAP_FAULT_BLOCK_UNMERGED, true, break_block_unmerged,
+	  "a live block that claims to be free between free ones" },
 	{ KHEAP_FAULT_BLOCK_LIST, true, break_block_link, "a link to a live block" },
 	{ KHEAP_FAULT_BLOCK_LIST, true, break_block_link_outside, "a link out of the heap" },
 	{ KHEAP_FAULT_BLOCK_LIST, true, break_block_head, "a list that lost its head" },
@@ -444,10 +446,11 @@ static bool is_found(struct test *t, struct wreck *w, size_t i)
 	/* The check build may have looked by itself meanwhile. */
 	t->n_errors = 0;
 	REQUIRE(t, n != 0, "kheap_check found nothing wrong with %s", breaks[i].what);
-	REQUIRE(t, first.fault_class == breaks[i].fault_class, "kheap_check called %s '%s', expected '%s'", breaks[i].what,
-	        kheap_fault_name(first.fault_class), kheap_fault_name(breaks[i].fault_class));
-	REQUIRE(t, !breaks[i].is_local || in_steps == breaks[i].fault_class, "kheap_check_step called %s '%s', expected '%s'",
-	        breaks[i].what, kheap_fault_name(in_steps), kheap_fault_name(breaks[i].fault_class));
+	REQUIRE(t, first.fault_class == breaks[i].fault_class, "kheap_check called %s '%s', expected '%s'",
+	        breaks[i].what, kheap_fault_name(first.fault_class), kheap_fault_name(breaks[i].fault_class));
+	REQUIRE(t, !breaks[i].is_local || in_steps == breaks[i].fault_class,
+	        "kheap_check_step called %s '%s', expected '%s'", breaks[i].what, kheap_fault_name(in_steps),
+	        kheap_fault_name(breaks[i].fault_class));
 	return test_sound(t, w->heap, "the repair");
 }
 
@@ -473,7 +476,8 @@ static void all_classes_are_broken(struct test *t)
 
 		while (i < N_BREAKS && (int)breaks[i].fault_class != fault_class)
 			i++;
-		CHECK(t, i < N_BREAKS, "no case breaks the invariant '%s'", kheap_fault_name((enum kheap_fault_class)fault_class));
+		CHECK(t, i < N_BREAKS, "no case breaks the invariant '%s'",
+		      kheap_fault_name((enum kheap_fault_class)fault_class));
 	}
 }
 
@@ -505,7 +509,8 @@ static void steps_cover_the_heap(struct test *t)
 	TRY(build(t, &w));
 	CHECK(t, check_in_steps(&w, &n_steps) == KHEAP_FAULT_NONE, "kheap_check_step found faults in a sound heap");
 	/* Three pages a step, but a run or an area is never cut. */
-	CHECK(t, n_steps >= 8 && n_steps <= ARENA / PAGE_SIZE, "%u steps went round %zu pages", n_steps, ARENA / PAGE_SIZE);
+	CHECK(t, n_steps >= 8 && n_steps <= ARENA / PAGE_SIZE, "%u steps went round %zu pages", n_steps,
+	      ARENA / PAGE_SIZE);
 }
 
 static const struct test_case cases[] = {

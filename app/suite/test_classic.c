@@ -60,8 +60,8 @@ static bool is_refused(struct test *t, struct classic *classic, void *object, en
 	classic_free(classic, object);
 	classic->trace = NULL;
 	REQUIRE(t, traced.n == 1 && traced.events[0].event == event && traced.events[0].address == object,
-	        "freeing %p was reported as event %d, expected %d", object, traced.n != 0 ? (int)traced.events[0].event : -1,
-	        (int)event);
+	        "freeing %p was reported as event %d, expected %d", object,
+	        traced.n != 0 ? (int)traced.events[0].event : -1, (int)event);
 	REQUIRE(t, classic->n_errors == n_errors + 1, "the misuse was not counted");
 	REQUIRE(t, classic->free_bytes == free_bytes, "the refused call changed the free bytes");
 	return true;
@@ -80,7 +80,8 @@ static void demo_runs(struct test *t)
 	again = classic_alloc(&classic, 400);
 	CHECK(t, again == p, "400 after a free are at %p, expected the same %p", (void *)again, (void *)p);
 	pp = classic_alloc(&classic, 400);
-	CHECK(t, pp == p + 400 + HEADER, "the second 400 are at %p, expected %p", (void *)pp, (void *)(p + 400 + HEADER));
+	CHECK(t, pp == p + 400 + HEADER, "the second 400 are at %p, expected %p", (void *)pp,
+	      (void *)(p + 400 + HEADER));
 	classic_free(&classic, p);
 	CHECK(t, classic_alloc(&classic, 500) == NULL, "500 bytes were found between holes of 400 and 176");
 	classic_free(&classic, pp);
@@ -97,9 +98,10 @@ static void demo_is_traced(struct test *t)
 		enum classic_event event;
 		size_t offset, size_bytes, free_bytes;
 	} expected[] = {
-		{ CLASSIC_ALLOCATED, 16, 400, 608 },  { CLASSIC_ALLOCATED, 432, 400, 192 }, { CLASSIC_FREED, 16, 400, 192 },
-		{ CLASSIC_SKIPPED, 848, 176, 608 },   { CLASSIC_SKIPPED, 16, 400, 608 },    { CLASSIC_REFUSED, 0, 500, 608 },
-		{ CLASSIC_FREED, 432, 400, 608 },     { CLASSIC_ALLOCATED, 16, 500, 496 },
+		{ CLASSIC_ALLOCATED, 16, 400, 608 }, { CLASSIC_ALLOCATED, 432, 400, 192 },
+		{ CLASSIC_FREED, 16, 400, 192 },     { CLASSIC_SKIPPED, 848, 176, 608 },
+		{ CLASSIC_SKIPPED, 16, 400, 608 },   { CLASSIC_REFUSED, 0, 500, 608 },
+		{ CLASSIC_FREED, 432, 400, 608 },    { CLASSIC_ALLOCATED, 16, 500, 496 },
 	};
 	struct traced traced = { 0 };
 	struct classic classic;
@@ -121,10 +123,12 @@ static void demo_is_traced(struct test *t)
 		CHECK(t,
 		      traced.events[i].event == expected[i].event && traced.events[i].address == address &&
 		              traced.events[i].free_bytes == expected[i].free_bytes,
-		      "event %u is %d at %p with %zu bytes free, expected %d at %p with %zu", i + 1, (int)traced.events[i].event,
-		      traced.events[i].address, traced.events[i].free_bytes, (int)expected[i].event, address, expected[i].free_bytes);
+		      "event %u is %d at %p with %zu bytes free, expected %d at %p with %zu", i + 1,
+		      (int)traced.events[i].event, traced.events[i].address, traced.events[i].free_bytes,
+		      (int)expected[i].event, address, expected[i].free_bytes);
 		CHECK(t, traced.events[i].size_bytes == expected[i].size_bytes || expected[i].size_bytes == 500,
-		      "event %u has size %zu, expected %zu", i + 1, traced.events[i].size_bytes, expected[i].size_bytes);
+		      "event %u has size %zu, expected %zu", i + 1, traced.events[i].size_bytes,
+		      expected[i].size_bytes);
 	}
 }
 
@@ -142,8 +146,8 @@ static void any_area_serves(struct test *t)
 				area[i] = 0xa5;
 			is_made = classic_init(&classic, area + offset, size);
 			/* 32 bytes after alignment are the least: up to 15 are lost at either end. */
-			CHECK(t, is_made ? size >= 32 : size < 32 + 30, "an area of %zu bytes at offset %zu was %s", size, offset,
-			      is_made ? "accepted" : "refused");
+			CHECK(t, is_made ? size >= 32 : size < 32 + 30, "an area of %zu bytes at offset %zu was %s",
+			      size, offset, is_made ? "accepted" : "refused");
 			if (!is_made)
 				continue;
 			p = classic_alloc(&classic, 1);
@@ -155,12 +159,16 @@ static void any_area_serves(struct test *t)
 				      "byte %zu was written, outside %zu bytes at %zu", i, size, offset);
 		}
 	}
-	CHECK(t, !classic_init(&classic, (void *)(UINTPTR_MAX - 100), 4096), "an area that runs over the last address was accepted");
+	CHECK(t, !classic_init(&classic, (void *)(UINTPTR_MAX - 100), 4096),
+	      "an area that runs over the last address was accepted");
 }
 
 static void sizes_do_not_wrap(struct test *t)
 {
-	static const size_t sizes[] = { 513, 4096, (size_t)((uint64_t)1 << 32) - 16, PTRDIFF_MAX, SIZE_MAX - 4095, SIZE_MAX - 31, SIZE_MAX - 16, SIZE_MAX };
+	static const size_t sizes[] = {
+		513,           4096,    (size_t)((uint64_t)1 << 32) - 16, PTRDIFF_MAX, SIZE_MAX - 4095, SIZE_MAX - 31,
+		SIZE_MAX - 16, SIZE_MAX
+	};
 	static _Alignas(16) uint8_t area[1024];
 	struct classic classic;
 
@@ -169,7 +177,8 @@ static void sizes_do_not_wrap(struct test *t)
 		CHECK(t, classic_alloc(&classic, sizes[i]) == NULL, "%zu bytes were given", sizes[i]);
 	classic.max_size = SIZE_MAX;
 	for (size_t i = 1; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-		CHECK(t, classic_alloc(&classic, sizes[i]) == NULL, "%zu bytes were given with the limit raised", sizes[i]);
+		CHECK(t, classic_alloc(&classic, sizes[i]) == NULL, "%zu bytes were given with the limit raised",
+		      sizes[i]);
 	CHECK(t, classic_alloc(&classic, 1024 - HEADER) != NULL, "all of the area was refused with the limit raised");
 }
 
@@ -188,8 +197,8 @@ static void sizes_are_not_cut(struct test *t)
 	CHECK(t, classic_init(&classic, front, size + HEADER), "an area of more than 4 GiB was refused");
 	classic.max_size = SIZE_MAX;
 	p = classic_alloc(&classic, size);
-	CHECK(t, p == front + HEADER && classic_usable_size(&classic, p) == size, "a block of %zu bytes has %zu usable ones", size,
-	      classic_usable_size(&classic, p));
+	CHECK(t, p == front + HEADER && classic_usable_size(&classic, p) == size,
+	      "a block of %zu bytes has %zu usable ones", size, classic_usable_size(&classic, p));
 	CHECK(t, classic_alloc(&classic, 1) == NULL, "an area that one object fills gave another");
 	classic_free(&classic, p);
 	TRY(is_whole(t, &classic));
@@ -207,7 +216,8 @@ static void full_area_ends_searches(struct test *t)
 		n++;
 	/* 48 bytes each: 21 of them, and a rest of 16 that is too small for a header stays with the last. */
 	CHECK(t, n == 21, "%u objects of 24 bytes fit 1024 bytes, expected 21", n);
-	CHECK(t, classic.free_bytes == 0 && classic_free_blocks(&classic) == 0, "a full area has %zu bytes free", classic.free_bytes);
+	CHECK(t, classic.free_bytes == 0 && classic_free_blocks(&classic) == 0, "a full area has %zu bytes free",
+	      classic.free_bytes);
 	CHECK(t, classic_usable_size(&classic, p[20]) == 48, "the last object has %zu usable bytes, expected 48",
 	      classic_usable_size(&classic, p[20]));
 	CHECK(t, classic_alloc(&classic, 0) == NULL, "a full area gave an object");
@@ -317,7 +327,8 @@ static void damaged_headers_are_refused(struct test *t)
 	CHECK(t, classic_check(&classic) != NULL, "a header that points elsewhere passed the check");
 	TRY(is_refused(t, &classic, b, CLASSIC_DAMAGED));
 	/* A search that meets it must end, not follow it. */
-	CHECK(t, classic_alloc(&classic, 512) != NULL || classic.n_errors > 0, "a search went on past a damaged header");
+	CHECK(t, classic_alloc(&classic, 512) != NULL || classic.n_errors > 0,
+	      "a search went on past a damaged header");
 	header->prev ^= 64;
 	classic_free(&classic, a);
 	TRY(is_sound(t, &classic));
@@ -332,7 +343,8 @@ static bool free_in_order(struct test *t, struct classic *classic, const uint8_t
 	void *objects[NEIGHBOURS];
 
 	for (unsigned i = 0; i < NEIGHBOURS; i++)
-		REQUIRE(t, (objects[i] = classic_alloc(classic, 100)) != NULL, "100 bytes were refused in an area of 1024");
+		REQUIRE(t, (objects[i] = classic_alloc(classic, 100)) != NULL,
+		        "100 bytes were refused in an area of 1024");
 	for (unsigned i = 0; i < NEIGHBOURS; i++)
 		classic_free(classic, objects[order[i]]);
 	return is_whole(t, classic);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Growth: the page source refuses, gives less, gives the wrong places, calls back into the heap. The heap must do what it can,
- * refuse the rest, and give everything back.
+ * Growth: the page source refuses, gives less, gives the wrong places, calls back into the heap. The heap must do
+ * what it can, refuse the rest, and give everything back.
  */
 #include "selftest.h"
 
@@ -25,7 +25,8 @@ static bool end_heap(struct test *t, struct kheap *heap)
 	if (!test_end_heap(t, heap))
 		return false;
 	REQUIRE(t, t->source.n_given == 0 && t->source.n_wrong_puts == 0,
-	        "after kheap_destroy %u chunks were not put back and %u wrong ones were", t->source.n_given, t->source.n_wrong_puts);
+	        "after kheap_destroy %u chunks were not put back and %u wrong ones were", t->source.n_given,
+	        t->source.n_wrong_puts);
 	return true;
 }
 
@@ -33,7 +34,10 @@ static bool end_heap(struct test *t, struct kheap *heap)
  * Refusal at every call
  * --------------------------------------------------------------------------------------------------------- */
 
-/* Random work with every byte verified; allocations may fail, nothing else may. Returns false when the case has failed. */
+/*
+ * Random work with every byte verified; allocations may fail, nothing else may. Returns false when the case has
+ * failed.
+ */
 static bool work(struct test *t, struct kheap *heap, unsigned *n_failed)
 {
 	static void *slots[WORK_SLOTS];
@@ -87,15 +91,18 @@ static bool work_with_refusal(struct test *t, unsigned n, bool for_ever, bool *w
 	if (heap != NULL) {
 		if (!work(t, heap, &n_failed) || !test_sound(t, heap, "a refusal of the source"))
 			return false;
-		kheap_stats(heap, &stats);
-		REQUIRE(t, stats.live_objects == 0 && stats.live_bytes == 0, "%zu objects are live at the end", stats.live_objects);
+		kheap_get_stats(heap, &stats);
+		REQUIRE(t, stats.live_objects == 0 && stats.live_bytes == 0, "%zu objects are live at the end",
+		        stats.live_objects);
 		kheap_destroy(heap);
 	}
 	*was_refused = t->source.n_refused > 0;
 	REQUIRE(t, heap != NULL || n == 1, "no heap was made although only call %u of the source was refused", n);
 	REQUIRE(t, heap == NULL || n > 1, "a heap was made although its first chunk was refused");
-	REQUIRE(t, *was_refused || n_failed == 0, "%u allocations failed although the source refused nothing", n_failed);
-	REQUIRE(t, t->source.n_given == 0, "%u chunks were not put back after call %u was refused", t->source.n_given, n);
+	REQUIRE(t, *was_refused || n_failed == 0, "%u allocations failed although the source refused nothing",
+	        n_failed);
+	REQUIRE(t, t->source.n_given == 0, "%u chunks were not put back after call %u was refused", t->source.n_given,
+	        n);
 	return true;
 }
 
@@ -140,11 +147,12 @@ static void too_little_is_put_back(struct test *t)
 	unsigned n_puts;
 
 	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	n_puts = t->source.n_puts;
 	t->source.give_less = true;
 	CHECK(t, kheap_alloc(heap, (size_t)1 << 20, 0) == NULL, "1 MiB was found although the source gives too little");
-	CHECK(t, t->source.n_puts > n_puts && t->source.n_given == 1, "a chunk that is too small was not put straight back");
+	CHECK(t, t->source.n_puts > n_puts && t->source.n_given == 1,
+	      "a chunk that is too small was not put straight back");
 	TRY(test_same(t, heap, &before, "a chunk that is too small"));
 	t->source.give_less = false;
 	kheap_free(heap, kheap_alloc(heap, (size_t)1 << 20, 0));
@@ -179,29 +187,37 @@ static void any_place_serves(struct test *t)
 	TRY(works_with_source(t, "chunks one page past a boundary of 32 KiB"));
 }
 
-/* Large aligned objects from a source whose chunks never begin at a boundary. */
-static void misaligned_chunks_serve(struct test *t)
+/* Aligned objects from a source whose chunks never begin at a boundary. */
+static void misaligned_chunks_serve(struct test *t, size_t arena, size_t boundary)
 {
-	static const size_t alignments[] = { 4096, 8192, 65536, (size_t)256 << 10, (size_t)1 << 20, (size_t)2 << 20 };
-
-	TRY(test_source(t, (size_t)16 << 20));
-	t->source.alignment = (size_t)2 << 20;
+	TRY(test_source(t, arena));
+	t->source.alignment = boundary;
 	t->source.give_minimum = true;
-	for (size_t i = 0; i < sizeof(alignments) / sizeof(alignments[0]); i++) {
+	for (size_t alignment = PAGE; alignment <= boundary; alignment *= 4) {
 		struct kheap *heap;
 		void *natural, *asked;
 
 		TRY(heap_from_source(t, &heap));
-		natural = kheap_alloc(heap, alignments[i], 0);
-		asked = kheap_alloc_aligned(heap, 100, alignments[i], 0);
-		CHECK(t, natural != NULL && is_aligned(natural, alignments[i]),
-		      "%zu bytes from chunks that begin one page past 2 MiB are %p", alignments[i], natural);
-		CHECK(t, asked != NULL && is_aligned(asked, alignments[i]), "100 bytes aligned to %zu from such chunks are %p",
-		      alignments[i], asked);
+		natural = kheap_alloc(heap, alignment, 0);
+		asked = kheap_alloc_aligned(heap, 100, alignment, 0);
+		CHECK(t, natural != NULL && is_aligned(natural, alignment),
+		      "%zu bytes from chunks that begin one page past %zu are %p", alignment, boundary, natural);
+		CHECK(t, asked != NULL && is_aligned(asked, alignment),
+		      "100 bytes aligned to %zu from such chunks are %p", alignment, asked);
 		kheap_free(heap, natural);
 		kheap_free(heap, asked);
 		TRY(end_heap(t, heap));
 	}
+}
+
+static void chunks_past_256_kib_serve(struct test *t)
+{
+	misaligned_chunks_serve(t, ARENA, (size_t)256 << 10);
+}
+
+static void chunks_past_1_mib_serve(struct test *t)
+{
+	misaligned_chunks_serve(t, (size_t)8 << 20, (size_t)1 << 20);
 }
 
 static void low_pages_are_asked_for(struct test *t)
@@ -214,14 +230,16 @@ static void low_pages_are_asked_for(struct test *t)
 	is_low = t->source.end - 1 <= UINT32_MAX;
 	object = kheap_alloc(heap, (size_t)1 << 20, KMALLOC_BELOW_4G);
 	CHECK(t, t->source.last.max_address <= UINT32_MAX || object != NULL,
-	      "a request below 4 GiB was handed on to the source with the limit 0x%zx", (size_t)t->source.last.max_address);
-	CHECK(t, (object != NULL) == is_low, "1 MiB below 4 GiB was %s, the arena being %s it", object != NULL ? "given" : "refused",
-	      is_low ? "below" : "above");
-	CHECK(t, object == NULL || (uintptr_t)object + ((size_t)1 << 20) - 1 <= UINT32_MAX, "1 MiB below 4 GiB is at %p", object);
+	      "a request below 4 GiB was handed on to the source with the limit 0x%zx",
+	      (size_t)t->source.last.max_address);
+	CHECK(t, (object != NULL) == is_low, "1 MiB below 4 GiB was %s, the arena being %s it",
+	      object != NULL ? "given" : "refused", is_low ? "below" : "above");
+	CHECK(t, object == NULL || (uintptr_t)object + ((size_t)1 << 20) - 1 <= UINT32_MAX,
+	      "1 MiB below 4 GiB is at %p", object);
 	kheap_free(heap, object);
 	object = kheap_alloc(heap, (size_t)1 << 20, 0);
-	CHECK(t, object != NULL && t->source.last.max_address == UINTPTR_MAX, "an ordinary request has a limit of 0x%zx",
-	      (size_t)t->source.last.max_address);
+	CHECK(t, object != NULL && t->source.last.max_address == UINTPTR_MAX,
+	      "an ordinary request has a limit of 0x%zx", (size_t)t->source.last.max_address);
 	kheap_free(heap, object);
 	TRY(end_heap(t, heap));
 }
@@ -253,13 +271,14 @@ static void no_grow_does_not_ask(struct test *t)
 	unsigned n_gets;
 
 	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	n_gets = t->source.n_gets;
 	CHECK(t, kheap_alloc(heap, (size_t)1 << 20, KMALLOC_NO_GROW) == NULL, "1 MiB was found without growing");
-	CHECK(t, kpages_alloc(heap, 256, PAGE, UINTPTR_MAX, KMALLOC_NO_GROW) == NULL, "256 pages were found without growing");
+	CHECK(t, kpages_alloc(heap, 256, PAGE, UINTPTR_MAX, KMALLOC_NO_GROW) == NULL,
+	      "256 pages were found without growing");
 	CHECK(t, t->source.n_gets == n_gets, "the source was asked although the request forbids it");
 	TRY(test_same(t, heap, &before, "a request that may not grow the heap"));
-	kheap_stats(heap, &after);
+	kheap_get_stats(heap, &after);
 	CHECK(t, after.n_failures == before.n_failures + 2, "two refusals were counted as %llu",
 	      (unsigned long long)(after.n_failures - before.n_failures));
 	TRY(end_heap(t, heap));
@@ -274,27 +293,32 @@ static void empty_chunks_go_back(struct test *t)
 	size_t given_back;
 
 	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	for (unsigned i = 0; i < N; i++) {
 		objects[i] = kheap_alloc(heap, 100000, 0);
 		CHECK(t, objects[i] != NULL, "100000 bytes were refused");
 	}
-	kheap_stats(heap, &stats);
+	kheap_get_stats(heap, &stats);
 	CHECK(t, stats.n_grown >= 1 && stats.footprint_bytes >= N * 100000, "the heap did not grow");
 	for (unsigned i = 0; i < N; i++)
 		kheap_free(heap, objects[i]);
-	kheap_stats(heap, &stats);
-	CHECK(t, stats.footprint_bytes < ARENA / 2, "%zu bytes are held with nothing live, and not given back", stats.footprint_bytes);
-	CHECK(t, stats.footprint_bytes == t->source.given_pages * PAGE, "the heap says it holds %zu bytes, the source gave %zu",
-	      stats.footprint_bytes, t->source.given_pages * PAGE);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.footprint_bytes < ARENA / 2, "%zu bytes are held with nothing live, and not given back",
+	      stats.footprint_bytes);
+	CHECK(t, stats.footprint_bytes == t->source.given_pages * PAGE,
+	      "the heap says it holds %zu bytes, the source gave %zu", stats.footprint_bytes,
+	      t->source.given_pages * PAGE);
 	given_back = kheap_trim(heap);
-	CHECK(t, given_back == stats.footprint_bytes - t->source.given_pages * PAGE, "kheap_trim says %zu bytes, the source got %zu",
-	      given_back, stats.footprint_bytes - t->source.given_pages * PAGE);
-	CHECK(t, t->source.n_given == 1, "%u chunks are held after kheap_trim, expected the first alone", t->source.n_given);
-	kheap_stats(heap, &stats);
+	CHECK(t, given_back == stats.footprint_bytes - t->source.given_pages * PAGE,
+	      "kheap_trim says %zu bytes, the source got %zu", given_back,
+	      stats.footprint_bytes - t->source.given_pages * PAGE);
+	CHECK(t, t->source.n_given == 1, "%u chunks are held after kheap_trim, expected the first alone",
+	      t->source.n_given);
+	kheap_get_stats(heap, &stats);
 	CHECK(t, stats.footprint_bytes == before.footprint_bytes, "the footprint is %zu bytes, before it was %zu",
 	      stats.footprint_bytes, before.footprint_bytes);
-	CHECK(t, stats.n_grown - stats.n_shrunk == before.n_grown - before.n_shrunk, "chunks got and put back are counted wrongly");
+	CHECK(t, stats.n_grown - stats.n_shrunk == before.n_grown - before.n_shrunk,
+	      "chunks got and put back are counted wrongly");
 	TRY(end_heap(t, heap));
 }
 
@@ -336,8 +360,10 @@ static void limit_is_kept(struct test *t)
 	TRY(heap != NULL);
 	while (kheap_alloc(heap, 3000, 0) != NULL)
 		n++;
-	kheap_stats(heap, &stats);
-	CHECK(t, t->source.peak_given_pages * PAGE <= config.limit_bytes && stats.peak_footprint_bytes <= config.limit_bytes,
+	kheap_get_stats(heap, &stats);
+	CHECK(t,
+	      t->source.peak_given_pages * PAGE <= config.limit_bytes &&
+	              stats.peak_footprint_bytes <= config.limit_bytes,
 	      "the footprint was %zu bytes with a limit of 1 MiB", t->source.peak_given_pages * PAGE);
 	CHECK(t, n >= 300, "only %u objects of 3000 bytes fit a limit of 1 MiB", n);
 	CHECK(t, kheap_alloc(heap, (size_t)2 << 20, 0) == NULL, "2 MiB were given with a limit of 1 MiB");
@@ -382,8 +408,8 @@ static void low_memory_is_asked(struct test *t)
 	      "on_low_memory was asked although the request forbids it");
 	object = kheap_alloc(cushion.heap, 250000, 0);
 	CHECK(t, object != NULL, "250000 bytes were refused although on_low_memory freed 300000");
-	CHECK(t, cushion.n_asked == 1 && cushion.size_bytes == 250000, "on_low_memory was asked %u times, for %zu bytes",
-	      cushion.n_asked, cushion.size_bytes);
+	CHECK(t, cushion.n_asked == 1 && cushion.size_bytes == 250000,
+	      "on_low_memory was asked %u times, for %zu bytes", cushion.n_asked, cushion.size_bytes);
 	CHECK(t, kheap_alloc(cushion.heap, 300000, 0) == NULL, "300000 bytes more were given");
 	CHECK(t, cushion.n_asked == 2, "on_low_memory was asked %u times for one request", cushion.n_asked - 1);
 	kheap_free(cushion.heap, object);
@@ -394,7 +420,8 @@ static const struct test_case cases[] = {
 	{ "work survives the source's refusal at each call and ever after", lasting_refusal_is_survived },
 	{ "a chunk that is too small is put straight back", too_little_is_put_back },
 	{ "chunks may lie anywhere: low, high, with gaps, off boundaries", any_place_serves },
-	{ "large alignments are met by chunks off every boundary", misaligned_chunks_serve },
+	{ "alignments to 256 KiB are met by chunks one page past them", chunks_past_256_kib_serve },
+	{ "alignments to 1 MiB are met by chunks one page past them", chunks_past_1_mib_serve },
 	{ "a request below 4 GiB is handed on to the source", low_pages_are_asked_for },
 	{ "the source may enter the heap from get and put", source_may_enter_the_heap },
 	{ "a request that may not grow the heap does not ask the source", no_grow_does_not_ask },

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Misuse: every detection fires, with the right class and address, at the point that is documented, and changes nothing. What only the
- * hardened builds detect is skipped in the release build.
+ * Misuse: every detection fires, with the right class and address, at the point that is documented, and changes
+ * nothing. What only the hardened builds detect is skipped in the release build.
  */
 #include "selftest.h"
 
@@ -32,10 +32,11 @@ static bool get_neighbours(struct test *t, struct kheap *heap, size_t size, bool
 }
 
 /* The misuse was reported so, and changed nothing. */
-static bool is_reported(struct test *t, struct kheap *heap, const struct kheap_stats *before, enum kmalloc_error_class error_class,
-                        const void *address)
+static bool is_reported(struct test *t, struct kheap *heap, const struct kheap_stats *before,
+                        enum kmalloc_error_class error_class, const void *address)
 {
-	return test_expect_error(t, error_class, address) && test_same(t, heap, before, kmalloc_error_name(error_class));
+	return test_expect_error(t, error_class, address) &&
+	       test_same(t, heap, before, kmalloc_error_name(error_class));
 }
 
 /* Run `probe` on neighbours of every size, from blocks and from slabs, in a heap of its own each. */
@@ -64,7 +65,7 @@ static bool free_again(struct test *t, struct neighbours *n, unsigned i)
 {
 	struct kheap_stats before;
 
-	kheap_stats(n->heap, &before);
+	kheap_get_stats(n->heap, &before);
 	kheap_free(n->heap, n->objects[i]);
 	return is_reported(t, n->heap, &before, KMALLOC_DOUBLE_FREE, n->objects[i]);
 }
@@ -100,7 +101,7 @@ static bool probe_other_calls(struct test *t, struct neighbours *n)
 	void *freed = n->objects[2];
 
 	kheap_free(n->heap, freed);
-	kheap_stats(n->heap, &before);
+	kheap_get_stats(n->heap, &before);
 	REQUIRE(t, kheap_realloc(n->heap, freed, 100) == NULL, "a freed object was resized");
 	if (!is_reported(t, n->heap, &before, KMALLOC_DOUBLE_FREE, freed))
 		return false;
@@ -130,7 +131,7 @@ static bool refuses(struct test *t, struct kheap *heap, void *pointer, enum kmal
 {
 	struct kheap_stats before;
 
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	kheap_free(heap, pointer);
 	if (!is_reported(t, heap, &before, error_class, pointer))
 		return false;
@@ -167,13 +168,15 @@ static bool probe_interior(struct test *t, struct neighbours *n)
 	struct kheap_stats before;
 
 	for (size_t offset = 16; offset < usable; offset += offset < 80 ? 16 : usable / 48 * 16 + 16) {
-		kheap_stats(n->heap, &before);
+		kheap_get_stats(n->heap, &before);
 		kheap_free(n->heap, n->objects[2] + offset);
 		REQUIRE(t, t->n_errors == 0 || t->errors[0].nearest == n->objects[2],
-		        "the object nearest to byte %zu of %zu at %p was reported as %p", offset, usable, (void *)n->objects[2],
-		        t->errors[0].nearest);
-		REQUIRE(t, t->n_errors == 0 || (t->errors[0].nearest_is_live && t->errors[0].nearest_size_bytes == usable),
-		        "the nearest object of %zu bytes was reported with %zu", usable, t->errors[0].nearest_size_bytes);
+		        "the object nearest to byte %zu of %zu at %p was reported as %p", offset, usable,
+		        (void *)n->objects[2], t->errors[0].nearest);
+		REQUIRE(t,
+		        t->n_errors == 0 || (t->errors[0].nearest_is_live && t->errors[0].nearest_size_bytes == usable),
+		        "the nearest object of %zu bytes was reported with %zu", usable,
+		        t->errors[0].nearest_size_bytes);
 		if (!is_reported(t, n->heap, &before, KMALLOC_INTERIOR_POINTER, n->objects[2] + offset))
 			return false;
 	}
@@ -190,7 +193,8 @@ static bool probe_misaligned(struct test *t, struct neighbours *n)
 	static const size_t offsets[] = { 1, 2, 4, 7, 8, 15, 17, 4097 };
 
 	for (unsigned i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++)
-		if (offsets[i] < n->size && !refuses(t, n->heap, n->objects[2] + offsets[i], KMALLOC_MISALIGNED_POINTER))
+		if (offsets[i] < n->size &&
+		    !refuses(t, n->heap, n->objects[2] + offsets[i], KMALLOC_MISALIGNED_POINTER))
 			return false;
 	kheap_free(n->heap, n->objects[2]);
 	return n->size == 1 || refuses(t, n->heap, n->objects[2] + 1, KMALLOC_MISALIGNED_POINTER);
@@ -206,7 +210,7 @@ static bool probe_wrong_size(struct test *t, struct neighbours *n)
 	size_t wrong[] = { n->size * 3 + 100, n->size / 4, SIZE_MAX, PTRDIFF_MAX, 0 };
 	struct kheap_stats before;
 
-	kheap_stats(n->heap, &before);
+	kheap_get_stats(n->heap, &before);
 	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
 		/* Below a quarter only where rounding up cannot have made it. */
 		if (wrong[i] < n->size && n->size < 500)
@@ -250,8 +254,9 @@ static void bulk_frees_report_each(struct test *t)
 	      "they were reported as '%s' and '%s'", kmalloc_error_name(t->errors[0].error_class),
 	      kmalloc_error_name(t->errors[1].error_class));
 	t->n_errors = 0;
-	kheap_stats(heap, &stats);
-	CHECK(t, stats.live_objects == 2 && stats.n_errors == 2, "%zu objects are live after a bulk that freed 4 of 6", stats.live_objects);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.live_objects == 2 && stats.n_errors == 2, "%zu objects are live after a bulk that freed 4 of 6",
+	      stats.live_objects);
 }
 
 /* ------------------------------------------------------------------------------------------------------------
@@ -291,8 +296,8 @@ static void callback_may_call_the_heap(struct test *t)
  * --------------------------------------------------------------------------------------------------------- */
 
 /* One of the errors reported has this class and an address within [from, to). Forgets them. */
-static bool expect_damage(struct test *t, enum kmalloc_error_class one, enum kmalloc_error_class other, const uint8_t *from,
-                          const uint8_t *to, const char *what)
+static bool expect_damage(struct test *t, enum kmalloc_error_class one, enum kmalloc_error_class other,
+                          const uint8_t *from, const uint8_t *to, const char *what)
 {
 	unsigned n = t->n_errors < TEST_MAX_ERRORS ? t->n_errors : TEST_MAX_ERRORS;
 
@@ -301,12 +306,12 @@ static bool expect_damage(struct test *t, enum kmalloc_error_class one, enum kma
 	for (unsigned i = 0; i < n; i++) {
 		const struct kmalloc_error *error = &t->errors[i];
 
-		if ((error->error_class == one || error->error_class == other) && (const uint8_t *)error->address >= from &&
-		    (const uint8_t *)error->address < to)
+		if ((error->error_class == one || error->error_class == other) &&
+		    (const uint8_t *)error->address >= from && (const uint8_t *)error->address < to)
 			return true;
 	}
-	test_fail(t, "%s at %p was reported as '%s' at %p", what, (const void *)from, kmalloc_error_name(t->errors[0].error_class),
-	          t->errors[0].address);
+	test_fail(t, "%s at %p was reported as '%s' at %p", what, (const void *)from,
+	          kmalloc_error_name(t->errors[0].error_class), t->errors[0].address);
 	return false;
 }
 
@@ -322,11 +327,12 @@ static void damaged_headers_are_reported(struct test *t)
 	TRY(heap != NULL && get_neighbours(t, heap, 1000, false, &n));
 	CHECK(t, kheap_owner(heap, n.objects[2]).kind == KHEAP_BLOCK, "an object of 1000 bytes has no header");
 	header = (uint64_t *)n.objects[2] - 1;
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	for (unsigned i = 0; i < sizeof(masks) / sizeof(masks[0]); i++) {
 		*header ^= masks[i];
 		kheap_free(heap, n.objects[2]);
-		TRY(expect_damage(t, KMALLOC_DAMAGED_TAG, KMALLOC_DAMAGED_TAG, n.objects[2] - 8, n.objects[2] + 1, "a damaged header"));
+		TRY(expect_damage(t, KMALLOC_DAMAGED_TAG, KMALLOC_DAMAGED_TAG, n.objects[2] - 8, n.objects[2] + 1,
+		                  "a damaged header"));
 		CHECK(t, kheap_check(heap, NULL) != 0, "kheap_check found nothing wrong with a damaged header");
 		*header ^= masks[i];
 		TRY(test_same(t, heap, &before, "freeing an object with a damaged header"));
@@ -356,7 +362,10 @@ static bool needs_hardened(struct test *t)
 	return test_is_hardened();
 }
 
-/* Change n bytes behind an object; the free must see it, leave the object alone, and take it when the bytes are repaired. */
+/*
+ * Change n bytes behind an object; the free must see it, leave the object alone, and take it when the bytes are
+ * repaired.
+ */
 static bool overrun_is_seen(struct test *t, struct neighbours *n, size_t n_bytes, bool as_string_end)
 {
 	uint8_t *end = n->objects[2] + n->size, saved[8];
@@ -367,9 +376,12 @@ static bool overrun_is_seen(struct test *t, struct neighbours *n, size_t n_bytes
 		saved[i] = end[i];
 		end[i] = as_string_end ? 0 : (uint8_t)~saved[i];
 	}
-	kheap_stats(n->heap, &before);
+	kheap_get_stats(n->heap, &before);
 	kheap_free(n->heap, n->objects[2]);
-	/* One byte is named; a longer overrun may reach the word that says where the object ends, and is then named by it. */
+	/*
+	 * One byte is named; a longer overrun may reach the word that says where the object ends, and is then named
+	 * by it.
+	 */
 	REQUIRE(t, n_bytes == 1 || t->n_errors == 0 || (const uint8_t *)t->errors[0].address - end < (ptrdiff_t)n_bytes,
 	        "an overrun at %p was reported at %p", (void *)end, t->errors[0].address);
 	if (!is_reported(t, n->heap, &before, KMALLOC_OVERRUN, n_bytes == 1 ? end : t->errors[0].address))
@@ -442,11 +454,13 @@ static bool late_write_is_seen(struct test *t, struct neighbours *n, size_t offs
 
 	kheap_free(n->heap, n->objects[2]);
 	word[0] ^= 0xff;
-	REQUIRE(t, kheap_check(n->heap, NULL) != 0, "kheap_check found nothing of a write to byte %zu of %zu after free", offset, n->size);
+	REQUIRE(t, kheap_check(n->heap, NULL) != 0,
+	        "kheap_check found nothing of a write to byte %zu of %zu after free", offset, n->size);
 	for (unsigned i = 0; i < 400 && t->n_errors == 0; i++)
 		if (kheap_alloc(n->heap, n->size, 0) == NULL)
 			break;
-	return expect_damage(t, KMALLOC_WRITE_AFTER_FREE, KMALLOC_DAMAGED_TAG, word - 24, word + 8, "a write after free");
+	return expect_damage(t, KMALLOC_WRITE_AFTER_FREE, KMALLOC_DAMAGED_TAG, word - 24, word + 8,
+	                     "a write after free");
 }
 
 static bool probe_first_word(struct test *t, struct neighbours *n)
@@ -514,9 +528,11 @@ static void broken_links_are_not_followed(struct test *t)
 	for (unsigned i = 0; i < 400 && t->n_errors == 0; i++) {
 		uint8_t *object = kheap_alloc(heap, 1000, 0);
 
-		CHECK(t, object == NULL || object < (uint8_t *)&n || object >= (uint8_t *)(&n + 1), "the stack was handed out as an object");
+		CHECK(t, object == NULL || object < (uint8_t *)&n || object >= (uint8_t *)(&n + 1),
+		      "the stack was handed out as an object");
 	}
-	TRY(expect_damage(t, KMALLOC_DAMAGED_TAG, KMALLOC_WRITE_AFTER_FREE, n.objects[1] - 8, n.objects[3] + 16, "a broken link"));
+	TRY(expect_damage(t, KMALLOC_DAMAGED_TAG, KMALLOC_WRITE_AFTER_FREE, n.objects[1] - 8, n.objects[3] + 16,
+	                  "a broken link"));
 }
 
 static const struct test_case cases[] = {

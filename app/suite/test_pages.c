@@ -16,10 +16,10 @@ static void pages_are_whole_and_aligned(struct test *t)
 		for (size_t alignment = PAGE; alignment <= (size_t)1 << 20; alignment *= 2) {
 			void *pages = kpages_alloc(heap, n_pages, alignment, UINTPTR_MAX, 0);
 
-			CHECK(t, pages != NULL && is_aligned(pages, alignment), "%zu pages aligned to %zu are at %p", n_pages, alignment,
-			      pages);
-			CHECK(t, kheap_usable_size(heap, pages) >= n_pages * PAGE, "%zu pages have %zu usable bytes", n_pages,
-			      kheap_usable_size(heap, pages));
+			CHECK(t, pages != NULL && is_aligned(pages, alignment), "%zu pages aligned to %zu are at %p",
+			      n_pages, alignment, pages);
+			CHECK(t, kheap_usable_size(heap, pages) >= n_pages * PAGE, "%zu pages have %zu usable bytes",
+			      n_pages, kheap_usable_size(heap, pages));
 			test_fill(pages, n_pages * PAGE, n_pages);
 			TRY(test_filled(t, pages, n_pages * PAGE, n_pages, "a page run"));
 			kpages_free(heap, pages);
@@ -61,12 +61,15 @@ static void zero_and_huge_are_defined(struct test *t)
 
 	TRY(heap != NULL);
 	run = kpages_alloc(heap, 1, PAGE, UINTPTR_MAX, 0);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	CHECK(t, kpages_alloc(heap, 0, 0, UINTPTR_MAX, 0) == NULL, "an alignment of 0 was accepted");
 	CHECK(t, kpages_alloc(heap, SIZE_MAX, PAGE, UINTPTR_MAX, 0) == NULL, "SIZE_MAX pages were given");
-	CHECK(t, kpages_alloc(heap, SIZE_MAX / PAGE + 2, PAGE, UINTPTR_MAX, 0) == NULL, "pages that wrap to one were given");
-	CHECK(t, kpages_alloc(heap, (size_t)PTRDIFF_MAX / PAGE + 1, PAGE, UINTPTR_MAX, 0) == NULL, "PTRDIFF_MAX in pages was given");
-	CHECK(t, kpages_alloc(heap, ARENA / PAGE, PAGE, UINTPTR_MAX, 0) == NULL, "as many pages as the whole heap has were given");
+	CHECK(t, kpages_alloc(heap, SIZE_MAX / PAGE + 2, PAGE, UINTPTR_MAX, 0) == NULL,
+	      "pages that wrap to one were given");
+	CHECK(t, kpages_alloc(heap, (size_t)PTRDIFF_MAX / PAGE + 1, PAGE, UINTPTR_MAX, 0) == NULL,
+	      "PTRDIFF_MAX in pages was given");
+	CHECK(t, kpages_alloc(heap, ARENA / PAGE, PAGE, UINTPTR_MAX, 0) == NULL,
+	      "as many pages as the whole heap has were given");
 	CHECK(t, kpages_alloc(heap, 1, SIZE_MAX / 2 + 1, UINTPTR_MAX, 0) == NULL, "a page aligned to 2^63 was given");
 	TRY(test_same(t, heap, &before, "refused pages"));
 	kpages_free(heap, NULL);
@@ -99,16 +102,18 @@ static void address_limit_is_kept(struct test *t)
 	TRY(heap != NULL);
 	CHECK(t, kheap_region(heap, 0, &region), "the heap has no region");
 	middle = region.base + region.n_pages / 2 * PAGE;
-	CHECK(t, kpages_alloc(heap, 1, PAGE, region.base + PAGE - 2, 0) == NULL, "a page below the heap's first was given");
+	CHECK(t, kpages_alloc(heap, 1, PAGE, region.base + PAGE - 2, 0) == NULL,
+	      "a page below the heap's first was given");
 	while ((run = kpages_alloc(heap, 3, PAGE, middle - 1, KMALLOC_NO_GROW)) != NULL) {
-		CHECK(t, (uintptr_t)run + 3 * PAGE <= middle, "3 pages at %p reach past the limit 0x%zx", run, (size_t)middle);
+		CHECK(t, (uintptr_t)run + 3 * PAGE <= middle, "3 pages at %p reach past the limit 0x%zx", run,
+		      (size_t)middle);
 		below++;
 	}
-	CHECK(t, below >= region.n_pages / 2 / 3 - 6, "only %u runs of 3 pages were found in %zu pages below the limit", below,
-	      region.n_pages / 2);
+	CHECK(t, below >= region.n_pages / 2 / 3 - 6, "only %u runs of 3 pages were found in %zu pages below the limit",
+	      below, region.n_pages / 2);
 	run = kpages_alloc(heap, 3, PAGE, UINTPTR_MAX, 0);
-	CHECK(t, run != NULL && (uintptr_t)run + 3 * PAGE > middle, "3 pages anywhere are %p with all below 0x%zx in use", run,
-	      (size_t)middle);
+	CHECK(t, run != NULL && (uintptr_t)run + 3 * PAGE > middle,
+	      "3 pages anywhere are %p with all below 0x%zx in use", run, (size_t)middle);
 	test_note(t, "%u runs of 3 pages in the lower half", below);
 }
 
@@ -124,7 +129,9 @@ static void below_4g_is_below(struct test *t)
 	heap = test_heap_in(t, high, ARENA / 4, &config);
 	TRY(heap != NULL);
 	if ((uintptr_t)high > UINT32_MAX)
-		CHECK(t, kheap_alloc(heap, 100, KMALLOC_BELOW_4G) == NULL && kpages_alloc(heap, 1, PAGE, UINT32_MAX, 0) == NULL,
+		CHECK(t,
+		      kheap_alloc(heap, 100, KMALLOC_BELOW_4G) == NULL &&
+		              kpages_alloc(heap, 1, PAGE, UINT32_MAX, 0) == NULL,
 		      "memory below 4 GiB was given by a heap that has none");
 	CHECK(t, kheap_add_region(heap, low, ARENA / 4), "a region below 4 GiB was refused");
 	for (size_t size = 1; size < 200000; size = size * 2 + 1) {

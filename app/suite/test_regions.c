@@ -8,7 +8,10 @@
 #define PAGE KMALLOC_PAGE_SIZE
 #define MANY 300
 
-/* Fill the heap with objects of one size, all of which must lie in [base, end) of one of its regions. Frees them. Returns how many. */
+/*
+ * Fill the heap with objects of one size, all of which must lie in [base, end) of one of its regions. Frees them.
+ * Returns how many.
+ */
 static size_t fill_and_free(struct test *t, struct kheap *heap, size_t size)
 {
 	void **last = NULL, **object;
@@ -79,7 +82,8 @@ static void region_is_not_left(struct test *t)
 		test_fill(arena, 32 * PAGE, 7);
 		heap = test_heap_in(t, start, size, &config);
 		TRY(heap != NULL);
-		CHECK(t, fill_and_free(t, heap, 100) > 0 && fill_and_free(t, heap, 6000) > 0, "nothing fits a heap of 96 KiB");
+		CHECK(t, fill_and_free(t, heap, 100) > 0 && fill_and_free(t, heap, 6000) > 0,
+		      "nothing fits a heap of 96 KiB");
 		TRY(test_end_heap(t, heap));
 		TRY(test_filled(t, arena, (size_t)(start - arena), 7, "memory in front of a region"));
 		/* The region itself may have changed; what is behind it may not. */
@@ -96,13 +100,14 @@ static void tiny_regions_are_refused(struct test *t)
 	struct kheap_stats before;
 
 	TRY(heap != NULL && arena != NULL);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		/* One byte past a page's begin, so that a page's worth holds no whole page. */
 		CHECK(t, !kheap_add_region(heap, arena + 1, sizes[i]), "a region of %zu bytes was accepted", sizes[i]);
 		TRY(test_same(t, heap, &before, "a refused region"));
 	}
-	CHECK(t, !kheap_add_region(heap, (void *)(UINTPTR_MAX - PAGE + 2), PAGE), "a region at the last address was accepted");
+	CHECK(t, !kheap_add_region(heap, (void *)(UINTPTR_MAX - PAGE + 2), PAGE),
+	      "a region at the last address was accepted");
 	CHECK(t, !kheap_add_region(heap, (void *)UINTPTR_MAX, 1), "a region at the last address was accepted");
 	TRY(test_same(t, heap, &before, "a refused region"));
 	CHECK(t, kheap_add_region(heap, arena, 3 * PAGE), "a region of three pages was refused");
@@ -115,7 +120,7 @@ static void page_zero_is_left_out(struct test *t)
 	struct kheap_stats before;
 
 	TRY(heap != NULL);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	/* Nothing but page 0: there is nothing to use, and nothing may be touched. */
 	CHECK(t, !kheap_add_region(heap, (void *)0, PAGE), "a region that is page 0 alone was accepted");
 	CHECK(t, !kheap_add_region(heap, (void *)0, 2 * PAGE - 1), "a region that is page 0 and a part was accepted");
@@ -135,19 +140,20 @@ static void neighbours_are_regions(struct test *t)
 	TRY(arena != NULL);
 	heap = test_heap_in(t, arena + 16 * PAGE, 16 * PAGE, &config);
 	TRY(heap != NULL);
-	kheap_stats(heap, &one);
+	kheap_get_stats(heap, &one);
 	CHECK(t, kheap_add_region(heap, arena + 32 * PAGE, 16 * PAGE), "the region just behind was refused");
 	CHECK(t, kheap_add_region(heap, arena, 16 * PAGE), "the region just in front was refused");
 	CHECK(t, kheap_add_region(heap, arena + 48 * PAGE, 16 * PAGE), "the region just behind was refused");
-	kheap_stats(heap, &stats);
-	CHECK(t, stats.footprint_bytes == 64 * PAGE && stats.n_regions == 4, "four regions of 16 pages are %zu bytes in %zu regions",
-	      stats.footprint_bytes, stats.n_regions);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.footprint_bytes == 64 * PAGE && stats.n_regions == 4,
+	      "four regions of 16 pages are %zu bytes in %zu regions", stats.footprint_bytes, stats.n_regions);
 	CHECK(t, fill_and_free(t, heap, 100) > 1500, "fewer than 1500 objects of 100 bytes fit 256 KiB");
 	CHECK(t, fill_and_free(t, heap, 3000) > 50, "fewer than 50 objects of 3000 bytes fit 256 KiB");
 	TRY(test_sound(t, heap, "filling adjacent regions"));
 	CHECK(t, kheap_remove_region(heap, arena + 40 * PAGE), "an empty region between two others was not given back");
 	CHECK(t, kheap_remove_region(heap, arena), "an empty region was not given back");
-	CHECK(t, kheap_remove_region(heap, arena + 64 * PAGE - 1), "an empty region was not given back by its last byte");
+	CHECK(t, kheap_remove_region(heap, arena + 64 * PAGE - 1),
+	      "an empty region was not given back by its last byte");
 	CHECK(t, !kheap_remove_region(heap, arena + 16 * PAGE), "the heap's own region was given back");
 	TRY(test_same(t, heap, &one, "adding and taking back three regions"));
 }
@@ -185,7 +191,7 @@ static void overlaps_are_refused(struct test *t)
 	heap = test_heap_in(t, arena + 8 * PAGE, 16 * PAGE, &config);
 	TRY(heap != NULL);
 	CHECK(t, kheap_add_region(heap, arena + 40 * PAGE, 16 * PAGE), "a region of 16 pages was refused");
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	for (size_t first = 0; first < 64; first++) {
 		for (size_t n = 3; first + n <= 64; n += 5) {
 			bool overlaps = (first < 24 && first + n > 8) || (first < 56 && first + n > 40);
@@ -208,7 +214,7 @@ static void busy_regions_stay(struct test *t)
 	unsigned n = 0, inside = 0;
 
 	TRY(heap != NULL && arena != NULL);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	CHECK(t, kheap_add_region(heap, arena, 32 * PAGE), "a region of 32 pages was refused");
 	while (n < 64 && (objects[n] = kheap_alloc(heap, 5000, 0)) != NULL) {
 		test_fill(objects[n], 5000, n);
@@ -216,7 +222,7 @@ static void busy_regions_stay(struct test *t)
 		n++;
 	}
 	CHECK(t, inside > 0, "no object of 5000 bytes was put in the new region although the heap is full");
-	kheap_stats(heap, &with);
+	kheap_get_stats(heap, &with);
 	CHECK(t, !kheap_remove_region(heap, arena + PAGE), "a region with %u live objects was given back", inside);
 	TRY(test_same(t, heap, &with, "the refused taking back"));
 	for (unsigned i = 0; i < n; i++) {
@@ -225,7 +231,8 @@ static void busy_regions_stay(struct test *t)
 	}
 	CHECK(t, kheap_remove_region(heap, arena + PAGE), "an empty region was not given back");
 	CHECK(t, !kheap_remove_region(heap, arena), "a region was given back twice");
-	CHECK(t, kheap_owner(heap, arena).kind == KHEAP_NOT_OURS, "a region that was given back still belongs to the heap");
+	CHECK(t, kheap_owner(heap, arena).kind == KHEAP_NOT_OURS,
+	      "a region that was given back still belongs to the heap");
 	kheap_trim(heap);
 	TRY(test_same(t, heap, &before, "adding, filling and taking back a region"));
 	test_fill(arena, 32 * PAGE, 1);
@@ -241,23 +248,26 @@ static void hundreds_of_regions(struct test *t)
 	size_t n;
 
 	TRY(heap != NULL && arena != NULL);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	/* In an order that is neither up nor down. */
 	for (size_t i = 0; i < MANY; i++)
-		CHECK(t, kheap_add_region(heap, arena + i * 7 % MANY * 5 * PAGE, 4 * PAGE), "region %zu of 4 pages was refused", i);
-	kheap_stats(heap, &stats);
-	CHECK(t, stats.n_regions == MANY + 1 && count_regions(heap) == MANY + 1, "the heap has %zu regions, expected %d",
-	      stats.n_regions, MANY + 1);
-	CHECK(t, stats.footprint_bytes == before.footprint_bytes + (size_t)MANY * 4 * PAGE, "the footprint is %zu bytes",
-	      stats.footprint_bytes);
+		CHECK(t, kheap_add_region(heap, arena + i * 7 % MANY * 5 * PAGE, 4 * PAGE),
+		      "region %zu of 4 pages was refused", i);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.n_regions == MANY + 1 && count_regions(heap) == MANY + 1,
+	      "the heap has %zu regions, expected %d", stats.n_regions, MANY + 1);
+	CHECK(t, stats.footprint_bytes == before.footprint_bytes + (size_t)MANY * 4 * PAGE,
+	      "the footprint is %zu bytes", stats.footprint_bytes);
 	n = fill_and_free(t, heap, 500);
 	CHECK(t, n >= (size_t)MANY * 3 * 8, "only %zu objects of 500 bytes fit 300 regions of 4 pages", n);
 	TRY(test_sound(t, heap, "filling hundreds of regions"));
 	for (size_t i = 0; i < MANY; i++)
-		CHECK(t, kheap_remove_region(heap, arena + i * 11 % MANY * 5 * PAGE), "region %zu was not given back", i);
+		CHECK(t, kheap_remove_region(heap, arena + i * 11 % MANY * 5 * PAGE), "region %zu was not given back",
+		      i);
 	kheap_trim(heap);
-	kheap_stats(heap, &stats);
-	CHECK(t, stats.n_regions == 1 && stats.footprint_bytes == before.footprint_bytes, "%zu regions are left", stats.n_regions);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.n_regions == 1 && stats.footprint_bytes == before.footprint_bytes, "%zu regions are left",
+	      stats.n_regions);
 	test_note(t, "%zu objects of 500 bytes in %d regions of 16 KiB", n, MANY);
 }
 
@@ -272,16 +282,16 @@ static void limit_holds_for_regions(struct test *t)
 	config.limit_bytes = 40 * PAGE;
 	heap = test_heap_in(t, arena, 16 * PAGE, &config);
 	TRY(heap != NULL);
-	kheap_stats(heap, &before);
+	kheap_get_stats(heap, &before);
 	CHECK(t, !kheap_add_region(heap, arena + 20 * PAGE, 25 * PAGE), "41 pages were accepted with a limit of 40");
 	TRY(test_same(t, heap, &before, "a region beyond the limit"));
 	CHECK(t, kheap_add_region(heap, arena + 20 * PAGE, 24 * PAGE), "40 pages were refused with a limit of 40");
 	config.limit_bytes = 15 * PAGE;
 	heap = test_heap_in(t, arena + 44 * PAGE, 16 * PAGE, &config);
 	TRY(heap != NULL);
-	kheap_stats(heap, &before);
-	CHECK(t, before.footprint_bytes <= config.limit_bytes, "a heap made of 16 pages with a limit of 15 has %zu bytes",
-	      before.footprint_bytes);
+	kheap_get_stats(heap, &before);
+	CHECK(t, before.footprint_bytes <= config.limit_bytes,
+	      "a heap made of 16 pages with a limit of 15 has %zu bytes", before.footprint_bytes);
 }
 
 static const struct test_case cases[] = {

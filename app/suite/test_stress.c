@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The stress run itself: it must pass a good engine, repeat itself, and find every kind of fault in engines that are broken on purpose.
- * The engine is the ancestor in an arena of its own, with faults let in through a wrapper.
+ * The stress run itself: it must pass a good engine, repeat itself, and find every kind of fault in engines that
+ * are broken on purpose. The engine is the ancestor in an arena of its own, with faults let in through a wrapper.
  */
 #include "../classic/classic.h"
 
@@ -78,7 +78,8 @@ static void *broken_alloc(struct allocator *engine, size_t size)
 	object = classic_alloc(&broken.classic, size);
 	if (now(GIVES_MISALIGNED) && object != NULL)
 		object += 8;
-	if (now(FLIPS_A_BIT) && !broken.is_broken && broken.last != NULL && classic_usable_size(&broken.classic, broken.last) > 0) {
+	if (now(FLIPS_A_BIT) && !broken.is_broken && broken.last != NULL &&
+	    classic_usable_size(&broken.classic, broken.last) > 0) {
 		broken.last[0] ^= 0x10;
 		broken.is_broken = true;
 	}
@@ -204,7 +205,8 @@ static void good_engine_passes(struct test *t)
 	CHECK(t, result.last.refused > 0, "the run never filled the heap");
 	CHECK(t, result.last.peak_bytes > ARENA / 2, "the run's peak was %s of 2 MiB",
 	      text_bytes(live, sizeof(live), result.last.peak_bytes));
-	CHECK(t, result.last.checks > 2, "the engine was checked %llu times only", (unsigned long long)result.last.checks);
+	CHECK(t, result.last.checks > 2, "the engine was checked %llu times only",
+	      (unsigned long long)result.last.checks);
 }
 
 static void same_seed_repeats(struct test *t)
@@ -221,7 +223,10 @@ static void same_seed_repeats(struct test *t)
 	CHECK(t, broken.digest != first, "runs with seeds 42 and 43 made the same calls");
 }
 
-/* The fault must be found, at the operation that shows it, and again at the same one when the run is repeated as it says. */
+/*
+ * The fault must be found, at the operation that shows it, and again at the same one when the run is repeated as it
+ * says.
+ */
 static bool is_found(struct test *t, enum fault fault, const char *words, uint64_t *operation)
 {
 	struct stress_result result, again;
@@ -258,9 +263,12 @@ static void faults_show_at_once(struct test *t)
 	TRY(is_found(t, REPORTS_MISUSE, "reported a misuse", &misuse));
 	TRY(is_found(t, REFUSES_ALWAYS, "was refused while only", &refused));
 	/* The engine is called at most once an operation. */
-	CHECK(t, misaligned >= BREAK_AT && misuse >= BREAK_AT && refused >= BREAK_AT, "a fault was reported before it was there");
-	CHECK(t, misuse < BREAK_AT + BREAK_AT / 4, "a reported misuse was noticed at operation %llu only", (unsigned long long)misuse);
-	CHECK(t, misaligned < misuse + 100 && little < misuse + 100, "a bad address or size was noticed 100 operations late");
+	CHECK(t, misaligned >= BREAK_AT && misuse >= BREAK_AT && refused >= BREAK_AT,
+	      "a fault was reported before it was there");
+	CHECK(t, misuse < BREAK_AT + BREAK_AT / 4, "a reported misuse was noticed at operation %llu only",
+	      (unsigned long long)misuse);
+	CHECK(t, misaligned < misuse + 100 && little < misuse + 100,
+	      "a bad address or size was noticed 100 operations late");
 }
 
 static void damage_is_found_later(struct test *t)
@@ -296,9 +304,10 @@ static void run_can_be_stopped(struct test *t)
 	options.heap_bytes = ARENA;
 	broken.fault = NO_FAULT;
 	stress_run(t->host, &broken_engine, &options, &observer, &result, &keeps);
-	CHECK(t, result.outcome == SUITE_STOPPED && !keeps && !broken_engine.is_started, "a run that was told to stop ended as %d",
-	      (int)result.outcome);
-	CHECK(t, result.last.live_objects == 0, "a stopped run left %llu blocks", (unsigned long long)result.last.live_objects);
+	CHECK(t, result.outcome == SUITE_STOPPED && !keeps && !broken_engine.is_started,
+	      "a run that was told to stop ended as %d", (int)result.outcome);
+	CHECK(t, result.last.live_objects == 0, "a stopped run left %llu blocks",
+	      (unsigned long long)result.last.live_objects);
 	options.heap_bytes = 4096;
 	stress_run(t->host, &broken_engine, &options, &observer, &result, &keeps);
 	CHECK(t, result.outcome == SUITE_CANNOT_RUN && result.failure[0] != '\0', "a heap of one page was accepted");
@@ -307,7 +316,8 @@ static void run_can_be_stopped(struct test *t)
 static const struct test_case cases[] = {
 	{ "a good engine passes, filled and emptied", good_engine_passes },
 	{ "the same seed makes the same calls", same_seed_repeats },
-	{ "bad addresses, sizes, reports and refusals are found when they show, and again when repeated", faults_show_at_once },
+	{ "bad addresses, sizes, reports and refusals are found when they show, and again when repeated",
+	  faults_show_at_once },
 	{ "overlapping and changed blocks are found, and again when repeated", damage_is_found_later },
 	{ "failed checks and lost memory fail the run", checks_and_leaks_fail },
 	{ "a run stops when told, and refuses a heap that is too small", run_can_be_stopped },

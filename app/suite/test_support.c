@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the cases stand on: verdicts, memory, heaps, patterns, and a page source that can be told to misbehave. Tests nothing itself.
+ * What the cases stand on: verdicts, memory, heaps, patterns, and a page source that can be told to misbehave.
+ * Tests nothing itself.
  */
 #include "pattern.h"
 #include "selftest.h"
@@ -140,15 +141,15 @@ bool test_sound(struct test *t, struct kheap *heap, const char *when)
 	struct kheap_fault first = { .fault_class = KHEAP_FAULT_NONE };
 	size_t n = kheap_check(heap, &first);
 
-	REQUIRE(t, n == 0, "kheap_check found %zu faults after %s, the first at 0x%zx: %s", n, when, (size_t)first.address,
-	        kheap_fault_name(first.fault_class));
+	REQUIRE(t, n == 0, "kheap_check found %zu faults after %s, the first at 0x%zx: %s", n, when,
+	        (size_t)first.address, kheap_fault_name(first.fault_class));
 	return true;
 }
 
 bool test_expect_no_error(struct test *t)
 {
-	REQUIRE(t, t->n_errors == 0, "the heap reported %u misuses that did not happen, the first: %s at %p", t->n_errors,
-	        kmalloc_error_name(t->errors[0].error_class), t->errors[0].address);
+	REQUIRE(t, t->n_errors == 0, "the heap reported %u misuses that did not happen, the first: %s at %p",
+	        t->n_errors, kmalloc_error_name(t->errors[0].error_class), t->errors[0].address);
 	return true;
 }
 
@@ -158,10 +159,12 @@ bool test_expect_error(struct test *t, enum kmalloc_error_class error_class, con
 	struct kmalloc_error seen = t->errors[0];
 
 	t->n_errors = 0;
-	REQUIRE(t, n != 0, "expected a report of '%s' at %p, but nothing was reported", kmalloc_error_name(error_class), address);
+	REQUIRE(t, n != 0, "expected a report of '%s' at %p, but nothing was reported", kmalloc_error_name(error_class),
+	        address);
 	REQUIRE(t, n == 1, "expected one report of '%s', got %u", kmalloc_error_name(error_class), n);
-	REQUIRE(t, seen.error_class == error_class && seen.address == address, "expected '%s' at %p, the heap reported '%s' at %p",
-	        kmalloc_error_name(error_class), address, kmalloc_error_name(seen.error_class), seen.address);
+	REQUIRE(t, seen.error_class == error_class && seen.address == address,
+	        "expected '%s' at %p, the heap reported '%s' at %p", kmalloc_error_name(error_class), address,
+	        kmalloc_error_name(seen.error_class), seen.address);
 	return true;
 }
 
@@ -169,16 +172,18 @@ bool test_same(struct test *t, struct kheap *heap, const struct kheap_stats *bef
 {
 	struct kheap_stats now;
 
-	kheap_stats(heap, &now);
+	kheap_get_stats(heap, &now);
 	REQUIRE(t, now.live_bytes == before->live_bytes && now.live_objects == before->live_objects,
 	        "%s changed what is live: %zu bytes in %zu objects before, %zu in %zu after", what, before->live_bytes,
 	        before->live_objects, now.live_bytes, now.live_objects);
 	REQUIRE(t, now.footprint_bytes == before->footprint_bytes && now.n_regions == before->n_regions,
-	        "%s changed the footprint: %zu bytes before, %zu after", what, before->footprint_bytes, now.footprint_bytes);
+	        "%s changed the footprint: %zu bytes before, %zu after", what, before->footprint_bytes,
+	        now.footprint_bytes);
 	REQUIRE(t, now.free_bytes == before->free_bytes && now.n_free_ranges == before->n_free_ranges,
 	        "%s changed what is free: %zu bytes in %zu ranges before, %zu in %zu after", what, before->free_bytes,
 	        before->n_free_ranges, now.free_bytes, now.n_free_ranges);
-	REQUIRE(t, now.n_allocs - now.n_frees == before->n_allocs - before->n_frees, "%s changed the counts of calls", what);
+	REQUIRE(t, now.n_allocs - now.n_frees == before->n_allocs - before->n_frees, "%s changed the counts of calls",
+	        what);
 	return true;
 }
 
@@ -191,8 +196,8 @@ bool test_filled(struct test *t, const void *object, size_t n, uint64_t key, con
 {
 	size_t wrong = pattern_verify(object, key, n);
 
-	REQUIRE(t, wrong == PATTERN_INTACT, "%s: byte %zu of %zu at %p is 0x%02x, expected 0x%02x", what, wrong, n, object,
-	        ((const uint8_t *)object)[wrong], pattern_byte(key, wrong));
+	REQUIRE(t, wrong == PATTERN_INTACT, "%s: byte %zu of %zu at %p is 0x%02x, expected 0x%02x", what, wrong, n,
+	        object, ((const uint8_t *)object)[wrong], pattern_byte(key, wrong));
 	return true;
 }
 
@@ -263,7 +268,8 @@ static uintptr_t place(const struct test_source *source, uintptr_t base)
 	return aligned >= base ? aligned : aligned + source->alignment;
 }
 
-static bool find_pages(const struct test_source *source, size_t n_pages, uintptr_t max_address, struct kpage_chunk *chunk)
+static bool find_pages(const struct test_source *source, size_t n_pages, uintptr_t max_address,
+                       struct kpage_chunk *chunk)
 {
 	size_t size = n_pages * KMALLOC_PAGE_SIZE, gap = source->gap_pages * KMALLOC_PAGE_SIZE;
 	uintptr_t base;
@@ -280,8 +286,8 @@ static bool find_pages(const struct test_source *source, size_t n_pages, uintptr
 		}
 		if (source->from_top && obstacle->base < source->base + size + gap)
 			return false;
-		base = place(source, source->from_top ? obstacle->base - size - gap :
-		                                        obstacle->base + obstacle->n_pages * KMALLOC_PAGE_SIZE + gap);
+		base = place(source, source->from_top ? obstacle->base - size - gap
+		                                      : obstacle->base + obstacle->n_pages * KMALLOC_PAGE_SIZE + gap);
 	}
 	return false;
 }

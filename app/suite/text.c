@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Text for people, made without a libc. Touches nothing but the buffers it is given and host->write. Never allocates, never uses
- * floating point, and divides only 32-bit numbers, so that a 32-bit firmware needs no helper library.
+ * Text for people, made without a libc. Touches nothing but the buffers it is given and host->write. Never
+ * allocates, never uses floating point, and divides only 32-bit numbers, so that a 32-bit firmware needs no helper
+ * library.
  */
 #include "text.h"
 
@@ -70,7 +71,8 @@ static const char *make_digits(char buffer[DIGITS_SIZE], uint64_t value, uint32_
 }
 
 /* prefix (a sign or 0x) and body, padded to the width. */
-static void put_field(struct sink *sink, const struct spec *spec, const char *prefix, const char *body, size_t body_length)
+static void put_field(struct sink *sink, const struct spec *spec, const char *prefix, const char *body,
+                      size_t body_length)
 {
 	int padding = spec->width - (int)text_length(prefix) - (int)body_length;
 
@@ -86,7 +88,8 @@ static void put_field(struct sink *sink, const struct spec *spec, const char *pr
 		put_repeated(sink, ' ', padding);
 }
 
-static void put_number(struct sink *sink, const struct spec *spec, uint64_t value, const char *prefix, uint32_t base, bool upper)
+static void put_number(struct sink *sink, const struct spec *spec, uint64_t value, const char *prefix, uint32_t base,
+                       bool upper)
 {
 	char buffer[DIGITS_SIZE];
 	const char *digits = make_digits(buffer, value, base, upper, spec->separators && base == 10);
@@ -159,22 +162,32 @@ static struct spec read_spec(const char **format, va_list *args)
 static uint64_t read_unsigned(char size, va_list *args)
 {
 	switch (size) {
-	case 'l': return va_arg(*args, unsigned long);
-	case 'L': return va_arg(*args, unsigned long long);
-	case 'z': return va_arg(*args, size_t);
-	case 'j': return va_arg(*args, uintmax_t);
-	default: return va_arg(*args, unsigned);
+	case 'l':
+		return va_arg(*args, unsigned long);
+	case 'L':
+		return va_arg(*args, unsigned long long);
+	case 'z':
+		return va_arg(*args, size_t);
+	case 'j':
+		return va_arg(*args, uintmax_t);
+	default:
+		return va_arg(*args, unsigned);
 	}
 }
 
 static int64_t read_signed(char size, va_list *args)
 {
 	switch (size) {
-	case 'l': return va_arg(*args, long);
-	case 'L': return va_arg(*args, long long);
-	case 'z': return va_arg(*args, ptrdiff_t);
-	case 'j': return va_arg(*args, intmax_t);
-	default: return va_arg(*args, int);
+	case 'l':
+		return va_arg(*args, long);
+	case 'L':
+		return va_arg(*args, long long);
+	case 'z':
+		return va_arg(*args, ptrdiff_t);
+	case 'j':
+		return va_arg(*args, intmax_t);
+	default:
+		return va_arg(*args, int);
 	}
 }
 
@@ -191,19 +204,32 @@ static bool put_conversion(struct sink *sink, char letter, const struct spec *sp
 	char c;
 
 	switch (letter) {
-	case '%': put_char(sink, '%'); return true;
+	case '%':
+		put_char(sink, '%');
+		return true;
 	case 'c':
 		c = (char)va_arg(*args, int);
 		put_field(sink, spec, "", &c, 1);
 		return true;
-	case 's': put_string(sink, *spec, va_arg(*args, const char *)); return true;
+	case 's':
+		put_string(sink, *spec, va_arg(*args, const char *));
+		return true;
 	case 'd':
-	case 'i': put_signed(sink, spec, read_signed(spec->size, args)); return true;
-	case 'u': put_number(sink, spec, read_unsigned(spec->size, args), spec->plus ? "+" : "", 10, false); return true;
+	case 'i':
+		put_signed(sink, spec, read_signed(spec->size, args));
+		return true;
+	case 'u':
+		put_number(sink, spec, read_unsigned(spec->size, args), spec->plus ? "+" : "", 10, false);
+		return true;
 	case 'x':
-	case 'X': put_number(sink, spec, read_unsigned(spec->size, args), "", 16, letter == 'X'); return true;
-	case 'p': put_number(sink, spec, (uintptr_t)va_arg(*args, void *), "0x", 16, false); return true;
-	default: return false;
+	case 'X':
+		put_number(sink, spec, read_unsigned(spec->size, args), "", 16, letter == 'X');
+		return true;
+	case 'p':
+		put_number(sink, spec, (uintptr_t)va_arg(*args, void *), "0x", 16, false);
+		return true;
+	default:
+		return false;
 	}
 }
 
@@ -331,7 +357,9 @@ void text_copy(char *out, size_t size, const char *text)
 
 static int digit_value(char c, unsigned base)
 {
-	int value = c >= '0' && c <= '9' ? c - '0' : lower_case(c) >= 'a' && lower_case(c) <= 'f' ? lower_case(c) - 'a' + 10 : -1;
+	int value = c >= '0' && c <= '9'                           ? c - '0'
+	            : lower_case(c) >= 'a' && lower_case(c) <= 'f' ? lower_case(c) - 'a' + 10
+	                                                           : -1;
 
 	return value < (int)base ? value : -1;
 }

@@ -12,8 +12,9 @@
 #include "host.h"
 
 /*
- * snprintf's contract (always ends in NUL, returns the length that the whole text would have) for: %% %c %s %d %i %u %x %X %p with
- * flags '-', '0', '+' (numbers), ''' (thousands separators), a width or '*', a precision for %s, and the lengths l, ll, z, j.
+ * snprintf's contract (always ends in NUL, returns the length that the whole text would have) for: %% %c %s %d %i
+ * %u %x %X %p with flags '-', '0', '+' (numbers), ''' (thousands separators), a width or '*', a precision for %s,
+ * and the lengths l, ll, z, j.
  */
 int text_format(char *out, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int text_vformat(char *out, size_t size, const char *format, va_list args) __attribute__((format(printf, 3, 0)));

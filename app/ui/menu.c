@@ -105,7 +105,7 @@ static enum style heap_fact(struct ui *ui, char *text, size_t size)
 		text_format(text, size, "not running. %s", ui->heap_problem);
 		return STYLE_BAD;
 	}
-	kheap_stats(heap, &stats);
+	kheap_get_stats(heap, &stats);
 	text_format(text, size, "%s in %zu region%s, may grow to %s",
 	            text_bytes(held, sizeof(held), stats.footprint_bytes), stats.n_regions,
 	            stats.n_regions == 1 ? "" : "s", text_bytes(limit, sizeof(limit), ui->heap_budget));

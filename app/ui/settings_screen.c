@@ -37,7 +37,7 @@ static uint64_t max_heap_bytes(struct ui *ui)
 
 	if (heap == NULL)
 		return limit;
-	kheap_stats(heap, &stats);
+	kheap_get_stats(heap, &stats);
 	return limit + stats.footprint_bytes;
 }
 

@@ -35,7 +35,7 @@ static void read_heap(struct statistics *statistics)
 	struct kheap_stats stats;
 	struct kpage_chunk region;
 
-	kheap_stats(statistics->heap, &stats);
+	kheap_get_stats(statistics->heap, &stats);
 	statistics->n_figures = 0;
 	add(statistics, "Live", stats.live_bytes, UNIT_BYTES);
 	add(statistics, "Most that was live", stats.peak_live_bytes, UNIT_BYTES);
