@@ -228,6 +228,7 @@ struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t align
 /* False, reported as KMALLOC_BUSY and nothing changed, while any object of it is live. O(pages it holds in reserve). */
 bool kcache_destroy(struct kcache *cache);
 
+/* flags: KMALLOC_ZERO and KMALLOC_NO_GROW; the others are the cache's own affair and are ignored. */
 void *kcache_alloc(struct kcache *cache, unsigned flags);
 void kcache_free(struct kcache *cache, void *object);
 

@@ -91,7 +91,7 @@ static bool free_block_retire(struct kheap *heap, struct block *block)
 static struct block *join_before(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t *head,
                                  uint32_t *flags)
 {
-	if (page == 0 || !is_block_page(region, page - 1))
+	if (page == 0 || !may_join(region, page) || !is_block_page(region, page - 1))
 		return NULL;
 	size_t before_pages = region->descs[page - 1].n_pages;
 	struct block *sentinel = area_sentinel(region, page);
@@ -99,16 +99,17 @@ static struct block *join_before(struct kheap *heap, struct region *region, size
 	if (before_pages + n_pages > AREA_MAX_PAGES || !block_tag_holds(heap, sentinel))
 		return NULL;
 	struct block *start = sentinel;
+	uint32_t start_flags = 0;
 
-	*flags = 0;
 	if (sentinel->size_flags & BLOCK_PREV_FREE) {
 		start = block_at((uintptr_t)sentinel - (size_t) * (uint64_t *)((uintptr_t)sentinel - BLOCK_FOOTER));
 		if (region_of(heap, (uintptr_t)start) != region || !block_tag_holds(heap, start) ||
 		    !free_block_retire(heap, start))
 			return NULL;
-		*flags = start->size_flags & BLOCK_FIRST;
+		start_flags = start->size_flags & BLOCK_FIRST;
 		guard_poison((uintptr_t)sentinel - BLOCK_FOOTER, BLOCK_FOOTER + BLOCK_HEADER);
 	}
+	*flags = start_flags;
 	*head = page - before_pages;
 	return start;
 }
@@ -116,7 +117,7 @@ static struct block *join_before(struct kheap *heap, struct region *region, size
 /* The header at which it ends when the area behind it can be joined; NULL: it cannot. */
 static struct block *join_after(struct kheap *heap, struct region *region, size_t end, size_t n_pages, size_t *more)
 {
-	if (end >= region->n_pages || page_kind_of(region, end) != PAGE_BLOCK_HEAD)
+	if (end >= region->n_pages || !may_join(region, end) || page_kind_of(region, end) != PAGE_BLOCK_HEAD)
 		return NULL;
 	struct block *first = area_first(region, end);
 
@@ -257,7 +258,8 @@ bool area_trim(struct kheap *heap, struct region *region, struct block *block)
 {
 	bool whole = is_whole_area(heap, block);
 
-	if (!whole && block_size(block) < RELEASE_PAGES * PAGE_SIZE)
+	/* A damaged header behind it must not be sealed anew by the cut: the caller finds and reports it. */
+	if ((!whole && block_size(block) < RELEASE_PAGES * PAGE_SIZE) || !block_tag_holds(heap, block_next(block)))
 		return false;
 	struct span span = span_of(region, block);
 	size_t n_pages = span.to > span.from ? span.to - span.from : 0;

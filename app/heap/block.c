@@ -361,6 +361,10 @@ static bool block_shrink(struct kheap *heap, struct region *region, struct block
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)next, 0);
 		return false;
 	}
+	if (!(next->size_flags & BLOCK_USED) && !links_hold(heap, next)) {
+		report_list(heap, next);
+		return false;
+	}
 	block_seal(heap, block, (uint32_t)need | (block->size_flags & BLOCK_FLAGS), block->tag & 0xff);
 	struct block *rest = block_next(block);
 

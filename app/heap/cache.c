@@ -190,6 +190,19 @@ static void choose_pages(struct kcache *cache)
 	}
 }
 
+void cache_init(struct kcache *cache, struct kheap *heap, size_t size_bytes, size_t alignment)
+{
+	cache->heap = heap;
+	cache->user_size = size_bytes;
+	cache->object_size = align_up(size_bytes + GUARD_BYTES, max_size(alignment, GRANULE));
+	choose_pages(cache);
+	cache->prev = NULL;
+	cache->next = heap->caches;
+	if (cache->next)
+		cache->next->prev = cache;
+	heap->caches = cache;
+}
+
 struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t alignment,
                              void (*constructor)(void *object, void *ctx), void *ctx)
 {
@@ -197,24 +210,31 @@ struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t align
 		alignment = GRANULE;
 	if (size_bytes == 0 || size_bytes > CACHE_MAX_SIZE || !is_power_of_two(alignment) || alignment > PAGE_SIZE)
 		return NULL;
-	struct kcache *cache = kheap_alloc(heap, sizeof(*cache), KMALLOC_ZERO);
+	struct kcache *cache = kcache_alloc(&heap->cache_of_caches, KMALLOC_ZERO);
 
 	if (!cache)
 		return NULL;
-	cache->heap = heap;
-	cache->user_size = size_bytes;
-	cache->object_size = align_up(size_bytes + GUARD_BYTES, max_size(alignment, GRANULE));
 	cache->constructor = constructor;
 	cache->ctx = ctx;
-	choose_pages(cache);
 	kport_lock_state state = heap_lock(heap);
 
-	cache->next = heap->caches;
-	if (cache->next)
-		cache->next->prev = cache;
-	heap->caches = cache;
+	cache_init(cache, heap, size_bytes, alignment);
 	heap_unlock(heap, state);
 	return cache;
+}
+
+/* Give a struct kcache back; heap_find would not find it. */
+static void cache_struct_free(struct kheap *heap, struct kcache *cache)
+{
+	const struct kcache *owner = &heap->cache_of_caches;
+	struct region *region = region_of(heap, (uintptr_t)cache);
+	size_t index, head;
+	uintptr_t base;
+
+	cache_locate(region, ((uintptr_t)cache >> PAGE_SHIFT) - region->first_page, (uintptr_t)cache, &base, &index,
+	             &head);
+	count_free(heap, HARDENED ? owner->user_size : owner->object_size);
+	cache_free_object(heap, &region->descs[head], index);
 }
 
 bool kcache_destroy(struct kcache *cache)
@@ -235,8 +255,8 @@ bool kcache_destroy(struct kcache *cache)
 		cache->prev->next = cache->next;
 	else
 		heap->caches = cache->next;
+	cache_struct_free(heap, cache);
 	heap_unlock(heap, state);
-	kheap_free(heap, cache);
 	return true;
 }
 

@@ -7,6 +7,14 @@
 
 /* ---- finding ------------------------------------------------------------------------------------------------------ */
 
+static bool is_cache_struct(const struct kheap *heap, uintptr_t address)
+{
+	const struct region *region = region_of(heap, address);
+	size_t page = (address >> PAGE_SHIFT) - region->first_page;
+
+	return page_kind_of(region, page) == PAGE_CACHE && region->descs[page].cache == &heap->cache_of_caches;
+}
+
 /* No live object starts at this address of ours: freed already, or never handed out. */
 static bool refuse(struct kheap *heap, uintptr_t address)
 {
@@ -15,7 +23,7 @@ static bool refuse(struct kheap *heap, uintptr_t address)
 
 	if (address % GRANULE)
 		error_class = KMALLOC_MISALIGNED_POINTER;
-	else if (range.kind == KHEAP_OVERHEAD || range.kind == KHEAP_NOT_OURS)
+	else if (range.kind == KHEAP_OVERHEAD || range.kind == KHEAP_NOT_OURS || is_cache_struct(heap, address))
 		error_class = KMALLOC_FOREIGN_POINTER;
 	else if (!range.is_live)
 		error_class = KMALLOC_DOUBLE_FREE;
@@ -56,7 +64,8 @@ static bool find_in_cache(struct kheap *heap, uintptr_t address, struct object *
 	uintptr_t base;
 	size_t head;
 
-	if (!cache_locate(object->region, object->page, address, &base, &object->index, &head) || base != address ||
+	if (!cache_locate(object->region, object->page, address, &base, &object->index, &head) ||
+	    object->region->descs[head].cache == &heap->cache_of_caches || base != address ||
 	    cache_object_is_free(&object->region->descs[head], object->index))
 		return refuse(heap, address);
 	object->kind = PAGE_CACHE;
@@ -152,8 +161,10 @@ static void free_locked(struct kheap *heap, uintptr_t address)
 	/* What lies behind an overrun object is damaged: it stays as it is, for whoever looks. */
 	if (usable == SIZE_MAX)
 		return;
-	if (object_free(heap, &object, address))
-		count_free(heap, usable);
+	/* Counted first, because a region that goes with it takes stock. */
+	count_free(heap, usable);
+	if (!object_free(heap, &object, address))
+		uncount_free(heap, usable);
 }
 
 void kheap_free(struct kheap *heap, void *object)
@@ -187,12 +198,20 @@ void kpages_free(struct kheap *heap, void *pages)
 	kheap_free(heap, pages);
 }
 
-/* Could an object of `slot` bytes have been asked for with this size? Resizing in place keeps a slot up to twice the size. */
-static bool size_is_plausible(const struct object *object, size_t usable, size_t alignment, size_t size)
+/*
+ * Could an object with so many usable bytes have been asked for with this size? A slab's object may have shrunk where it is, so that only a
+ * size that is too large is surely wrong; blocks and runs are cut when they shrink.
+ */
+static bool size_is_plausible(const struct object *object, size_t usable, size_t size)
 {
+	if (size > usable)
+		return false;
 	if (has_canary(object))
 		return size == usable;
-	return size <= usable && usable / 2 <= align_up(max_size(size, 1), alignment) + KMALLOC_ALIGNMENT + BLOCK_MIN;
+	if (object->kind == PAGE_RUN)
+		return pages_for(max_size(size, 1)) == usable >> PAGE_SHIFT;
+	return (object->kind != PAGE_BLOCK && object->kind != PAGE_BLOCK_HEAD) ||
+	       usable - size < CACHE_LINE + BLOCK_MIN;
 }
 
 void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignment, size_t size_bytes)
@@ -210,7 +229,7 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 		if (usable == SIZE_MAX)
 			;
 		else if (!is_power_of_two(alignment) || address % alignment ||
-		         !size_is_plausible(&object, usable, alignment, size_bytes))
+		         !size_is_plausible(&object, usable, size_bytes))
 			heap_error(heap, KMALLOC_SIZE_MISMATCH, address, usable);
 		else
 			free_locked(heap, address);

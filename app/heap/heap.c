@@ -6,7 +6,6 @@
 #include "internal.h"
 
 #define NATURAL_MAX ((size_t)2 << 20) /* powers of two up to a large page are aligned to their size */
-#define CACHE_LINE ((size_t)64)
 #define BELOW_4G ((uintptr_t)UINT32_MAX)
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
@@ -133,6 +132,13 @@ void count_free(struct kheap *heap, size_t usable)
 	heap->counters.live_bytes -= usable;
 }
 
+void uncount_free(struct kheap *heap, size_t usable)
+{
+	heap->counters.n_frees--;
+	heap->counters.live_objects++;
+	heap->counters.live_bytes += usable;
+}
+
 void count_resize(struct kheap *heap, size_t old_usable, size_t usable)
 {
 	struct counters *counters = &heap->counters;
@@ -162,11 +168,12 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 {
 	if (size > PTRDIFF_MAX || !is_power_of_two(alignment))
 		return false;
+	request->size = size;
 	if (flags & KMALLOC_CACHE_LINE) {
+		/* To the end of its last line nobody else may have a byte. */
 		alignment = max_size(alignment, CACHE_LINE);
 		size = align_up(max_size(size, 1), CACHE_LINE);
 	}
-	request->size = size;
 	request->gross = max_size(size + GUARD_BYTES, 1);
 	request->alignment = max_size(alignment, GRANULE);
 	request->max_address = flags & KMALLOC_BELOW_4G ? BELOW_4G : UINTPTR_MAX;

@@ -83,11 +83,20 @@ static struct kheap_range area_range(const struct kheap *heap, const struct regi
 	uintptr_t end = page_address(region, head + region->descs[head].n_pages);
 	struct block *block = area_first(region, head);
 
-	if (address < block_payload(block) || address >= end - BLOCK_HEADER)
-		return make_range(KHEAP_OVERHEAD, false, align_down(address, GRANULE), GRANULE);
+	if (address < block_payload(block))
+		return make_range(KHEAP_OVERHEAD, false, page_address(region, head),
+		                  block_payload(block) - page_address(region, head));
+	if (address >= end - BLOCK_HEADER)
+		return make_range(KHEAP_OVERHEAD, false, end - BLOCK_HEADER, BLOCK_HEADER);
 	for (struct block *next; (next = block_after(heap, block, end)) != NULL && address >= block_payload(next);)
 		block = next;
 	return block_range(heap, block, end);
+}
+
+/* The whole pages of a region's descriptors; in the last one may be the tail area. */
+static size_t descriptor_pages(const struct region *region)
+{
+	return region->n_overhead - (region->tail_offset ? 1 : 0);
 }
 
 static struct kheap_range run_range(const struct region *region, size_t page)
@@ -100,7 +109,8 @@ static struct kheap_range run_range(const struct region *region, size_t page)
 	size_t n_pages = region->descs[page].n_pages;
 
 	if (kind == PAGE_OVERHEAD && page < region->n_overhead)
-		return make_range(KHEAP_OVERHEAD, false, page_address(region, 0), region->n_overhead << PAGE_SHIFT);
+		return make_range(KHEAP_OVERHEAD, false, page_address(region, 0),
+		                  descriptor_pages(region) << PAGE_SHIFT);
 	if (kind == PAGE_OVERHEAD)
 		return make_range(KHEAP_OVERHEAD, false, base, n_pages << PAGE_SHIFT);
 	return make_range(KHEAP_PAGE_RUN, kind == PAGE_RUN, base, n_pages << PAGE_SHIFT);
@@ -185,7 +195,10 @@ static bool walk_area(struct kheap *heap, struct region *region, size_t page, vi
 {
 	uintptr_t end = page_address(region, page + region->descs[page].n_pages);
 	struct block *block = area_first(region, page);
+	struct kheap_range front = area_range(heap, region, page, page_address(region, page));
 
+	if (!visit(ctx, &front))
+		return false;
 	/* An area that is full to its end consists of its sentinel. */
 	if (is_sentinel(heap, block))
 		return true;
@@ -212,7 +225,7 @@ static size_t walk_one(struct kheap *heap, struct region *region, size_t page, v
 	if (kind == PAGE_BLOCK_HEAD)
 		return walk_area(heap, region, page, visit, ctx) ? region->descs[page].n_pages : 0;
 	range = range_of(heap, page_address(region, page));
-	size_t n_pages = region->n_overhead - (region->tail_offset ? 1 : 0);
+	size_t n_pages = descriptor_pages(region);
 
 	if (page >= region->n_overhead)
 		n_pages = region->descs[page].n_pages;

@@ -37,6 +37,7 @@
 #define PAGE_SHIFT 12
 #define PAGE_SIZE ((uintptr_t)1 << PAGE_SHIFT)
 #define GRANULE KMALLOC_ALIGNMENT
+#define CACHE_LINE ((size_t)64)
 
 _Static_assert(PAGE_SIZE == KMALLOC_PAGE_SIZE, "the contract's page is the heap's page");
 
@@ -104,7 +105,7 @@ struct region {
 
 /* ---- page runs -------------------------------------------------------------------------------------------- */
 
-/* Free runs below and above 4 GiB are kept apart; no run crosses that line. */
+/* Free runs below and above 4 GiB are kept apart; no run and no block area crosses that line. */
 enum zone { ZONE_LOW, ZONE_HIGH, N_ZONES };
 #define ZONE_PAGE ((uintptr_t)1 << (32 - PAGE_SHIFT))
 
@@ -184,6 +185,20 @@ struct counters {
 	uint64_t n_allocs, n_frees, n_failures, n_errors, n_grown, n_shrunk;
 };
 
+struct kcache {
+	struct kheap *heap;
+	struct kcache *next, *prev;
+	struct page_desc *partial; /* slabs with free objects */
+	struct page_desc *spare;   /* one of them without live objects, which is kept */
+	size_t object_size;        /* from one object to the next */
+	size_t user_size;          /* what the caller asked for */
+	size_t n_live, n_free, n_reserved;
+	void (*constructor)(void *object, void *ctx);
+	void *ctx;
+	uint16_t objects_per_slab;
+	uint8_t pages_per_slab;
+};
+
 struct kheap {
 	struct kport_lock lock;
 	struct kheap_config config;
@@ -206,6 +221,7 @@ struct kheap {
 	struct run_bins runs[N_ZONES];
 	struct block_bins blocks;
 	struct slab_class slabs[SLAB_CLASSES];
+	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache *caches;
 
 	struct kmalloc_error pending; /* error_class 0: none */
@@ -215,20 +231,6 @@ struct kheap {
 	bool in_check;
 #endif
 	struct region *inline_sections[SECTIONS_INLINE];
-};
-
-struct kcache {
-	struct kheap *heap;
-	struct kcache *next, *prev;
-	struct page_desc *partial; /* slabs with free objects */
-	struct page_desc *spare;   /* one of them without live objects, which is kept */
-	size_t object_size;        /* from one object to the next */
-	size_t user_size;          /* what the caller asked for */
-	size_t n_live, n_free, n_reserved;
-	void (*constructor)(void *object, void *ctx);
-	void *ctx;
-	uint16_t objects_per_slab;
-	uint8_t pages_per_slab;
 };
 
 /* ---- heap.c ------------------------------------------------------------------------------------------------- */
@@ -249,6 +251,8 @@ bool heap_drain(struct kheap *heap);
 
 void count_alloc(struct kheap *heap, size_t usable);
 void count_free(struct kheap *heap, size_t usable);
+/* The free did not come about. */
+void uncount_free(struct kheap *heap, size_t usable);
 void count_resize(struct kheap *heap, size_t old_usable, size_t usable);
 
 /* What an allocation is to be, worked out once. */
@@ -350,6 +354,12 @@ static inline enum zone page_zone(uintptr_t page_number)
 	return page_number < ZONE_PAGE ? ZONE_LOW : ZONE_HIGH;
 }
 
+/* May what ends before this page and what begins with it be one? */
+static inline bool may_join(const struct region *region, size_t page)
+{
+	return region->first_page + page != ZONE_PAGE;
+}
+
 /* ---- block.c ------------------------------------------------------------------------------------------------ */
 
 static inline size_t block_size(const struct block *block)
@@ -443,6 +453,7 @@ bool cache_locate(const struct region *region, size_t page, uintptr_t address, u
                   size_t *head);
 void cache_free_object(struct kheap *heap, struct page_desc *head, size_t index);
 bool cache_drain(struct kheap *heap);
+void cache_init(struct kcache *cache, struct kheap *heap, size_t size_bytes, size_t alignment);
 static inline bool cache_object_is_free(const struct page_desc *head, size_t index)
 {
 	return head->cache_bits[index / 64] >> (index % 64) & 1;

@@ -292,6 +292,9 @@ void region_settle(struct kheap *heap, struct region *region)
 	if (!region->from_source || region->is_first || region->n_busy != region->n_cached || heap->is_draining ||
 	    !area_tail_is_free(heap, region))
 		return;
+	/* A spare whose cached pages came into use again is none. */
+	if (heap->spare && heap->spare->n_busy != heap->spare->n_cached)
+		heap->spare = NULL;
 	size_t most = max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
 
 	if ((!heap->spare || heap->spare == region) && region->n_pages <= most) {
@@ -346,9 +349,14 @@ static bool region_evict_table(struct kheap *heap, struct region *region)
 
 bool kheap_remove_region(struct kheap *heap, void *memory)
 {
+	/* The region's first whole page: what was cut off when it was added is not known any more. */
+	uintptr_t address = max_size(align_up((uintptr_t)memory, PAGE_SIZE), PAGE_SIZE);
 	kport_lock_state state = heap_lock(heap);
 	struct region *region = region_of(heap, (uintptr_t)memory);
 	bool removed = false;
+
+	if (!region)
+		region = region_of(heap, address);
 
 	if (region && !region->is_first) {
 		heap_drain(heap);
@@ -469,6 +477,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 
 	if (!region)
 		return NULL;
+	cache_init(&heap->cache_of_caches, heap, sizeof(struct kcache), GRANULE);
 	region->is_first = true;
 	region->from_source = chunk->n_pages != 0;
 	region->chunk = *chunk;

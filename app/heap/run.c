@@ -196,12 +196,6 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 	return desc;
 }
 
-/* May the run that ends before this page and the one that begins with it be one? */
-static bool may_join(const struct region *region, size_t page)
-{
-	return region->first_page + page != ZONE_PAGE;
-}
-
 void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
 	size_t first = page;
