@@ -282,6 +282,8 @@ static void check_free_run(struct check *check, const struct region *region, siz
 		fault(check, KHEAP_FAULT_RUN_TAIL, page_address(region, end - 1));
 	if (end < region->n_pages && page_kind_of(region, end) == PAGE_FREE && region->first_page + end != ZONE_PAGE)
 		fault(check, KHEAP_FAULT_RUN_UNMERGED, page_address(region, end));
+	if (region->first_page + page < ZONE_PAGE && region->first_page + end > ZONE_PAGE)
+		fault(check, KHEAP_FAULT_RUN_BOUNDS, page_address(region, page));
 	run_bin_of(n_pages, &fl, &sl);
 	const struct run_bins *bins = &check->heap->runs[page_zone(region->first_page + page)];
 

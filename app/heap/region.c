@@ -287,13 +287,18 @@ static bool region_is_empty(const struct kheap *heap, const struct region *regio
 	return !region->is_first && region->n_busy == 0 && area_tail_is_free(heap, region);
 }
 
+/* Nothing in it is live: it is empty but for pages that are kept for the next time. */
+static bool region_is_idle(const struct kheap *heap, const struct region *region)
+{
+	return region->n_busy == region->n_cached && area_tail_is_free(heap, region);
+}
+
 void region_settle(struct kheap *heap, struct region *region)
 {
-	if (!region->from_source || region->is_first || region->n_busy != region->n_cached || heap->is_draining ||
-	    !area_tail_is_free(heap, region))
+	if (!region->from_source || region->is_first || heap->is_draining || !region_is_idle(heap, region))
 		return;
-	/* A spare whose cached pages came into use again is none. */
-	if (heap->spare && heap->spare->n_busy != heap->spare->n_cached)
+	/* A spare that came into use again is none. */
+	if (heap->spare && !region_is_idle(heap, heap->spare))
 		heap->spare = NULL;
 	size_t most = max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
 

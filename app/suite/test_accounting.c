@@ -207,13 +207,18 @@ static void figures_match_with_resizes(struct test *t)
  * --------------------------------------------------------------------------------------------------------- */
 
 struct walked {
-	size_t n_live, live_bytes, n_free, free_bytes, n_unknown;
+	size_t n_live, live_bytes, n_free, free_bytes, n_unknown, n_overlapping;
+	struct kheap_range last;
 };
 
 static bool add_range(void *ctx, const struct kheap_range *range)
 {
 	struct walked *walked = ctx;
 
+	/* Within a region the ranges come in address order; the next region may lie below. */
+	walked->n_overlapping +=
+		range->base >= walked->last.base && range->base - walked->last.base < walked->last.size_bytes;
+	walked->last = *range;
 	if (range->kind == KHEAP_OVERHEAD)
 		return true;
 	if (range->is_live) {
@@ -252,6 +257,8 @@ static void walk_sees_everything(struct test *t)
 	CHECK(t, walked.free_bytes <= stats.free_bytes && walked.free_bytes + 16 * walked.n_free >= stats.free_bytes,
 	      "kheap_walk saw %zu free bytes, kheap_stats says %zu", walked.free_bytes, stats.free_bytes);
 	CHECK(t, walked.n_unknown == 0, "kheap_walk saw %zu ranges that are not the heap's", walked.n_unknown);
+	CHECK(t, walked.n_overlapping == 0, "kheap_walk saw %zu ranges that overlap the one before",
+	      walked.n_overlapping);
 	kheap_walk(heap, stop_at_third, &n);
 	CHECK(t, n == 3, "kheap_walk was told to stop after 3 ranges and went on to %u", n);
 	free_all(heap);

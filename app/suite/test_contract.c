@@ -482,6 +482,33 @@ static void names_exist(struct test *t)
 	}
 }
 
+/* Objects that shrank where they are, or begin a line of their own, are freed with the size they were last asked for. */
+static void right_sizes_are_believed(struct test *t)
+{
+	static const size_t sizes[] = { 100, 1024, 3000, 100000 };
+	struct kheap *heap = test_heap(t, (size_t)1 << 20);
+	void *objects[64];
+
+	TRY(heap != NULL);
+	for (unsigned i = 0; i < 4; i++) {
+		/* Enough of them that slabs serve the sizes that have slabs. */
+		for (unsigned j = 0; j < 8; j++) {
+			objects[j] = kheap_alloc(heap, sizes[i], 0);
+			CHECK(t, objects[j] != NULL, "%zu bytes were refused", sizes[i]);
+		}
+		for (unsigned j = 0; j < 8; j++) {
+			bool shrank = kheap_try_resize(heap, objects[j], 40);
+
+			kheap_free_sized(heap, objects[j], shrank ? 40 : sizes[i]);
+			TRY(test_expect_no_error(t));
+		}
+		objects[0] = kheap_alloc(heap, sizes[i], KMALLOC_CACHE_LINE);
+		CHECK(t, objects[0] != NULL, "%zu bytes on lines of their own were refused", sizes[i]);
+		kheap_free_sized(heap, objects[0], sizes[i]);
+		TRY(test_expect_no_error(t));
+	}
+}
+
 static const struct test_case cases[] = {
 	{ "0 bytes give an object of their own, and NULL may be freed", zero_is_an_object },
 	{ "sizes that no machine has give NULL and change nothing", huge_sizes_are_refused },
@@ -498,6 +525,7 @@ static const struct test_case cases[] = {
 	{ "a bulk gives many objects, or as many as there are", bulk_gives_many },
 	{ "a cache-line object shares no 64-byte line", cache_lines_are_not_shared },
 	{ "a free with the right size is accepted", sized_frees_accept_the_size },
+	{ "the right size is believed after shrinking in place, too", right_sizes_are_believed },
 	{ "the default heap does all of it, once made", default_heap_is_one },
 	{ "every class of error and fault has a name of its own", names_exist },
 };

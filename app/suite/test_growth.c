@@ -346,6 +346,28 @@ static void edge_does_not_thrash(struct test *t)
 	TRY(end_heap(t, heap));
 }
 
+/* A chunk that was the spare and came into use again by its cached pages is none: the next empty one is kept. */
+static void used_spare_is_none(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats before, after;
+	void *object;
+
+	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	while (kheap_alloc(heap, 3000, KMALLOC_NO_GROW) != NULL)
+		;
+	kheap_free(heap, kheap_alloc(heap, 3000, 0));
+	object = kheap_alloc(heap, 3000, 0);
+	CHECK(t, object != NULL && kheap_alloc(heap, 4 * PAGE, 0) != NULL, "a chunk of the source cannot be used");
+	kheap_get_stats(heap, &before);
+	for (unsigned i = 0; i < 100; i++)
+		kheap_free(heap, kheap_alloc(heap, 50 * PAGE, 0));
+	kheap_get_stats(heap, &after);
+	CHECK(t, after.n_grown - before.n_grown <= 2, "100 lone pairs got %zu chunks",
+	      (size_t)(after.n_grown - before.n_grown));
+	TRY(test_end_heap(t, heap));
+}
+
 static void limit_is_kept(struct test *t)
 {
 	struct kheap_config config;
@@ -427,6 +449,7 @@ static const struct test_case cases[] = {
 	{ "a request that may not grow the heap does not ask the source", no_grow_does_not_ask },
 	{ "empty chunks go back to the source", empty_chunks_go_back },
 	{ "pairs at the edge of a chunk do not call the source each time", edge_does_not_thrash },
+	{ "a spare chunk that is used again is no spare", used_spare_is_none },
 	{ "the footprint never passes the limit", limit_is_kept },
 	{ "on_low_memory is asked once, and what it frees is used", low_memory_is_asked },
 };

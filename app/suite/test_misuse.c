@@ -535,6 +535,26 @@ static void broken_links_are_not_followed(struct test *t)
 	                  "a broken link"));
 }
 
+/* What a refused call may not change: shrinking would have to join the rest with free memory whose links are broken. */
+static void refused_shrinking_changes_nothing(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct neighbours n;
+	size_t usable;
+
+	TRY(heap != NULL && get_neighbours(t, heap, 3000, false, &n));
+	t->is_damaged = true;
+	test_fill(n.objects[1], 3000, 1);
+	usable = kheap_usable_size(heap, n.objects[1]);
+	kheap_free(heap, n.objects[2]);
+	*(uint64_t *)n.objects[2] = (uintptr_t)&n;
+	CHECK(t, !kheap_try_resize(heap, n.objects[1], 100), "an object shrank into free memory with a broken link");
+	CHECK(t, t->n_errors == 1, "%u misuses were reported, expected the broken link", t->n_errors);
+	t->n_errors = 0;
+	CHECK(t, kheap_usable_size(heap, n.objects[1]) == usable, "a refused resizing changed the usable size");
+	TRY(test_filled(t, n.objects[1], 3000, 1, "an object that was not resized"));
+}
+
 static const struct test_case cases[] = {
 	{ "freeing twice is reported: at once, after other frees, after a merge", double_frees_are_reported },
 	{ "resizing or asking the size of a freed object is reported", other_calls_report_too },
@@ -542,6 +562,7 @@ static const struct test_case cases[] = {
 	{ "pointers into an object are reported, with the object", interior_pointers_are_reported },
 	{ "misaligned pointers are reported", misaligned_pointers_are_reported },
 	{ "a free with a wrong size is reported", wrong_sizes_are_reported },
+	{ "shrinking into damaged free memory is refused and changes nothing", refused_shrinking_changes_nothing },
 	{ "each misuse in a bulk is reported, the rest is freed", bulk_frees_report_each },
 	{ "the error callback may call the heap", callback_may_call_the_heap },
 	{ "overwritten headers are reported and not believed", damaged_headers_are_reported },

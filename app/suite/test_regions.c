@@ -92,6 +92,20 @@ static void region_is_not_left(struct test *t)
 	}
 }
 
+static void added_address_takes_it_back(struct test *t)
+{
+	struct kheap *heap = test_heap(t, 16 * PAGE);
+	uint8_t *arena = test_arena(t, 16 * PAGE);
+
+	TRY(heap != NULL && arena != NULL);
+	for (size_t offset = 0; offset < PAGE; offset += 24) {
+		CHECK(t, kheap_add_region(heap, arena + offset, 8 * PAGE), "a region at offset %zu was refused",
+		      offset);
+		CHECK(t, kheap_remove_region(heap, arena + offset),
+		      "a region at offset %zu of a page is not known by the address it was added with", offset);
+	}
+}
+
 static void tiny_regions_are_refused(struct test *t)
 {
 	static const size_t sizes[] = { 0, 1, 100, PAGE - 1, PAGE, PAGE + 1 };
@@ -297,6 +311,7 @@ static void limit_holds_for_regions(struct test *t)
 static const struct test_case cases[] = {
 	{ "a heap is made and works in 16 KiB, and not in less", heap_fits_16_kib },
 	{ "a region may begin at any address, and nothing outside it is written", region_is_not_left },
+	{ "a region is taken back by the address it was added with", added_address_takes_it_back },
 	{ "regions without a whole page are refused", tiny_regions_are_refused },
 	{ "page 0 is left out and not touched", page_zero_is_left_out },
 	{ "adjacent regions stay regions of their own", neighbours_are_regions },
