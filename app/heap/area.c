@@ -305,6 +305,8 @@ bool area_tail_retire(struct kheap *heap, struct region *region)
 {
 	if (!region->tail_offset)
 		return true;
+	if (!block_retire(heap, area_first(region, region->n_overhead - 1)))
+		return false;
 	heap->counters.block_pages--;
-	return block_retire(heap, area_first(region, region->n_overhead - 1));
+	return true;
 }

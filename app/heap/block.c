@@ -53,7 +53,7 @@ void block_bin_of(size_t size, unsigned *fl, unsigned *sl)
 
 /* ---- free lists ---------------------------------------------------------------------------------------------- */
 
-static bool is_free_block(const struct kheap *heap, const struct block *block)
+bool block_is_free(const struct kheap *heap, const struct block *block)
 {
 	uintptr_t address = (uintptr_t)block;
 	const struct region *region = region_of(heap, address);
@@ -70,10 +70,10 @@ static bool is_free_block(const struct kheap *heap, const struct block *block)
 /* Do both neighbours in the list know this block? */
 static bool links_hold(const struct kheap *heap, const struct block *block)
 {
-	if (block->next && !(is_free_block(heap, block->next) && block->next->prev == block))
+	if (block->next && !(block_is_free(heap, block->next) && block->next->prev == block))
 		return false;
 	if (block->prev)
-		return is_free_block(heap, block->prev) && block->prev->next == block;
+		return block_is_free(heap, block->prev) && block->prev->next == block;
 	unsigned fl, sl;
 
 	block_bin_of(block_size(block), &fl, &sl);
@@ -83,9 +83,9 @@ static bool links_hold(const struct kheap *heap, const struct block *block)
 /* A list is broken at this block: its header was overwritten, or its links were, which only a write after free can do. */
 static void report_list(struct kheap *heap, struct block *block)
 {
-	if (!is_free_block(heap, block))
+	if (!block_is_free(heap, block))
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
-	else if (block->next && !is_free_block(heap, block->next))
+	else if (block->next && !block_is_free(heap, block->next))
 		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next, block_size(block) - BLOCK_HEADER);
 	else if (block->next && block->next->prev != block)
 		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next->prev,
@@ -160,8 +160,9 @@ static struct block *bin_find(struct kheap *heap, unsigned fl, unsigned sl, size
 	struct block *block = heap->blocks.heads[fl][sl];
 	struct block *best = NULL;
 
-	for (unsigned tries = BLOCK_TRIES; block && tries; tries--, block = block->next) {
-		if (!is_free_block(heap, block) || !links_hold(heap, block)) {
+	for (unsigned tries = heap->is_thorough ? THOROUGH_TRIES : BLOCK_TRIES; block && tries;
+	     tries--, block = block->next) {
+		if (!block_is_free(heap, block) || !links_hold(heap, block)) {
 			report_list(heap, block);
 			bin_clear(&heap->blocks, fl, sl);
 			return NULL;
@@ -274,7 +275,7 @@ static struct block *block_before(struct kheap *heap, struct block *block)
 	uint64_t size = *(uint64_t *)((uintptr_t)block - BLOCK_FOOTER);
 	struct block *before = block_at((uintptr_t)block - (size_t)size);
 
-	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && is_free_block(heap, before) &&
+	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && block_is_free(heap, before) &&
 	    block_size(before) == size) {
 		if (links_hold(heap, before))
 			return before;

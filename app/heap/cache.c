@@ -120,7 +120,9 @@ void cache_free_object(struct kheap *heap, struct page_desc *desc, size_t index)
 {
 	struct kcache *cache = desc->cache;
 
-	guard_poison(desc_address(desc) + index * cache->object_size, cache->object_size);
+	/* A struct kcache that was freed still tells whose it was, for those who use it after that. */
+	if (cache != &heap->cache_of_caches)
+		guard_poison(desc_address(desc) + index * cache->object_size, cache->object_size);
 	if (!has_free(desc))
 		list_push(cache, desc);
 	desc->cache_bits[index / 64] |= (uint64_t)1 << (index % 64);
@@ -159,7 +161,8 @@ static uintptr_t take(struct kcache *cache)
 		list_remove(cache, desc);
 	uintptr_t object = desc_address(desc) + (64 * word + bit) * cache->object_size;
 
-	guard_verify(heap, object, cache->object_size);
+	if (cache != &heap->cache_of_caches)
+		guard_verify(heap, object, cache->object_size);
 	guard_arm(heap, object, cache->user_size, cache->object_size);
 	cache->n_live++;
 	cache->n_free--;
@@ -190,9 +193,22 @@ static void choose_pages(struct kcache *cache)
 	}
 }
 
+/* Is it a cache still? A destroyed one is reported. Its struct stays readable as long as its page holds structs. */
+static bool is_open(struct kcache *cache)
+{
+	if (cache->magic == KCACHE_OPEN)
+		return true;
+	kport_lock_state state = heap_lock(cache->heap);
+
+	heap_error(cache->heap, KMALLOC_DOUBLE_FREE, (uintptr_t)cache, sizeof(*cache));
+	heap_unlock(cache->heap, state);
+	return false;
+}
+
 void cache_init(struct kcache *cache, struct kheap *heap, size_t size_bytes, size_t alignment)
 {
 	cache->heap = heap;
+	cache->magic = KCACHE_OPEN;
 	cache->user_size = size_bytes;
 	cache->object_size = align_up(size_bytes + GUARD_BYTES, max_size(alignment, GRANULE));
 	choose_pages(cache);
@@ -240,6 +256,9 @@ static void cache_struct_free(struct kheap *heap, struct kcache *cache)
 bool kcache_destroy(struct kcache *cache)
 {
 	struct kheap *heap = cache->heap;
+
+	if (!is_open(cache))
+		return false;
 	kport_lock_state state = heap_lock(heap);
 
 	if (cache->n_live) {
@@ -255,6 +274,7 @@ bool kcache_destroy(struct kcache *cache)
 		cache->prev->next = cache->next;
 	else
 		heap->caches = cache->next;
+	cache->magic = 0;
 	cache_struct_free(heap, cache);
 	heap_unlock(heap, state);
 	return true;
@@ -264,40 +284,42 @@ bool kcache_destroy(struct kcache *cache)
 static size_t ensure_free(struct kcache *cache, size_t n, bool may_grow)
 {
 	struct kheap *heap = cache->heap;
+	bool has_asked = false;
+	size_t n_free;
 
-	for (;;) {
+	do {
 		kport_lock_state state = heap_lock(heap);
 
 		while (cache->n_free < n) {
 			if (!slab_add(cache) && !(heap_drain(heap) && slab_add(cache)))
 				break;
 		}
-		size_t n_free = cache->n_free;
-
+		n_free = cache->n_free;
 		heap_unlock(heap, state);
-		if (n_free >= n || !may_grow || !heap_grow(heap, cache->pages_per_slab, UINTPTR_MAX))
-			return n_free;
-	}
+	} while (n_free < n && may_grow &&
+	         heap_replenish(heap, cache->pages_per_slab, UINTPTR_MAX, cache->object_size, &has_asked));
+	return n_free;
 }
 
 void *kcache_alloc(struct kcache *cache, unsigned flags)
 {
 	struct kheap *heap = cache->heap;
-	uintptr_t object;
+	uintptr_t object = 0;
 
-	do {
+	if (!is_open(cache))
+		return NULL;
+	for (unsigned tries = GROWTH_TRIES; tries && !object; tries--) {
 		kport_lock_state state = heap_lock(heap);
 
 		object = take(cache);
 		if (!object && slab_add(cache))
 			object = take(cache);
 		heap_unlock(heap, state);
-	} while (!object && ensure_free(cache, 1, !(flags & KMALLOC_NO_GROW)));
+		if (!object && !ensure_free(cache, 1, !(flags & KMALLOC_NO_GROW)))
+			break;
+	}
 	if (!object) {
-		kport_lock_state state = heap_lock(heap);
-
-		heap->counters.n_failures++;
-		heap_unlock(heap, state);
+		count_failure(heap);
 		return NULL;
 	}
 	if (flags & KMALLOC_ZERO) {
@@ -316,7 +338,7 @@ void kcache_free(struct kcache *cache, void *pointer)
 	struct kheap *heap = cache->heap;
 	struct object object;
 
-	if (!pointer)
+	if (!pointer || !is_open(cache))
 		return;
 	kport_lock_state state = heap_lock(heap);
 	bool is_own = heap_find(heap, (uintptr_t)pointer, &object) && object.kind == PAGE_CACHE &&
@@ -331,10 +353,13 @@ void kcache_free(struct kcache *cache, void *pointer)
 
 size_t kcache_prefill(struct kcache *cache, size_t n)
 {
+	if (!is_open(cache))
+		return 0;
 	kport_lock_state state = heap_lock(cache->heap);
 	struct page_desc *next;
 
-	cache->n_reserved = n;
+	/* No more than any memory holds, so that sums of it do not overflow. */
+	cache->n_reserved = min_size(n, PTRDIFF_MAX);
 	/* What an earlier, larger reserve held goes back; nothing else may take slabs off the list meanwhile. */
 	cache->heap->is_draining = true;
 	for (struct page_desc *desc = cache->partial; desc && !is_needed(cache); desc = next) {
@@ -343,6 +368,7 @@ size_t kcache_prefill(struct kcache *cache, size_t n)
 			slab_give_back(cache, desc);
 	}
 	cache->heap->is_draining = false;
+	regions_settle(cache->heap);
 	heap_unlock(cache->heap, state);
 	size_t n_free = ensure_free(cache, n, true);
 

@@ -8,6 +8,7 @@
 
 struct check {
 	struct kheap *heap;
+	bool is_step; /* a bounded look: runs are looked at page by page */
 	struct kheap_fault first;
 	size_t n_faults;
 	/* Sums over what was seen, to be compared with the heap's own. */
@@ -130,7 +131,8 @@ static size_t check_cache(struct check *check, const struct region *region, size
 			tally_live(check, object, cache->object_size, true);
 		} else {
 			check->free_slab_bytes += cache->object_size;
-			check_poison(check, object, cache->object_size);
+			if (cache != &check->heap->cache_of_caches)
+				check_poison(check, object, cache->object_size);
 		}
 	}
 	if (cache->spare == desc)
@@ -144,19 +146,6 @@ static size_t check_cache(struct check *check, const struct region *region, size
 
 /* ---- blocks ----------------------------------------------------------------------------------------------------------- */
 
-static bool is_known_free_block(const struct kheap *heap, const struct block *block)
-{
-	uintptr_t address = (uintptr_t)block;
-	const struct region *region = region_of(heap, address);
-
-	if (address % GRANULE != GRANULE - BLOCK_HEADER || !region)
-		return false;
-	enum page_kind kind = page_kind_of(region, (address >> PAGE_SHIFT) - region->first_page);
-
-	return (kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD) && block_tag_holds(heap, block) &&
-	       !(block->size_flags & BLOCK_USED);
-}
-
 static void check_free_block(struct check *check, struct block *block)
 {
 	struct kheap *heap = check->heap;
@@ -168,8 +157,8 @@ static void check_free_block(struct check *check, struct block *block)
 	if (*block_footer(block) != size)
 		fault(check, KHEAP_FAULT_BLOCK_PREVIOUS, (uintptr_t)block);
 	block_bin_of(size, &fl, &sl);
-	bool next_ok = !block->next || (is_known_free_block(heap, block->next) && block->next->prev == block);
-	bool prev_ok = block->prev ? is_known_free_block(heap, block->prev) && block->prev->next == block
+	bool next_ok = !block->next || (block_is_free(heap, block->next) && block->next->prev == block);
+	bool prev_ok = block->prev ? block_is_free(heap, block->prev) && block->prev->next == block
 	                           : heap->blocks.heads[fl][sl] == block;
 
 	if (!next_ok || !prev_ok)
@@ -251,7 +240,7 @@ static void check_block_bins(struct check *check)
 			if ((bins->sl_bits[fl] >> sl & 1) != (block != NULL))
 				fault(check, KHEAP_FAULT_BLOCK_BITMAP, (uintptr_t)&bins->sl_bits[fl]);
 			for (; block && listed <= check->free_blocks; block = block->next, listed++) {
-				if (!is_known_free_block(heap, block)) {
+				if (!block_is_free(heap, block)) {
 					fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
 					break;
 				}
@@ -289,10 +278,6 @@ static void check_free_run(struct check *check, const struct region *region, siz
 
 	if ((desc->prev ? desc->prev->next : bins->heads[fl][sl]) != desc || (desc->next && desc->next->prev != desc))
 		fault(check, KHEAP_FAULT_RUN_LIST, page_address(region, page));
-	for (size_t i = page; HARDENED && i < end; i++) {
-		if (region->kinds[i] & PAGE_POISONED)
-			check_poison(check, page_address(region, i), PAGE_SIZE);
-	}
 }
 
 static size_t check_run(struct check *check, const struct region *region, size_t page, enum page_kind kind)
@@ -303,7 +288,7 @@ static size_t check_run(struct check *check, const struct region *region, size_t
 		fault(check, KHEAP_FAULT_RUN_BOUNDS, page_address(region, page));
 		return 1;
 	}
-	for (size_t i = 1; i + (kind == PAGE_FREE) < n_pages; i++) {
+	for (size_t i = 1; i + (kind == PAGE_FREE) < n_pages && !check->is_step; i++) {
 		if (page_kind_of(region, page + i) != PAGE_BODY)
 			fault(check, KHEAP_FAULT_PAGE_KIND, page_address(region, page + i));
 	}
@@ -343,6 +328,12 @@ static void check_run_bins(struct check *check)
 }
 
 /* ---- regions, and all of it --------------------------------------------------------------------------------------------- */
+
+static void check_free_page(struct check *check, const struct region *region, size_t page)
+{
+	if (region->kinds[page] & PAGE_POISONED)
+		check_poison(check, page_address(region, page), PAGE_SIZE);
+}
 
 /* Whatever begins with this page; how many pages it has. */
 static size_t check_page(struct check *check, const struct region *region, size_t page)
@@ -437,6 +428,8 @@ size_t check_heap(struct kheap *heap, struct kheap_fault *first)
 		footprint += region->n_pages;
 		for (size_t page = 0; page < region->n_pages;)
 			page += check_page(&check, region, page);
+		for (size_t page = 0; page < region->n_pages && HARDENED; page++)
+			check_free_page(&check, region, page);
 		if (check.busy_pages != region->n_busy || check.cached_pages != region->n_cached)
 			fault(&check, KHEAP_FAULT_COUNTERS, page_address(region, 0));
 	}
@@ -472,12 +465,19 @@ static bool cursor_find(const struct kheap *heap, size_t cursor, struct region *
 	return false;
 }
 
-/* The inside of a run needs no look: its first page was, or will be, looked at. */
-static bool is_inside(const struct region *region, size_t page)
+/* The page at the cursor, or all of the area or slab it is in; how many pages on the next one is. */
+static size_t check_at(struct check *check, const struct region *region, size_t page)
 {
 	enum page_kind kind = page_kind_of(region, page);
+	size_t start = kind == PAGE_BLOCK ? area_head(region, page) : page;
+	size_t end = page + 1;
 
-	return kind == PAGE_BODY || kind == PAGE_FREE_TAIL || kind == PAGE_CACHE_BODY;
+	check_free_page(check, region, page);
+	/* The inside of a run says nothing; its first page was, or will be, looked at. */
+	if (kind == PAGE_BODY || kind == PAGE_FREE_TAIL || kind == PAGE_CACHE_BODY)
+		return 1;
+	end = max_size(end, start + check_page(check, region, start));
+	return kind == PAGE_FREE || kind == PAGE_RUN || kind == PAGE_OVERHEAD ? 1 : end - page;
 }
 
 size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, struct kheap_fault *first)
@@ -488,21 +488,21 @@ size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, stru
 	kport_lock_state state = heap_lock(heap);
 
 	check_begin(&check, heap);
+	check.is_step = true;
+	if (!cursor_find(heap, *cursor, &region, &page))
+		*cursor = 0;
+	while (region && n_pages) {
+		size_t done = min_size(check_at(&check, region, page), region->n_pages - page);
 
-	while (n_pages) {
-		if (!cursor_find(heap, *cursor, &region, &page)) {
-			*cursor = 0;
-			break;
-		}
-		size_t done = 1;
-
-		if (!is_inside(region, page)) {
-			size_t start = page_kind_of(region, page) == PAGE_BLOCK ? area_head(region, page) : page;
-
-			done = start + check_page(&check, region, start) - page;
-		}
 		*cursor += done;
+		page += done;
 		n_pages -= min_size(done, n_pages);
+		if (page < region->n_pages)
+			continue;
+		region = region->next;
+		page = 0;
+		if (!region)
+			*cursor = 0;
 	}
 	heap_unlock(heap, state);
 	if (first)

@@ -87,7 +87,7 @@ size_t kgood_size(size_t size_bytes)
 
 	if (size_bytes > PTRDIFF_MAX)
 		return 0;
-	if (HARDENED)
+	if (HARDENED || size_bytes > PTRDIFF_MAX - PAGE_SIZE)
 		return size_bytes;
 	unsigned class_index = slab_class_of(gross, natural_alignment(size_bytes));
 

@@ -339,10 +339,10 @@ static bool look_at(struct kheap *heap, uintptr_t address, struct object *object
 }
 
 /* Would much of the memory stay unused if the object shrank where it is? Runs and blocks are cut, slab objects cannot be. */
-static bool is_wasteful(const struct object *object, size_t size)
+static bool is_wasteful(const struct object *object, size_t size, size_t alignment)
 {
 	if (object->kind == PAGE_RUN)
-		return size <= PAGE_SIZE / 2;
+		return size <= PAGE_SIZE / 2 && alignment < PAGE_SIZE;
 	return (object->kind >= PAGE_SLAB || object->kind == PAGE_CACHE) && size + GUARD_BYTES <= object->slot / 2 &&
 	       object->slot > 2 * GRANULE;
 }
@@ -359,7 +359,7 @@ static void *realloc_any(struct kheap *heap, void *pointer, size_t size, size_t 
 		return NULL;
 	bool stays = address % alignment == 0;
 
-	if (stays && !is_wasteful(&object, size) && kheap_try_resize(heap, pointer, size))
+	if (stays && !is_wasteful(&object, size, alignment) && kheap_try_resize(heap, pointer, size))
 		return pointer;
 	void *moved = kheap_alloc_aligned(heap, size, alignment, 0);
 

@@ -31,7 +31,7 @@ const char *kmalloc_error_name(enum kmalloc_error_class error_class)
 
 const char *kmalloc_build(void)
 {
-#if defined(KMALLOC_CHECK)
+#if defined(CHECKING)
 	return "check";
 #elif HARDENED
 	return "hardened";
@@ -44,7 +44,6 @@ void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintpt
 {
 	struct kheap_range range = range_of(heap, address);
 
-	heap->counters.n_errors++;
 	if (heap->pending.error_class)
 		return;
 	heap->pending = (struct kmalloc_error){
@@ -57,7 +56,7 @@ void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintpt
 	heap->pending.nearest_is_live = range.is_live;
 }
 
-#ifdef KMALLOC_CHECK
+#ifdef CHECKING
 /* A full check costs about as much as it looks at: made so seldom that it stays a small multiple of the work between. */
 static void check_sometimes(struct kheap *heap)
 {
@@ -88,6 +87,7 @@ static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 	struct region *region = heap->detached;
 	struct kpage_source source = heap->config.source;
 
+	heap->counters.n_errors += error.error_class != 0;
 	heap->pending.error_class = (enum kmalloc_error_class)0;
 	heap->detached = NULL;
 	kport_unlock(&heap->lock, state);
@@ -107,7 +107,7 @@ static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 
 void heap_unlock(struct kheap *heap, kport_lock_state state)
 {
-#ifdef KMALLOC_CHECK
+#ifdef CHECKING
 	check_sometimes(heap);
 #endif
 	if (heap->pending.error_class || heap->detached)
@@ -184,6 +184,16 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 size_t natural_alignment(size_t size)
 {
 	return is_power_of_two(size) && size <= NATURAL_MAX ? max_size(size, GRANULE) : GRANULE;
+}
+
+bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, size_t size, bool *has_asked)
+{
+	if (heap_grow(heap, n_pages, max_address))
+		return true;
+	if (*has_asked || !heap->config.on_low_memory)
+		return false;
+	*has_asked = true;
+	return heap->config.on_low_memory(heap->config.ctx, size);
 }
 
 static uintptr_t alloc_small(struct kheap *heap, const struct request *request, unsigned class_index, size_t *slot)
@@ -267,8 +277,12 @@ static uintptr_t alloc_locked(struct kheap *heap, const struct request *request)
 {
 	uintptr_t object = alloc_once(heap, request);
 
-	if (!object && heap_drain(heap))
+	if (!object) {
+		heap_drain(heap);
+		heap->is_thorough = true;
 		object = alloc_once(heap, request);
+		heap->is_thorough = false;
+	}
 	return object;
 }
 
@@ -284,23 +298,18 @@ static size_t pages_to_grow(const struct request *request)
 
 static void *alloc_growing(struct kheap *heap, const struct request *request, unsigned flags)
 {
-	bool asked = false;
+	bool has_asked = false;
 
-	for (;;) {
+	/* Bounded, because what was got may be unfit for this request, or gone to another CPU. */
+	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
 		kport_lock_state state = heap_lock(heap);
 		uintptr_t object = alloc_locked(heap, request);
 
 		heap_unlock(heap, state);
 		if (object)
 			return (void *)object;
-		if (flags & KMALLOC_NO_GROW)
-			break;
-		if (heap_grow(heap, pages_to_grow(request), request->max_address))
-			continue;
-		if (asked || !heap->config.on_low_memory)
-			break;
-		asked = true;
-		if (!heap->config.on_low_memory(heap->config.ctx, request->size))
+		if (flags & KMALLOC_NO_GROW ||
+		    !heap_replenish(heap, pages_to_grow(request), request->max_address, request->size, &has_asked))
 			break;
 	}
 	return NULL;
@@ -317,11 +326,12 @@ static void zero(struct kheap *heap, void *object, size_t size)
 		byte[i] = 0;
 }
 
-static void count_failure(struct kheap *heap)
+void count_failure(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);
 
 	heap->counters.n_failures++;
+	regions_settle(heap);
 	heap_unlock(heap, state);
 }
 

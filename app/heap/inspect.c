@@ -296,7 +296,9 @@ static void add_free_ranges(const struct kheap *heap, struct free_sum *sum)
 	for (unsigned i = 0; i < BLOCK_FL * BLOCK_SL; i++) {
 		const struct block *block = heap->blocks.heads[i / BLOCK_SL][i % BLOCK_SL];
 
-		for (; block; block = block->next)
+		/* A link that was overwritten leads nowhere; one that leads back does not have this block before it. */
+		for (const struct block *prev = NULL; block && block_is_free(heap, block) && block->prev == prev;
+		     prev = block, block = block->next)
 			add_range(sum, block_size(block) - BLOCK_HEADER);
 	}
 }

@@ -23,12 +23,12 @@
 
 #include "bits.h"
 
-#ifdef KMALLOC_CHECK
-#define KMALLOC_HARDENED 1
+#if defined(KMALLOC_CHECK) && KMALLOC_CHECK
+#define CHECKING 1
 /* A full check every so many operations of the check build. */
 #define CHECK_INTERVAL 512
 #endif
-#ifdef KMALLOC_HARDENED
+#if defined(CHECKING) || (defined(KMALLOC_HARDENED) && KMALLOC_HARDENED)
 #define HARDENED 1
 #else
 #define HARDENED 0
@@ -112,7 +112,6 @@ enum zone { ZONE_LOW, ZONE_HIGH, N_ZONES };
 #define RUN_SL_SHIFT 2
 #define RUN_SL (1 << RUN_SL_SHIFT)
 #define RUN_FL 24 /* lengths up to 2^24 pages (64 GiB) have bins of their own, longer ones share the last */
-#define RUN_TRIES 8
 
 struct run_bins {
 	uint32_t fl_bits;
@@ -149,7 +148,6 @@ enum block_flags {
 #define BLOCK_SL_SHIFT 4
 #define BLOCK_SL (1 << BLOCK_SL_SHIFT)
 #define BLOCK_FL 12
-#define BLOCK_TRIES 4
 
 #define AREA_MAX_PAGES 64 /* so that one step of kheap_check_step is bounded */
 #define AREA_GROW_MAX 16
@@ -185,8 +183,11 @@ struct counters {
 	uint64_t n_allocs, n_frees, n_failures, n_errors, n_grown, n_shrunk;
 };
 
+#define KCACHE_OPEN 0x6b634f50u
+
 struct kcache {
 	struct kheap *heap;
+	uint32_t magic; /* KCACHE_OPEN until it is destroyed */
 	struct kcache *next, *prev;
 	struct page_desc *partial; /* slabs with free objects */
 	struct page_desc *spare;   /* one of them without live objects, which is kept */
@@ -198,6 +199,11 @@ struct kcache {
 	uint16_t objects_per_slab;
 	uint8_t pages_per_slab;
 };
+
+/* How many entries of a list are looked at for a fit; before the heap fails or grows, THOROUGH_TRIES. */
+#define RUN_TRIES 8
+#define BLOCK_TRIES 4
+#define THOROUGH_TRIES 256
 
 struct kheap {
 	struct kport_lock lock;
@@ -217,6 +223,7 @@ struct kheap {
 
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
 	bool is_draining;
+	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
 
 	struct run_bins runs[N_ZONES];
 	struct block_bins blocks;
@@ -226,7 +233,7 @@ struct kheap {
 
 	struct kmalloc_error pending; /* error_class 0: none */
 	struct counters counters;
-#ifdef KMALLOC_CHECK
+#ifdef CHECKING
 	uint32_t until_check;
 	bool in_check;
 #endif
@@ -249,6 +256,12 @@ void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintpt
 /* Give empty slabs and areas back to the runs; true if that freed a page. O(classes). */
 bool heap_drain(struct kheap *heap);
 
+/* A request could not be met: get pages, or ask on_low_memory once; true: try again. Called without the lock. */
+bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, size_t size, bool *has_asked);
+#define GROWTH_TRIES 4
+
+/* A call returns NULL. Called without the lock. */
+void count_failure(struct kheap *heap);
 void count_alloc(struct kheap *heap, size_t usable);
 void count_free(struct kheap *heap, size_t usable);
 /* The free did not come about. */
@@ -334,6 +347,8 @@ void region_busy(struct kheap *heap, struct region *region, size_t n_pages);
 void region_idle(struct kheap *heap, struct region *region, size_t n_pages);
 /* Something in a region became free: an empty one is kept as the spare, or detached so that heap_unlock puts it back. */
 void region_settle(struct kheap *heap, struct region *region);
+/* The same for all: while the heap was draining, none was settled. O(regions). */
+void regions_settle(struct kheap *heap);
 
 /* ---- run.c -------------------------------------------------------------------------------------------------- */
 
@@ -406,6 +421,8 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block);
 bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size);
 /* A free block of `size` bytes where none was: sealed, in its bin, the block behind it told. */
 void block_insert_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags);
+/* Is there a free block at this address, whatever it is? */
+bool block_is_free(const struct kheap *heap, const struct block *block);
 /* Take a free block out of its bin; false: its links are damaged. */
 bool block_retire(struct kheap *heap, struct block *block);
 

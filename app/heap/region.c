@@ -312,6 +312,16 @@ void region_settle(struct kheap *heap, struct region *region)
 		region_detach(heap, region);
 }
 
+void regions_settle(struct kheap *heap)
+{
+	struct region *next;
+
+	for (struct region *region = heap->regions; region; region = next) {
+		next = region->next;
+		region_settle(heap, region);
+	}
+}
+
 void region_busy(struct kheap *heap, struct region *region, size_t n_pages)
 {
 	region->n_busy += n_pages;
@@ -425,7 +435,9 @@ static bool chunk_get(const struct kpage_source *source, const struct kpage_requ
 	*chunk = (struct kpage_chunk){ 0 };
 	if (!source->get || !source->get(source->ctx, request, chunk))
 		return false;
-	if (chunk->n_pages >= request->min_pages && chunk->base % PAGE_SIZE == 0)
+	uintptr_t last = chunk->base + (chunk->n_pages << PAGE_SHIFT) - 1;
+
+	if (chunk->n_pages >= request->min_pages && chunk->base % PAGE_SIZE == 0 && last <= request->max_address)
 		return true;
 	source->put(source->ctx, chunk);
 	return false;

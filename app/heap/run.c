@@ -118,7 +118,7 @@ static struct page_desc *list_find(struct page_desc *desc, size_t n_pages, unsig
  * that holds anything; alignment can make it look at each bin once. With a limit on the address every entry is looked at.
  */
 static struct page_desc *zone_find(struct run_bins *bins, size_t n_pages, unsigned align_shift, uintptr_t max_address,
-                                   bool any)
+                                   size_t tries)
 {
 	unsigned fl, sl;
 
@@ -128,8 +128,8 @@ static struct page_desc *zone_find(struct run_bins *bins, size_t n_pages, unsign
 	for (;;) {
 		while (sl_bits) {
 			unsigned bin = lowest_bit(sl_bits);
-			struct page_desc *desc = list_find(bins->heads[fl][bin], n_pages, align_shift, max_address,
-			                                   any ? RUN_TRIES : SIZE_MAX);
+			struct page_desc *desc =
+				list_find(bins->heads[fl][bin], n_pages, align_shift, max_address, tries);
 
 			if (desc)
 				return desc;
@@ -145,17 +145,17 @@ static struct page_desc *zone_find(struct run_bins *bins, size_t n_pages, unsign
 static struct page_desc *run_find(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address)
 {
 	const uintptr_t top_low = (ZONE_PAGE << PAGE_SHIFT) - 1;
+	size_t tries = heap->is_thorough ? THOROUGH_TRIES : RUN_TRIES;
+	struct run_bins *low = &heap->runs[ZONE_LOW], *high = &heap->runs[ZONE_HIGH];
 	struct page_desc *desc = NULL;
 
 	/* Memory below 4 GiB is kept for those who need it. */
-	if (max_address == UINTPTR_MAX) {
-		desc = zone_find(&heap->runs[ZONE_HIGH], n_pages, align_shift, max_address, true);
-		return desc ? desc : zone_find(&heap->runs[ZONE_LOW], n_pages, align_shift, max_address, true);
-	}
 	if (max_address > top_low)
-		desc = zone_find(&heap->runs[ZONE_HIGH], n_pages, align_shift, max_address, false);
-	return desc ? desc
-	            : zone_find(&heap->runs[ZONE_LOW], n_pages, align_shift, max_address, max_address >= top_low);
+		desc = zone_find(high, n_pages, align_shift, max_address,
+		                 max_address == UINTPTR_MAX ? tries : SIZE_MAX);
+	if (!desc)
+		desc = zone_find(low, n_pages, align_shift, max_address, max_address >= top_low ? tries : SIZE_MAX);
+	return desc;
 }
 
 /* Pages leave the free state: what poison they hold must be whole. */

@@ -182,6 +182,26 @@ static void strangers_are_refused(struct test *t)
 	TRY(test_expect_no_error(t));
 }
 
+static void destroyed_caches_are_reported(struct test *t)
+{
+	struct kheap *heap = test_heap(t, (size_t)1 << 20);
+	struct kcache *cache, *other;
+
+	TRY(heap != NULL);
+	cache = kcache_create(heap, 100, 0, NULL, NULL);
+	other = kcache_create(heap, 100, 0, NULL, NULL);
+	CHECK(t, cache != NULL && other != NULL, "caches were refused in a heap of 1 MiB");
+	/* A struct kcache is no object of the user's. */
+	kheap_free(heap, cache);
+	TRY(test_expect_error(t, KMALLOC_FOREIGN_POINTER, cache));
+	CHECK(t, kcache_destroy(cache), "an empty cache could not be destroyed");
+	CHECK(t, !kcache_destroy(cache), "a destroyed cache was destroyed again");
+	TRY(test_expect_error(t, KMALLOC_DOUBLE_FREE, cache));
+	CHECK(t, kcache_alloc(cache, 0) == NULL, "a destroyed cache gave an object");
+	TRY(test_expect_error(t, KMALLOC_DOUBLE_FREE, cache));
+	CHECK(t, kcache_alloc(other, 0) != NULL, "another cache gave no object");
+}
+
 static void reserve_does_not_fail(struct test *t)
 {
 	enum { N = 500 };
@@ -269,6 +289,7 @@ static const struct test_case cases[] = {
 	{ "the constructor is called once for each hand-out", constructor_is_called },
 	{ "objects are packed without headers", objects_are_packed },
 	{ "objects of another cache, of none, and freed ones are refused", strangers_are_refused },
+	{ "a destroyed cache is reported, and its struct is no object", destroyed_caches_are_reported },
 	{ "a reserve serves in a full heap", reserve_does_not_fail },
 	{ "a reserve is as large as memory allows, and is given back", reserve_is_what_there_is },
 	{ "eight caches share a heap and leave nothing", caches_share_the_heap },

@@ -448,7 +448,10 @@ static bool is_found(struct test *t, struct wreck *w, size_t i)
 	REQUIRE(t, n != 0, "kheap_check found nothing wrong with %s", breaks[i].what);
 	REQUIRE(t, first.fault_class == breaks[i].fault_class, "kheap_check called %s '%s', expected '%s'",
 	        breaks[i].what, kheap_fault_name(first.fault_class), kheap_fault_name(breaks[i].fault_class));
-	REQUIRE(t, !breaks[i].is_local || in_steps == breaks[i].fault_class,
+	/* A step does not know the run around a page of a wrong kind, and may see what that kind brings with it. */
+	REQUIRE(t,
+	        !breaks[i].is_local || in_steps == breaks[i].fault_class ||
+	                (breaks[i].fault_class == KHEAP_FAULT_PAGE_KIND && in_steps != KHEAP_FAULT_NONE),
 	        "kheap_check_step called %s '%s', expected '%s'", breaks[i].what, kheap_fault_name(in_steps),
 	        kheap_fault_name(breaks[i].fault_class));
 	return test_sound(t, w->heap, "the repair");

@@ -437,6 +437,68 @@ static void low_memory_is_asked(struct test *t)
 	kheap_free(cushion.heap, object);
 }
 
+static void low_memory_is_asked_for_a_cache(struct test *t)
+{
+	struct kheap_config config;
+	void *arena = test_arena(t, (size_t)512 << 10), *object;
+	struct kcache *cache;
+
+	TRY(arena != NULL);
+	config = test_config(t);
+	config.on_low_memory = free_cushion;
+	cushion = (struct cushion){ 0 };
+	cushion.heap = test_heap_in(t, arena, (size_t)512 << 10, &config);
+	TRY(cushion.heap != NULL);
+	cache = kcache_create(cushion.heap, 30000, 0, NULL, NULL);
+	CHECK(t, cache != NULL, "a cache was refused in a heap of 512 KiB");
+	cushion.object = kheap_alloc(cushion.heap, 300000, 0);
+	CHECK(t, cushion.object != NULL, "300000 bytes were refused in a heap of 512 KiB");
+	while (kheap_alloc(cushion.heap, 4096, KMALLOC_NO_GROW) != NULL)
+		;
+	CHECK(t, kcache_alloc(cache, KMALLOC_NO_GROW) == NULL && cushion.n_asked == 0,
+	      "on_low_memory was asked although the request forbids it");
+	object = kcache_alloc(cache, 0);
+	CHECK(t, object != NULL && cushion.n_asked == 1, "a cache asked on_low_memory %u times and got %p",
+	      cushion.n_asked, object);
+}
+
+/* A source that does not heed max_address: what it gives has to go back, and the asking has to end. */
+static void put_to_source(void *ctx, const struct kpage_chunk *chunk)
+{
+	struct kpage_source source = test_source_config(ctx).source;
+
+	source.put(source.ctx, chunk);
+}
+
+static bool get_too_high(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	struct kpage_source source = test_source_config(ctx).source;
+	struct kpage_request any = *request;
+
+	any.max_address = UINTPTR_MAX;
+	return source.get(source.ctx, &any, chunk);
+}
+
+static void chunks_above_the_limit_go_back(struct test *t)
+{
+	struct kheap_config config;
+	struct kheap *heap;
+	unsigned gets;
+
+	TRY(test_source(t, ARENA));
+	config = test_source_config(t);
+	config.source.get = get_too_high;
+	config.source.put = put_to_source;
+	config.source.ctx = t;
+	heap = test_heap_in(t, NULL, 0, &config);
+	TRY(heap != NULL);
+	gets = t->source.n_gets;
+	CHECK(t, kpages_alloc(heap, 4, PAGE, t->source.base - 1, 0) == NULL, "pages below all memory were given");
+	CHECK(t, t->source.n_gets - gets <= 8, "one request asked the source %u times", t->source.n_gets - gets);
+	CHECK(t, t->source.n_given == 1, "%u chunks are held, expected the first alone", t->source.n_given);
+	TRY(test_end_heap(t, heap));
+}
+
 static const struct test_case cases[] = {
 	{ "work survives the source's refusal at each call, once", one_refusal_is_survived },
 	{ "work survives the source's refusal at each call and ever after", lasting_refusal_is_survived },
@@ -452,5 +514,7 @@ static const struct test_case cases[] = {
 	{ "a spare chunk that is used again is no spare", used_spare_is_none },
 	{ "the footprint never passes the limit", limit_is_kept },
 	{ "on_low_memory is asked once, and what it frees is used", low_memory_is_asked },
+	{ "on_low_memory is asked for a cache, too", low_memory_is_asked_for_a_cache },
+	{ "a chunk above the limit that was asked for goes back, and the asking ends", chunks_above_the_limit_go_back },
 };
 TEST_GROUP(growth, cases);

@@ -514,6 +514,7 @@ static void late_last_words(struct test *t)
 static void broken_links_are_not_followed(struct test *t)
 {
 	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats stats;
 	struct neighbours n;
 	uint64_t *links;
 
@@ -525,6 +526,11 @@ static void broken_links_are_not_followed(struct test *t)
 	links[0] = (uintptr_t)&n;
 	links[1] = (uintptr_t)&n;
 	CHECK(t, kheap_check(heap, NULL) != 0, "kheap_check found nothing wrong with a broken link");
+	/* Neither of these may follow it, or go round for ever. */
+	kheap_get_stats(heap, &stats);
+	links[0] = (uintptr_t)links - 8;
+	kheap_get_stats(heap, &stats);
+	links[0] = (uintptr_t)&n;
 	for (unsigned i = 0; i < 400 && t->n_errors == 0; i++) {
 		uint8_t *object = kheap_alloc(heap, 1000, 0);
 
