@@ -484,7 +484,7 @@ size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, stru
 {
 	struct check check;
 	struct region *region;
-	size_t page;
+	size_t page = 0;
 	kport_lock_state state = heap_lock(heap);
 
 	check_begin(&check, heap);

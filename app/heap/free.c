@@ -85,6 +85,8 @@ bool heap_find(struct kheap *heap, uintptr_t address, struct object *object)
 	object->region = region;
 	object->page = (address >> PAGE_SHIFT) - region->first_page;
 	object->kind = page_kind_of(region, object->page);
+	if (!is_kind(object->kind))
+		return refuse(heap, address);
 	if (object->kind >= PAGE_SLAB)
 		return find_in_slab(heap, address, object);
 	switch (object->kind) {

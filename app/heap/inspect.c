@@ -127,6 +127,8 @@ struct kheap_range range_of(const struct kheap *heap, uintptr_t address)
 	page = (address >> PAGE_SHIFT) - region->first_page;
 	enum page_kind kind = page_kind_of(region, page);
 
+	if (!is_kind(kind))
+		return make_range(KHEAP_OVERHEAD, false, page_address(region, page), PAGE_SIZE);
 	if (kind >= PAGE_SLAB)
 		return slab_range(heap, region, page,
 		                  (address % PAGE_SIZE) / slab_object_size((unsigned)(kind - PAGE_SLAB)));
@@ -218,13 +220,15 @@ static size_t walk_one(struct kheap *heap, struct region *region, size_t page, v
 	enum page_kind kind = page_kind_of(region, page);
 	struct kheap_range range;
 
+	range = range_of(heap, page_address(region, page));
+	if (!is_kind(kind))
+		return visit(ctx, &range) ? 1 : 0;
 	if (kind >= PAGE_SLAB)
 		return walk_slab(heap, region, page, visit, ctx) ? 1 : 0;
 	if (kind == PAGE_CACHE)
 		return walk_cache(heap, region, page, visit, ctx) ? region->descs[page].cache->pages_per_slab : 0;
 	if (kind == PAGE_BLOCK_HEAD)
 		return walk_area(heap, region, page, visit, ctx) ? region->descs[page].n_pages : 0;
-	range = range_of(heap, page_address(region, page));
 	size_t n_pages = descriptor_pages(region);
 
 	if (page >= region->n_overhead)

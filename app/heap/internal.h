@@ -334,6 +334,12 @@ static inline uintptr_t desc_address(const struct page_desc *desc)
 	return page_address(desc->region, desc_page(desc));
 }
 
+/* Is this a kind at all? A damaged one must not lead to a class that is none. */
+static inline bool is_kind(enum page_kind kind)
+{
+	return kind < PAGE_SLAB + SLAB_CLASSES;
+}
+
 static inline enum page_kind page_kind_of(const struct region *region, size_t page)
 {
 	return (enum page_kind)(region->kinds[page] & PAGE_KIND_MASK);

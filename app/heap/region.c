@@ -302,9 +302,14 @@ void region_settle(struct kheap *heap, struct region *region)
 		heap->spare = NULL;
 	size_t most = max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
 
-	if ((!heap->spare || heap->spare == region) && region->n_pages <= most) {
+	if (region->n_pages <= most) {
+		/* The one that was used last is kept: the next request may need one as large. */
+		struct region *old = heap->spare;
+
 		heap->spare = region;
-		return;
+		if (!old || old == region)
+			return;
+		region = old;
 	}
 	if (region->n_cached)
 		heap_drain(heap);
@@ -316,6 +321,8 @@ void regions_settle(struct kheap *heap)
 {
 	struct region *next;
 
+	/* Found anew, so that settling a region gives up only itself or one before it. */
+	heap->spare = NULL;
 	for (struct region *region = heap->regions; region; region = next) {
 		next = region->next;
 		region_settle(heap, region);
