@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * malloc and its relatives on one heap: what C and POSIX ask beyond what the heap promises (errno, what is a legal alignment), and what a
+ * process wants beyond that: large objects are zeroed by the kernel and go back to it. Misuse never comes back here: it aborts.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include <kmalloc_port.h>
+
+#include "preload.h"
+
+/* From here on it is cheaper to get zero pages than to write zeros, and untouched ones cost no memory. */
+#define ZERO_BY_KERNEL ((size_t)128 << 10)
+/* Freed objects of this size give their pages back, once more than a share of such pages is idle. */
+#define LARGE ((size_t)64 << 10)
+#define IDLE_MIN ((size_t)8 << 20)
+#define IDLE_SHARE 16
+
+static struct kheap *the_heap;
+static struct kport_lock start_lock;
+/* Bytes of freed large objects whose pages were not given back: a guess, because what takes them again need not be large. */
+static size_t idle_bytes;
+
+__attribute__((noinline, cold)) static struct kheap *heap_start(void)
+{
+	kport_lock_state state = kport_lock(&start_lock);
+	struct kheap *heap = the_heap;
+
+	if (!heap) {
+		struct kheap_config config = { .source = preload_pages(), .on_error = preload_on_error };
+		int saved = errno;
+
+		/* Early after boot there may be no randomness yet; then the address alone is the secret. */
+		if (getrandom(&config.secret, sizeof(config.secret), GRND_NONBLOCK) != sizeof(config.secret))
+			config.secret = 0;
+		errno = saved;
+		heap = kheap_create(NULL, 0, &config);
+		if (heap)
+			preload_fork_begin();
+		__atomic_store_n(&the_heap, heap, __ATOMIC_RELEASE);
+	}
+	kport_unlock(&start_lock, state);
+	return heap;
+}
+
+static inline struct kheap *heap_get(void)
+{
+	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+
+	return LIKELY(heap != NULL) ? heap : heap_start();
+}
+
+/* ---- large objects ---------------------------------------------------------------------------------------------- */
+
+/* A large object came into use: probably on pages that were idle. */
+static void large_taken(size_t size_bytes)
+{
+	size_t idle = __atomic_load_n(&idle_bytes, __ATOMIC_RELAXED);
+
+	if (idle)
+		__atomic_store_n(&idle_bytes, idle > size_bytes ? idle - size_bytes : 0, __ATOMIC_RELAXED);
+}
+
+/*
+ * A page-aligned object is about to be freed. Its pages go back to the system if much is idle already: a program that frees and takes the
+ * same buffer again and again keeps it, one that frees most of what it had gets smaller at once.
+ */
+__attribute__((noinline)) static void large_release(struct kheap *heap, void *object)
+{
+	/* Reports what is no object. */
+	size_t size_bytes = kheap_usable_size(heap, object);
+	size_t limit = preload_mapped_bytes() / IDLE_SHARE;
+
+	if (size_bytes < LARGE)
+		return;
+	if (limit < IDLE_MIN)
+		limit = IDLE_MIN;
+	if (__atomic_load_n(&idle_bytes, __ATOMIC_RELAXED) + size_bytes <= limit)
+		__atomic_fetch_add(&idle_bytes, size_bytes, __ATOMIC_RELAXED);
+	else
+		preload_discard(object, size_bytes);
+}
+
+/* ---- for the operators too -------------------------------------------------------------------------------------- */
+
+inline void *preload_alloc(size_t size_bytes)
+{
+	struct kheap *heap = heap_get();
+
+	if (UNLIKELY(!heap))
+		return NULL;
+	if (UNLIKELY(size_bytes >= LARGE))
+		large_taken(size_bytes);
+	return kheap_alloc(heap, size_bytes, 0);
+}
+
+void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
+{
+	struct kheap *heap = heap_get();
+
+	return heap ? kheap_alloc_aligned(heap, size_bytes, alignment, 0) : NULL;
+}
+
+/* Without a heap nothing was handed out: freeing something then is misuse, and the heap must be there to say so. */
+inline void preload_free(void *object)
+{
+	struct kheap *heap = heap_get();
+
+	if (UNLIKELY(!heap || !object))
+		return;
+	/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
+	if (!IS_HARDENED && UNLIKELY((uintptr_t)object % KMALLOC_PAGE_SIZE == 0))
+		large_release(heap, object);
+	kheap_free(heap, object);
+}
+
+void preload_free_sized(void *object, size_t size_bytes)
+{
+	struct kheap *heap = heap_get();
+
+	if (heap)
+		kheap_free_sized(heap, object, size_bytes);
+}
+
+void preload_free_aligned_sized(void *object, size_t alignment, size_t size_bytes)
+{
+	struct kheap *heap = heap_get();
+
+	if (heap)
+		kheap_free_aligned_sized(heap, object, alignment, size_bytes);
+}
+
+static void *alloc_zeroed(struct kheap *heap, size_t size_bytes)
+{
+	char *object;
+
+	if (size_bytes < ZERO_BY_KERNEL)
+		return kheap_alloc(heap, size_bytes, KMALLOC_ZERO);
+	object = preload_alloc(size_bytes);
+	if (!object)
+		return NULL;
+	if (!preload_discard(object, size_bytes)) {
+		memset(object, 0, size_bytes);
+		return object;
+	}
+	/* What lies before the first and behind the last whole page. */
+	size_t front = -(uintptr_t)object % KMALLOC_PAGE_SIZE;
+	size_t back = ((uintptr_t)object + size_bytes) % KMALLOC_PAGE_SIZE;
+
+	memset(object, 0, front);
+	memset(object + size_bytes - back, 0, back);
+	return object;
+}
+
+/* ---- C and POSIX ------------------------------------------------------------------------------------------------- */
+
+/* NULL is want of memory, whatever was asked for. */
+static inline void *or_enomem(void *object)
+{
+	if (UNLIKELY(!object))
+		errno = ENOMEM;
+	return object;
+}
+
+static bool is_power_of_two(size_t number)
+{
+	return number && (number & (number - 1)) == 0;
+}
+
+EXPORT void *malloc(size_t size_bytes)
+{
+	return or_enomem(preload_alloc(size_bytes));
+}
+
+EXPORT void free(void *object)
+{
+	preload_free(object);
+}
+
+EXPORT void *calloc(size_t n, size_t size_bytes)
+{
+	struct kheap *heap = heap_get();
+	size_t total;
+
+	if (UNLIKELY(__builtin_mul_overflow(n, size_bytes, &total)))
+		total = SIZE_MAX;
+	return or_enomem(heap ? alloc_zeroed(heap, total) : NULL);
+}
+
+/* A large object becomes another large one: what it leaves goes back to the system as if it had been freed. */
+static void *large_resize(struct kheap *heap, void *object, size_t size_bytes)
+{
+	size_t old = kheap_usable_size(heap, object);
+	void *moved;
+
+	if (kheap_try_resize(heap, object, size_bytes))
+		return object;
+	moved = preload_alloc(size_bytes);
+	if (!moved)
+		return NULL;
+	memcpy(moved, object, old < size_bytes ? old : size_bytes);
+	preload_free(object);
+	return moved;
+}
+
+EXPORT void *realloc(void *object, size_t size_bytes)
+{
+	struct kheap *heap = heap_get();
+
+	/* As the C library does: programs rely on it. */
+	if (object && !size_bytes) {
+		preload_free(object);
+		return NULL;
+	}
+	if (UNLIKELY(!heap))
+		return or_enomem(NULL);
+	if (UNLIKELY(size_bytes >= LARGE) && object && (uintptr_t)object % KMALLOC_PAGE_SIZE == 0)
+		return or_enomem(large_resize(heap, object, size_bytes));
+	return or_enomem(kheap_realloc(heap, object, size_bytes));
+}
+
+EXPORT void *reallocarray(void *object, size_t n, size_t size_bytes)
+{
+	size_t total;
+
+	if (__builtin_mul_overflow(n, size_bytes, &total)) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return realloc(object, total);
+}
+
+EXPORT void free_sized(void *object, size_t size_bytes)
+{
+	preload_free_sized(object, size_bytes);
+}
+
+EXPORT void free_aligned_sized(void *object, size_t alignment, size_t size_bytes)
+{
+	preload_free_aligned_sized(object, alignment, size_bytes);
+}
+
+/* An error number, and errno as it was. */
+EXPORT int posix_memalign(void **object, size_t alignment, size_t size_bytes)
+{
+	void *made;
+
+	if (!is_power_of_two(alignment) || alignment % sizeof(void *))
+		return EINVAL;
+	made = preload_alloc_aligned(size_bytes, alignment);
+	if (!made)
+		return ENOMEM;
+	*object = made;
+	return 0;
+}
+
+EXPORT void *aligned_alloc(size_t alignment, size_t size_bytes)
+{
+	if (!is_power_of_two(alignment)) {
+		errno = EINVAL;
+		return NULL;
+	}
+	return or_enomem(preload_alloc_aligned(size_bytes, alignment));
+}
+
+/* Other alignments are rounded up, as the C library does. */
+EXPORT void *memalign(size_t alignment, size_t size_bytes)
+{
+	size_t rounded = KMALLOC_ALIGNMENT;
+
+	if (alignment > SIZE_MAX / 2 + 1) {
+		errno = EINVAL;
+		return NULL;
+	}
+	while (rounded < alignment)
+		rounded *= 2;
+	return or_enomem(preload_alloc_aligned(size_bytes, rounded));
+}
+
+EXPORT void *valloc(size_t size_bytes)
+{
+	return or_enomem(preload_alloc_aligned(size_bytes, KMALLOC_PAGE_SIZE));
+}
+
+EXPORT void *pvalloc(size_t size_bytes)
+{
+	size_t whole = size_bytes ? size_bytes : 1;
+
+	if (__builtin_add_overflow(whole, KMALLOC_PAGE_SIZE - 1, &whole)) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return valloc(whole & ~(KMALLOC_PAGE_SIZE - 1));
+}
+
+/* ---- what the C library adds --------------------------------------------------------------------------------------- */
+
+EXPORT size_t malloc_usable_size(void *object)
+{
+	struct kheap *heap = heap_get();
+
+	return heap ? kheap_usable_size(heap, object) : 0;
+}
+
+struct discarded {
+	bool any;
+};
+
+/* The lock is held: no call of the heap here. */
+static bool discard_free_run(void *ctx, const struct kheap_range *range)
+{
+	struct discarded *discarded = ctx;
+
+	if (range->kind == KHEAP_PAGE_RUN && !range->is_live && preload_discard((void *)range->base, range->size_bytes))
+		discarded->any = true;
+	return true;
+}
+
+/* 1: memory was given back. What may stay for the next time (`pad`) is the heap's own choice. */
+EXPORT int malloc_trim(size_t pad)
+{
+	struct kheap *heap = heap_get();
+	struct discarded discarded = { false };
+
+	(void)pad;
+	if (!heap)
+		return 0;
+	discarded.any = kheap_trim(heap) > 0;
+	/* Free pages hold nothing: what describes them lies elsewhere. In the hardened build they hold poison. */
+	if (!IS_HARDENED)
+		kheap_walk(heap, discard_free_run, &discarded);
+	__atomic_store_n(&idle_bytes, 0, __ATOMIC_RELAXED);
+	return discarded.any;
+}

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The page source: anonymous memory from mmap. Pages that were never touched cost nothing (MAP_NORESERVE), so chunks are whole mebibytes at
+ * whole mebibytes: then the heap's table from addresses to regions is right at the first look. Chunks stay small enough that an empty
+ * one is found, and goes back, before all of the program's memory is free.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "preload.h"
+
+#define CHUNK_UNIT ((size_t)1 << 20)
+#define CHUNK_MAX ((size_t)16 << 20) /* unless one object needs more */
+
+static size_t mapped_bytes;
+
+size_t preload_mapped_bytes(void)
+{
+	return __atomic_load_n(&mapped_bytes, __ATOMIC_RELAXED);
+}
+
+static void *map(size_t size_bytes)
+{
+	void *memory =
+		mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* At a multiple of CHUNK_UNIT. The kernel places each mapping beside the last one, so it mostly is at one already. */
+static void *map_aligned(size_t size_bytes)
+{
+	char *memory = map(size_bytes);
+	size_t excess;
+
+	if (!memory || (uintptr_t)memory % CHUNK_UNIT == 0)
+		return memory;
+	munmap(memory, size_bytes);
+	memory = map(size_bytes + CHUNK_UNIT);
+	if (!memory)
+		return NULL;
+	excess = -(uintptr_t)memory % CHUNK_UNIT;
+	if (excess)
+		munmap(memory, excess);
+	munmap(memory + excess + size_bytes, CHUNK_UNIT - excess);
+	return memory + excess;
+}
+
+static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	size_t min_bytes, size_bytes = request->want_pages * KMALLOC_PAGE_SIZE;
+	int saved = errno;
+	void *memory;
+
+	(void)ctx;
+	/* An address limit is never asked for: malloc has none. */
+	if (request->max_address != UINTPTR_MAX || request->min_pages > PTRDIFF_MAX / KMALLOC_PAGE_SIZE)
+		return false;
+	min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
+	if (size_bytes > CHUNK_MAX)
+		size_bytes = CHUNK_MAX;
+	if (size_bytes < min_bytes)
+		size_bytes = min_bytes;
+	size_bytes = (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
+	memory = map_aligned(size_bytes);
+	if (!memory) {
+		/* Near a limit (ulimit -v) every page counts. */
+		size_bytes = min_bytes;
+		memory = map(size_bytes);
+	}
+	errno = saved;
+	if (!memory)
+		return false;
+	chunk->base = (uintptr_t)memory;
+	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
+	__atomic_fetch_add(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
+	return true;
+}
+
+static void put(void *ctx, const struct kpage_chunk *chunk)
+{
+	size_t size_bytes = chunk->n_pages * KMALLOC_PAGE_SIZE;
+	int saved = errno;
+
+	(void)ctx;
+	/* It can fail when the process has as many mappings as it may: then the pages at least are given back. */
+	if (munmap((void *)chunk->base, size_bytes) != 0)
+		madvise((void *)chunk->base, size_bytes, MADV_DONTNEED);
+	errno = saved;
+	__atomic_fetch_sub(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
+}
+
+struct kpage_source preload_pages(void)
+{
+	return (struct kpage_source){ .get = get, .put = put };
+}
+
+bool preload_discard(void *start, size_t size_bytes)
+{
+	uintptr_t from = ((uintptr_t)start + KMALLOC_PAGE_SIZE - 1) & ~(KMALLOC_PAGE_SIZE - 1);
+	uintptr_t to = ((uintptr_t)start + size_bytes) & ~(KMALLOC_PAGE_SIZE - 1);
+	int saved = errno;
+	bool done;
+
+	/* Locked memory (mlockall) is refused. */
+	done = from >= to || madvise((void *)from, to - from, MADV_DONTNEED) == 0;
+	errno = saved;
+	return done;
+}

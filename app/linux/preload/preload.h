@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libkmalloc.so: the heap in place of the C library's malloc, for programs that were built without knowing of it
+ * (LD_PRELOAD=build/linux/libkmalloc.so program).
+ *
+ *   malloc.c     malloc and its relatives
+ *   operators.c  C++'s operators new and delete
+ *   pages.c      the page source: mmap and munmap
+ *   lock.c       what port.h needs: waiting, and fork
+ *   report.c     misuse: one line on the standard error output, then abort
+ *
+ * Everything here may run before the constructors of any library, from inside the dynamic linker, and after the destructors. So
+ * nothing may call a function that allocates (stdio does), needs a constructor, or has thread-local state of its own.
+ */
+#ifndef PRELOAD_H
+#define PRELOAD_H
+
+#include <kmalloc.h>
+
+/* Everything else is hidden. */
+#define EXPORT __attribute__((visibility("default")))
+
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+#ifdef KMALLOC_HARDENED
+#define IS_HARDENED 1
+#else
+#define IS_HARDENED 0
+#endif
+
+/* malloc.c: no errno here; NULL is want of memory. */
+void *preload_alloc(size_t size_bytes);
+void *preload_alloc_aligned(size_t size_bytes, size_t alignment);
+void preload_free(void *object);
+void preload_free_sized(void *object, size_t size_bytes);
+void preload_free_aligned_sized(void *object, size_t alignment, size_t size_bytes);
+
+/* pages.c */
+struct kpage_source preload_pages(void);
+/* Bytes that are mapped now. */
+size_t preload_mapped_bytes(void);
+/* Give the whole pages inside [start, start + size) back; they read as zero from now on. False: they could not be. */
+bool preload_discard(void *start, size_t size_bytes);
+
+/* lock.c: keep fork() safe from now on. */
+void preload_fork_begin(void);
+
+/* report.c */
+void preload_on_error(void *ctx, const struct kmalloc_error *error);
+/* Write text, then stop the program. `text` ends with NULL. */
+_Noreturn void preload_die(const char *const text[]);
+#define DECIMAL_SIZE 24
+/* Write a number into `buffer` (DECIMAL_SIZE bytes); returns where it begins. */
+const char *preload_decimal(char *buffer, uint64_t number);
+const char *preload_hex(char *buffer, uintptr_t number);
+
+#endif

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT */
+/* What malloc and its relatives promise: sizes, alignments, errno, contents, and memory that goes back to the system. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "probe.h"
+
+static uint64_t random_state = RANDOM_SEED;
+
+/* Every name of malloc's family and every operator comes from one library, the preloaded one. */
+void probe_loaded(void)
+{
+	static const char *const names[] = {
+		"malloc",
+		"calloc",
+		"realloc",
+		"reallocarray",
+		"free",
+		"free_sized",
+		"free_aligned_sized",
+		"posix_memalign",
+		"aligned_alloc",
+		"memalign",
+		"valloc",
+		"pvalloc",
+		"malloc_usable_size",
+		"malloc_trim",
+		"_Znwm",
+		"_Znam",
+		"_ZdlPv",
+		"_ZdaPv",
+		"_ZdlPvm",
+		"_ZdaPvm",
+		"_ZnwmRKSt9nothrow_t",
+		"_ZnamRKSt9nothrow_t",
+		"_ZdlPvRKSt9nothrow_t",
+		"_ZdaPvRKSt9nothrow_t",
+		"_ZnwmSt11align_val_t",
+		"_ZnamSt11align_val_t",
+		"_ZdlPvSt11align_val_t",
+		"_ZdaPvSt11align_val_t",
+		"_ZdlPvmSt11align_val_t",
+		"_ZdaPvmSt11align_val_t",
+		"_ZnwmSt11align_val_tRKSt9nothrow_t",
+		"_ZnamSt11align_val_tRKSt9nothrow_t",
+		"_ZdlPvSt11align_val_tRKSt9nothrow_t",
+		"_ZdaPvSt11align_val_tRKSt9nothrow_t",
+	};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		Dl_info info;
+		void *symbol = dlsym(RTLD_DEFAULT, names[i]);
+
+		if (!symbol || !dladdr(symbol, &info) || !strstr(info.dli_fname, "libkmalloc")) {
+			fprintf(stderr, "%s is not the preloaded library's\n", names[i]);
+			exit(1);
+		}
+	}
+	CHECK(!dlsym(RTLD_DEFAULT, "kheap_alloc") && !dlsym(RTLD_DEFAULT, "preload_alloc"));
+}
+
+void probe_malloc(void)
+{
+	for (size_t size = 0; size < 5000; size = size < 600 ? size + 1 : size + 97) {
+		unsigned char *object = malloc(size);
+
+		CHECK(object && is_aligned(object, 16));
+		CHECK(malloc_usable_size(object) >= size);
+		memset(object, 0xa5, malloc_usable_size(object));
+		free(object);
+	}
+	void *a = malloc(0), *b = malloc(0);
+
+	CHECK(a && b && a != b);
+	free(a);
+	free(b);
+	free(hide(NULL));
+	CHECK(malloc_usable_size(hide(NULL)) == 0);
+}
+
+void probe_too_large(void)
+{
+	static const size_t sizes[] = { SIZE_MAX,    SIZE_MAX - 15,  SIZE_MAX - 4096, (size_t)PTRDIFF_MAX + 1,
+		                        PTRDIFF_MAX, (size_t)1 << 47 };
+	char *kept = malloc(100);
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		size_t size = hide_size(sizes[i]);
+		void *object = kept;
+
+#define FAILS(call) (errno = 0, (call) == NULL && errno == ENOMEM)
+		CHECK(FAILS(malloc(size)));
+		CHECK(FAILS(calloc(1, size)));
+		CHECK(FAILS(calloc(size, 1)));
+		CHECK(FAILS(realloc(kept, size)));
+		CHECK(FAILS(reallocarray(kept, size, 1)));
+		CHECK(FAILS(aligned_alloc(64, size)));
+		CHECK(FAILS(memalign(64, size)));
+		CHECK(FAILS(valloc(size)));
+		CHECK(FAILS(pvalloc(size)));
+		errno = 77;
+		CHECK(posix_memalign(&object, 64, size) == ENOMEM && object == kept && errno == 77);
+	}
+	CHECK(FAILS(calloc(hide_size((size_t)1 << 33), (size_t)1 << 33)));
+	CHECK(FAILS(reallocarray(kept, hide_size((size_t)1 << 33), (size_t)1 << 33)));
+	free(kept);
+}
+
+void probe_alignment(void)
+{
+	for (size_t alignment = 1; alignment <= (size_t)4 << 20; alignment *= 2) {
+		for (size_t size = 0; size < 300000; size = size * 3 + 1) {
+			void *objects[4] = { aligned_alloc(alignment, size), memalign(alignment, size), NULL, NULL };
+
+			if (alignment >= sizeof(void *))
+				CHECK(posix_memalign(&objects[2], alignment, size) == 0 && objects[2]);
+			CHECK(objects[0] && objects[1]);
+			for (int i = 0; i < 3; i++) {
+				if (!objects[i])
+					continue;
+				CHECK(is_aligned(objects[i], alignment) && malloc_usable_size(objects[i]) >= size);
+				memset(objects[i], 0x5a, size);
+				objects[i] = i == 1 ? realloc(objects[i], size + 50) : objects[i];
+				CHECK(is_filled(objects[i], 0x5a, size));
+				free(objects[i]);
+			}
+		}
+	}
+	void *v = valloc(100), *p = pvalloc(4097), *p0 = pvalloc(0), *m = memalign(48, 10);
+
+	CHECK(v && p && p0 && m && is_aligned(v, 4096) && is_aligned(p, 4096) && is_aligned(p0, 4096) &&
+	      is_aligned(m, 64));
+	CHECK(malloc_usable_size(p) >= 8192 && malloc_usable_size(p0) >= 4096);
+	free(v);
+	free(p);
+	free(p0);
+	free(m);
+}
+
+void probe_wrong_alignment(void)
+{
+	void *object = &object;
+
+	errno = 77;
+	CHECK(posix_memalign(&object, hide_size(0), 8) == EINVAL && posix_memalign(&object, hide_size(4), 8) == EINVAL);
+	CHECK(posix_memalign(&object, hide_size(24), 8) == EINVAL &&
+	      posix_memalign(&object, hide_size(3), 8) == EINVAL);
+	CHECK(object == &object && errno == 77);
+	CHECK((errno = 0, aligned_alloc(hide_size(0), 8)) == NULL && errno == EINVAL);
+	CHECK((errno = 0, aligned_alloc(hide_size(24), 8)) == NULL && errno == EINVAL);
+	CHECK((errno = 0, memalign(hide_size(SIZE_MAX), 8)) == NULL && errno == EINVAL);
+	CHECK((errno = 0, aligned_alloc(hide_size((size_t)1 << 63), 8)) == NULL && errno == ENOMEM);
+	CHECK((errno = 0, memalign(hide_size((size_t)1 << 63), 8)) == NULL && errno == ENOMEM);
+}
+
+/* Success leaves errno alone, and so does free, also when it gives memory back to the system. */
+void probe_errno(void)
+{
+	errno = 77;
+	for (size_t size = 1; size < (size_t)256 << 20; size *= 4) {
+		char *object = malloc(size);
+
+		object[0] = object[size - 1] = 1;
+		object = realloc(object, size + size / 2);
+		free(calloc(1, size));
+		free(object);
+	}
+	malloc_trim(0);
+	CHECK(errno == 77);
+}
+
+/* calloc gives zeros where free memory is full of something else, at every size. */
+void probe_calloc(void)
+{
+	for (size_t size = 1; size < (size_t)3 << 20; size = size * 5 / 4 + 3) {
+		for (int round = 0; round < 3; round++) {
+			unsigned char *dirty = malloc(size + (size_t)round * 50);
+
+			memset(dirty, 0xff, size);
+			free(dirty);
+			unsigned char *object = calloc(round ? size : 1, round ? 1 : size);
+
+			CHECK(object && is_filled(object, 0, size));
+			memset(object, 0xee, size);
+			free(object);
+		}
+	}
+	/* Nobody touches it: it costs address space only. */
+	size_t before = resident_bytes();
+	char *vast = calloc(1, (size_t)1 << 30);
+
+	CHECK(vast && vast[(size_t)1 << 29] == 0 && resident_bytes() - before < (size_t)16 << 20);
+	free(vast);
+}
+
+void probe_realloc(void)
+{
+	unsigned char *object = realloc(NULL, 10);
+
+	CHECK(object);
+	CHECK(realloc(object, hide_size(0)) == NULL); /* freed, as the C library does */
+	object = realloc(NULL, hide_size(0));
+	CHECK(object);
+	/* A random walk over sizes, the content watched. */
+	size_t size = 0;
+
+	for (int i = 0; i < 6000; i++) {
+		uint64_t r = random_next(&random_state);
+		size_t wanted = 1 + (r >> 8) % ((size_t)1 << (r % 20));
+		unsigned char value = (unsigned char)i;
+
+		object = reallocarray(object, wanted, 1);
+		CHECK(object && is_aligned(object, 16) && malloc_usable_size(object) >= wanted);
+		CHECK(is_filled(object, (unsigned char)(value - 1), size < wanted ? size : wanted));
+		memset(object, value, wanted);
+		size = wanted;
+		if (i % 100 == 99 && free_sized) {
+			free_sized(object, size);
+			object = NULL;
+			size = 0;
+		}
+	}
+	free(object);
+	for (object = NULL, size = 1; size <= (size_t)64 << 20; size *= 2) {
+		object = realloc(object, size);
+		CHECK(object);
+		object[size - 1] = 7;
+		CHECK(size == 1 || object[size / 2 - 1] == 7);
+	}
+	free(object);
+}
+
+void probe_sized(void)
+{
+	CHECK(free_sized && free_aligned_sized);
+	for (size_t size = 0; size < 200000; size = size * 5 / 4 + 1) {
+		free_sized(malloc(size), size);
+		free_sized(calloc(1, size), size);
+		for (size_t alignment = 1; alignment <= 8192; alignment *= 2)
+			free_aligned_sized(aligned_alloc(alignment, size), alignment, size);
+	}
+	free_sized(NULL, 5);
+	free_aligned_sized(NULL, 8, 5);
+}
+
+/* Aligned objects of one size, freed and taken again: the holes are found again. */
+void probe_aligned_reuse(void)
+{
+	void *objects[64];
+	size_t peak = 0;
+
+	for (int round = 0; round < 400; round++) {
+		for (int i = 0; i < 64; i++)
+			memset(objects[i] = aligned_alloc(256, 400), round, 400);
+		for (int i = 0; i < 64; i++)
+			free(objects[(i * 37) % 64]);
+		if (round == 50)
+			peak = resident_bytes();
+	}
+	CHECK(resident_bytes() < peak + ((size_t)2 << 20));
+}
+
+#define TRIM_OBJECTS ((size_t)65536)
+
+/* All is freed but one object in a hundred: what lies between goes back when asked for, what is live stays whole. */
+void probe_trim(void)
+{
+	static unsigned char *objects[TRIM_OBJECTS];
+	size_t before = resident_bytes();
+
+	for (size_t i = 0; i < TRIM_OBJECTS; i++)
+		memset(objects[i] = malloc(1000), (int)i, 1000);
+	size_t full = resident_bytes();
+
+	CHECK(full - before > TRIM_OBJECTS * 1000);
+	for (size_t i = 0; i < TRIM_OBJECTS; i++)
+		if (i % 1000)
+			free(objects[i]);
+	int trimmed = malloc_trim(0);
+	bool is_hardened = getenv("PROBE_HARDENED") != NULL;
+
+	/* The hardened build keeps poison in free pages, so it gives back whole chunks only. */
+	CHECK(is_hardened || (trimmed == 1 && resident_bytes() - before < (full - before) / 4));
+	for (size_t i = 0; i < TRIM_OBJECTS; i += 1000) {
+		CHECK(is_filled(objects[i], (unsigned char)i, 1000));
+		free(objects[i]);
+	}
+	malloc_trim(0);
+	CHECK(resident_bytes() - before < (full - before) / 4);
+}
+
+/* What is freed goes back without being asked for. */
+void probe_returns(void)
+{
+	static void *objects[TRIM_OBJECTS];
+	size_t before = resident_bytes();
+
+	for (int round = 0; round < 3; round++) {
+		size_t size = round == 0 ? 1500 : round == 1 ? 100 : 200000, n = round == 2 ? 500 : TRIM_OBJECTS;
+
+		for (size_t i = 0; i < n; i++)
+			memset(objects[i] = malloc(size), 1, size);
+		size_t full = resident_bytes();
+
+		for (size_t i = 0; i < n; i++)
+			free(objects[i]);
+		CHECK(full - before > size * n && resident_bytes() - before < (full - before) / 2 + ((size_t)2 << 20));
+	}
+}
