@@ -62,7 +62,10 @@ FOLDER_efi     := $(FREESTANDING) -DGNU_EFI_USE_MS_ABI -isystem $(EFI_INCLUDE) -
 SHARED_FOLDERS := heap classic suite ui
 
 # $(call objects,<variant folder>,<folders of app/>)
-objects = $(foreach folder,$(2),$(patsubst app/%.c,$(BUILD)/$(1)/%.o,$(wildcard app/$(folder)/*.c app/$(folder)/*/*.c)))
+objects = $(foreach folder,$(2),$(patsubst app/%.c,$(BUILD)/$(1)/%.o,$(wildcard app/$(folder)/*.c) \
+                                  $(filter-out $(SHARED_LIBRARIES:%=app/%/%),$(wildcard app/$(folder)/*/*.c))))
+# Folders of shared libraries, which are no part of the program whose folder they lie in.
+SHARED_LIBRARIES := linux/preload linux/record
 
 # The revision that the program tells. Only the sources that ask for it are made again when it changes.
 ifndef BUILD_ID
@@ -119,6 +122,88 @@ $(BUILD)/linux/kmalloc $(BUILD)/linux/libkmalloc.a: $(BUILD)/linux/%: $(BUILD)/l
 	$(Q)cp -f $< $@
 
 LINUX_PROGRAMS := $(LINUX_VARIANTS:%=$(BUILD)/linux/%/kmalloc)
+
+# The recorder of traces: preloaded into other programs, so it shows nothing but malloc and its like.
+RECORDER := $(BUILD)/linux/libkmalloc-record.so
+RECORDER_FLAGS = $(COMMON) -fPIC -fvisibility=hidden -fno-builtin $(CFLAGS)
+
+$(RECORDER): $(wildcard app/linux/record/*.c app/linux/record/*.h) app/suite/trace.h Makefile | $(SETUP)
+	$(call say,SO,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(RECORDER_FLAGS)) -shared -pthread -Wl,-z,now -o $@ $(filter %.c,$^)
+
+# ---------------------------------------------------------------------------------------------------------------
+# Linux: build/linux/libkmalloc.so and libkmalloc-hardened.so, malloc for programs that do not know of it
+# ---------------------------------------------------------------------------------------------------------------
+
+# The heap is compiled again, with the library's own lock.
+PRELOAD_VARIANTS := preload-release preload-hardened
+FLAGS_preload-release  := $(FLAGS_release)
+FLAGS_preload-hardened := $(FLAGS_hardened)
+# The compiler must not take the library's malloc for one that it knows, nor its exported names for its own.
+PRELOAD := -fPIC -fvisibility=hidden -fsemantic-interposition -fno-builtin -fexceptions -pthread \
+           -DKMALLOC_PORT_HEADER='"../app/linux/preload/port.h"'
+# No lazy binding: a call would be bound in the middle of anything. initfirst: ready before any other library's constructors.
+PRELOAD_LINK := -shared -pthread -Wl,-z,now -Wl,-z,relro -Wl,-z,initfirst -Wl,-z,noexecstack -Wl,--no-undefined \
+                -Wl,--hash-style=gnu -Wl,-soname,libkmalloc.so
+FOLDER_linux/preload :=
+
+# $(call preload_compile,<variant>,<folder>)
+define preload_compile
+$(BUILD)/linux/$(1)/$(2)/%.o: app/$(2)/%.c $(BUILD)/linux/$(1)/flags
+	$$(call say,CC,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(COMMON) $$(PRELOAD) $$(FOLDER_$(2)) $$(CFLAGS) $$(FLAGS_$(1)) -c -o $$@ $$<
+endef
+
+# $(call preload_variant,<variant>)
+define preload_variant
+$(foreach folder,heap linux/preload,$(eval $(call preload_compile,$(1),$(folder))))
+
+$(BUILD)/linux/$(1)/flags: FORCE | $(SETUP)
+	$$(call remember,$$(CC) $$(COMMON) $$(subst ',,$$(PRELOAD)) $$(CFLAGS) $$(FLAGS_$(1)) $$(PRELOAD_LINK) $$(FOLDER_heap))
+
+$(BUILD)/linux/$(1)/sources: FORCE | $(SETUP)
+	$$(call remember,$$(call objects,linux/$(1),heap linux/preload))
+
+$(BUILD)/linux/$(1)/libkmalloc.so: $(call objects,linux/$(1),heap linux/preload) $(BUILD)/linux/$(1)/sources
+	$$(call say,LD,$$@)
+	$$(Q)$$(CC) $$(PRELOAD_LINK) $$(CFLAGS) -o $$@ $$(filter %.o,$$^)
+endef
+$(foreach variant,$(PRELOAD_VARIANTS),$(eval $(call preload_variant,$(variant))))
+
+# Renamed into place: a running program may have the old file mapped.
+$(BUILD)/linux/libkmalloc.so: $(BUILD)/linux/preload-release/libkmalloc.so
+	$(Q)cp -f $< $@.new && mv -f $@.new $@
+$(BUILD)/linux/libkmalloc-hardened.so: $(BUILD)/linux/preload-hardened/libkmalloc.so
+	$(Q)cp -f $< $@.new && mv -f $@.new $@
+
+PRELOAD_LIBRARIES := $(BUILD)/linux/libkmalloc.so $(BUILD)/linux/libkmalloc-hardened.so
+
+# ---------------------------------------------------------------------------------------------------------------
+# The measuring programs: build/bench/count, worst (the heap, called directly) and time (malloc, whichever is preloaded)
+# ---------------------------------------------------------------------------------------------------------------
+
+# Counts of instructions are those of one compiler and one setting, whatever the rest is built with.
+BENCH_CC    := gcc
+BENCH_HEAP  := -std=gnu17 -O2 -g -fPIE -Iinclude $(FREESTANDING) -fno-builtin -fno-tree-loop-distribute-patterns
+BENCH_FLAGS := -std=gnu17 -O2 -g -fPIE -Iinclude $(WARNINGS) -fno-builtin
+
+$(BUILD)/bench/heap.o: $(wildcard app/heap/*.c app/heap/*.h include/*.h) Makefile | $(SETUP)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(BENCH_CC) $(BENCH_HEAP) -nostdlib -r -o $@ $(filter %.c,$^)
+
+$(BUILD)/bench/count $(BUILD)/bench/worst: $(BUILD)/bench/%: scripts/bench/%.c scripts/bench/work.c scripts/bench/work.h $(BUILD)/bench/heap.o
+	$(call say,CC,$@)
+	$(Q)$(BENCH_CC) $(BENCH_FLAGS) -pie -o $@ $(filter %.c %.o,$^)
+
+$(BUILD)/bench/time: scripts/bench/time.c scripts/bench/work.c scripts/bench/work.h Makefile | $(SETUP)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(BENCH_CC) $(BENCH_FLAGS) -fno-plt -pie -Wl,-z,now -o $@ $(filter %.c,$^)
+
+BENCH_PROGRAMS := $(BUILD)/bench/count $(BUILD)/bench/worst $(BUILD)/bench/time
 
 # ---------------------------------------------------------------------------------------------------------------
 # UEFI: build/x86_64/kmalloc.efi, build/x86_64-check/kmalloc.efi
@@ -188,9 +273,9 @@ $(BUILD)/kmalloc.img: $(BUILD)/x86_64/kmalloc.efi scripts/make-image.sh $(wildca
 # Targets that people type; the text behind ## is what `make help` prints
 # ---------------------------------------------------------------------------------------------------------------
 
-.PHONY: all setup run test test-host test-efi image check-style format clean help FORCE
+.PHONY: all setup run test test-host test-preload test-efi image traces replay bench bench-efi bench-golden check-style format clean help FORCE
 
-all: $(EFI_PROGRAMS) $(BUILD)/kmalloc.img $(BUILD)/linux/kmalloc $(BUILD)/linux/libkmalloc.a ## everything but the test variants of the Linux command (the default)
+all: $(EFI_PROGRAMS) $(BUILD)/kmalloc.img $(BUILD)/linux/kmalloc $(BUILD)/linux/libkmalloc.a $(PRELOAD_LIBRARIES) $(RECORDER) ## everything but the test variants of the Linux command (the default)
 
 setup: ## install the Debian packages that are missing
 	@scripts/setup.sh
@@ -198,17 +283,36 @@ setup: ## install the Debian packages that are missing
 run: $(BUILD)/kmalloc.img | $(SETUP) ## start the program in QEMU: in a window, or in this terminal where there is no display
 	@scripts/run-qemu.sh $<
 
-TEST_HOST_NEEDS := all $(LINUX_PROGRAMS)
+TEST_HOST_NEEDS := all $(LINUX_PROGRAMS) $(BENCH_PROGRAMS)
 TEST_EFI_NEEDS  := all $(SNAPSHOT_LOADER)
 
-test: $(TEST_HOST_NEEDS) $(TEST_EFI_NEEDS) | $(SETUP) ## test-host, then test-efi, and the sum of both
-	@scripts/test.sh "$(PYTHON) scripts/test_host.py --build $(BUILD)" "$(PYTHON) scripts/test_efi.py --build $(BUILD)"
+test: $(TEST_HOST_NEEDS) $(TEST_EFI_NEEDS) | $(SETUP) ## test-host, test-preload and test-efi, and the sum of them
+	@scripts/test.sh "$(PYTHON) scripts/test_host.py --build $(BUILD)" "$(PYTHON) scripts/test_preload.py --build $(BUILD)" \
+	                 "$(PYTHON) scripts/test_efi.py --build $(BUILD)"
 
 test-host: $(TEST_HOST_NEEDS) | $(SETUP) ## test the heap and the suite on Linux (release, hardened, check, sanitizers), and the products' form
 	@$(PYTHON) scripts/test_host.py --build $(BUILD)
 
+test-preload: $(PRELOAD_LIBRARIES) | $(SETUP) ## test libkmalloc.so: what malloc promises, and real programs beside themselves without it
+	@$(PYTHON) scripts/test_preload.py --build $(BUILD)
+
 test-efi: $(TEST_EFI_NEEDS) | $(SETUP) ## test the UEFI program in QEMU, without a window
 	@$(PYTHON) scripts/test_efi.py --build $(BUILD)
+
+traces: $(RECORDER) $(BUILD)/linux/libkmalloc.a | $(SETUP) ## record real programs into build/traces (those of Debian's packages that are installed)
+	@scripts/record-traces.sh -p $(RECORDER) $(BUILD)/traces
+
+replay: $(BUILD)/linux/kmalloc ## replay all recorded traces: memory and time of each, and the geometric means
+	@$(PYTHON) scripts/replay-traces.py --program $(BUILD)/linux/kmalloc esp/traces $(BUILD)/traces
+
+bench: $(BENCH_PROGRAMS) $(PRELOAD_LIBRARIES) | $(SETUP) ## measure on Linux: instructions, waste, time and memory beside other allocators; charts in build/bench
+	@$(PYTHON) scripts/bench.py --build $(BUILD) --json $(BUILD)/bench/linux.json
+
+bench-efi: $(BUILD)/x86_64/kmalloc.efi | $(SETUP) ## count instructions in the firmware: the heap, the classic engine, the firmware's pool and pages
+	@$(PYTHON) scripts/bench_efi.py --build $(BUILD) -o $(BUILD)/bench-efi/firmware.json
+
+bench-golden: $(BUILD)/bench/count ## take today's instruction counts as those that `make test` compares with
+	@$(PYTHON) scripts/bench.py --build $(BUILD) --golden
 
 image: $(BUILD)/kmalloc.img ## make build/kmalloc.img, a bootable USB stick
 
@@ -228,4 +332,4 @@ help: ## list these targets
 
 FORCE:
 
--include $(foreach d,$(LINUX_VARIANTS:%=linux/%) $(EFI_VARIANTS) test-efi,$(wildcard $(BUILD)/$(d)/*.d $(BUILD)/$(d)/*/*.d $(BUILD)/$(d)/*/*/*.d))
+-include $(foreach d,$(LINUX_VARIANTS:%=linux/%) $(PRELOAD_VARIANTS:%=linux/%) $(EFI_VARIANTS) test-efi,$(wildcard $(BUILD)/$(d)/*.d $(BUILD)/$(d)/*/*.d $(BUILD)/$(d)/*/*/*.d))

@@ -5,7 +5,7 @@ import qemu
 
 # EFI status codes as EFI_ERROR sets them; the Shell shows them without the top bit.
 SUCCESS, ERROR = 0, 1 << 63
-INVALID_PARAMETER, UNSUPPORTED, ABORTED = ERROR | 2, ERROR | 3, ERROR | 21
+LOAD_ERROR, INVALID_PARAMETER, UNSUPPORTED, ABORTED = ERROR | 1, ERROR | 2, ERROR | 3, ERROR | 21
 
 
 class Watched:

@@ -20,6 +20,19 @@ needed() {
 	clang               clang                                 make test-host: the second compiler
 	libclang-rt-14-dev  /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.asan-x86_64.a   sanitizers of the second compiler
 	clang-format        clang-format                          make check-style
+	g++                 g++                                   make test-preload: C++'s operators
+	libpython3.11-testsuite /usr/lib/python3.11/test/test_json    make test-preload: python3's own tests
+	sqlite3             sqlite3                               make test-preload: a real program
+	git                 git                                   make test-preload: likewise
+	perl                shasum                                make test-preload: likewise
+	cmake               cmake                                 make test-preload: likewise
+	redis-tools         redis-benchmark                       make test-preload: likewise, with the server in it
+	valgrind            valgrind                              make test-host: the gate on instructions; make bench
+	libjemalloc2        /usr/lib/x86_64-linux-gnu/libjemalloc.so.2           make bench: to compare with
+	libmimalloc2.0      /usr/lib/x86_64-linux-gnu/libmimalloc.so.2           make bench: to compare with
+	libtcmalloc-minimal4 /usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4  make bench: to compare with
+	libtbbmalloc2       /usr/lib/x86_64-linux-gnu/libtbbmalloc_proxy.so.2    make bench: to compare with
+	gnuplot-nox         gnuplot                               make bench: the charts
 	END
 	# A window needs QEMU's display modules.
 	if [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then

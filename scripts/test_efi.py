@@ -8,6 +8,7 @@ Each case leaves its serial log in build/test-efi/CASE/; a failed one also the s
 VGA. Ends with "N passed, N failed". On a slow machine set KMALLOC_TEST_TIME_FACTOR=5.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -15,6 +16,8 @@ import shutil
 import subprocess
 import time
 
+import efi_measure  # noqa: F401 (its cases)
+import efi_traces  # noqa: F401 (its cases)
 import qemu
 from cases import case, main, run_command
 from expect import assert_tap, assert_verdict, stress_figures
@@ -236,6 +239,37 @@ def shell_startup(context):
         machine.send("kmalloc version\r")
         machine.expect(r"^kmalloc \d+\.\d+", 20)
     image.unlink()
+
+
+@case()
+def shell_replay(context):
+    """traces of real programs are replayed from the stick, and what cannot be read is said in one sentence"""
+    disk_lines = (command("warm", "kmalloc.efi replay traces/ls.trace")
+                  + command("before", "memmap")
+                  + command("slash", "kmalloc.efi replay traces/cc1-small.trace")
+                  + command("backslash", "kmalloc.efi replay \\traces\\ls.trace -engine classic -heap 8M")
+                  + command("pool", "kmalloc.efi replay \\traces\\make.trace -engine pool")
+                  + command("json", "kmalloc.efi replay traces/tar.trace -format json")
+                  + command("missing", "kmalloc.efi replay traces/none.trace") + command("folder", "kmalloc.efi replay traces")
+                  + command("other", "kmalloc.efi replay kmalloc.efi") + command("volume", "kmalloc.efi replay fs0:\\traces\\ls.trace")
+                  + command("after", "memmap"))  # fmt: skip
+    disk = shell_disk(context, disk_lines)
+    run_command("mmd", "-i", disk, "::/traces")
+    run_command("mcopy", "-i", disk, *sorted((ROOT / "esp/traces").glob("*.trace")), "::/traces")
+    text = run_shell(context, disk)
+    for name in ("warm", "slash", "backslash", "pool"):
+        said, status = section(text, name)
+        assert_verdict(said)
+        assert status == "0x0", f"{name}: %lasterror% is {status}"
+    assert json.loads(section(text, "json")[0])["outcome"] == "PASS"
+    for name, words in (("missing", "is not on the volume"), ("folder", "is a folder"), ("other", "is not a trace"),
+                        ("volume", "is no name of a file")):  # fmt: skip
+        said, status = section(text, name)
+        assert_verdict(said, "CANNOT RUN")
+        assert words in said and status == "0x1", f"{name}: {status}, it said: {said}"
+    differ = memory_map(section(text, "before")[0])[1].items() ^ memory_map(section(text, "after")[0])[1].items()
+    assert not differ, f"pages by type changed: {differ}"
+    return re.search(r"Time +(.*)", section(text, "slash")[0]).group(1)
 
 
 @case()

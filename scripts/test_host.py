@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 
+import host_measure  # noqa: F401 (its cases)
+import host_traces  # noqa: F401 (its cases)
 from cases import case, main, run_command
 from expect import assert_passed, assert_tap, last_line, stress_figures
 from screen import Terminal
@@ -140,6 +142,9 @@ WRONG_ARGUMENTS = {
     "engine": ["stress", "-engine", "nosuch", "-operations", "10"],
     "group": ["selftest", "-group", "nosuch"],
     "no-bound": ["stress", "-seconds", "0"],
+    "replay-no-file": ["replay"],
+    "replay-two-files": ["replay", "a", "b"],
+    "replay-tap": ["replay", "a", "-format", "tap"],
     "empty": [""],
 }
 

@@ -26,6 +26,12 @@ static uint64_t ticks(struct host *host)
 	return read_tsc();
 }
 
+static uint64_t cycles(struct host *host)
+{
+	(void)host;
+	return read_tsc_between();
+}
+
 /* Ticks per second, as this machine's other clocks see it. */
 static uint64_t measure(void)
 {
@@ -62,12 +68,15 @@ static uint64_t claimed(void)
 	return (uint64_t)(speed.a & 0xffff) * 1000000;
 }
 
-static uint64_t rate(void)
+static uint64_t rate(struct host *host)
 {
 	uint64_t measured = measure();
 	uint64_t claim = claimed();
 	uint64_t difference = measured > claim ? measured - claim : claim - measured;
 
+	text_format(host->calibration, sizeof(host->calibration), "measured against %s for 50 ms%s",
+	            efi_acpi_timer_port() ? "the ACPI timer" : "the firmware's Stall()",
+	            measured != 0 && difference < measured / TOLERANCE ? ", as CPUID says" : "");
 	if (measured == 0)
 		return claim ? claim : ASSUMED_HZ;
 	return difference < measured / TOLERANCE ? claim : measured;
@@ -126,9 +135,12 @@ void efi_clock_begin(struct host *host)
 
 	host->ticks = ticks;
 	host->entropy = entropy;
-	host->ticks_per_second = rate();
+	host->ticks_per_second = rate(host);
 	if (host->ticks_per_second < 1000000)
 		host->ticks_per_second = ASSUMED_HZ;
+	host->cycles = cycles;
+	host->cycles_per_second = host->ticks_per_second;
+	host->is_rate_steady = is_invariant;
 	host->is_virtual_machine = (cpuid(1, 0).c & LEAF1_ECX_HYPERVISOR) != 0;
 	mhz = (unsigned)(host->ticks_per_second / 1000000);
 	/* In a virtual machine nobody believes the clock anyway, and that is said where it is shown. */

@@ -57,6 +57,12 @@ bool efi_keyboard_is_present(void);
 /* clock.c: the time stamp counter, its rate, and what CPUID says about the processor. */
 void efi_clock_begin(struct host *host);
 
+/* quiet.c: what keeps the firmware's own work away from what is timed, and counts what cannot be kept away. */
+void efi_quiet_begin(struct host *host);
+
+/* bench_pages.c: AllocatePages as an engine that is only measured. */
+extern struct allocator efi_engine_pages;
+
 /* acpi_timer.c: the ACPI power management timer, the one steady clock that nearly every PC has. */
 #define ACPI_TIMER_HZ 3579545u
 /* Its I/O port, or 0 when this machine has none. */
@@ -64,6 +70,9 @@ uint16_t efi_acpi_timer_port(void);
 
 /* processors.c: how many processors the firmware has enabled. */
 unsigned efi_count_processors(void);
+
+/* files.c: files of the volume that the program came from. */
+void efi_files_begin(struct host *host, EFI_HANDLE image);
 
 /* watchdog.c */
 void efi_watchdog_begin(struct host *host, bool from_shell);

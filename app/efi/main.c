@@ -12,6 +12,7 @@ EFI_SYSTEM_TABLE *efi_system;
 EFI_BOOT_SERVICES *efi_boot;
 
 static struct allocator *const engines[] = { &efi_engine_pool, NULL };
+static struct allocator *const bench_engines[] = { &efi_engine_pages, NULL };
 static struct host host;
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system);
@@ -66,6 +67,7 @@ static void describe_platform(void)
 		            minor / 10);
 	host.n_cpus = efi_count_processors();
 	host.engines = engines;
+	host.bench_engines = bench_engines;
 }
 
 static EFI_STATUS exit_status(enum suite_outcome outcome, const struct suite_options *options)
@@ -76,6 +78,10 @@ static EFI_STATUS exit_status(enum suite_outcome outcome, const struct suite_opt
 	case SUITE_STOPPED:
 		return EFI_ABORTED;
 	case SUITE_CANNOT_RUN:
+		if (options->command == SUITE_SCALE)
+			return EFI_UNSUPPORTED;
+		if (options->command == SUITE_REPLAY)
+			return EFI_LOAD_ERROR;
 		/* For want of memory, unless there is no such engine. */
 		return suite_engine(&host, options->engine) ? EFI_OUT_OF_RESOURCES : EFI_UNSUPPORTED;
 	case SUITE_FAILED:
@@ -137,9 +143,11 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system)
 	efi_arguments_get(image, &arguments);
 	efi_console_begin(&host);
 	efi_clock_begin(&host);
+	efi_quiet_begin(&host);
 	efi_watchdog_begin(&host, arguments.from_shell);
 	efi_keyboard_begin(&host, arguments.from_shell);
 	efi_power_begin(&host);
+	efi_files_begin(&host, image);
 	describe_platform();
 	if (efi_memory_map_begin(&host)) {
 		efi_pages_begin(&host);

@@ -144,6 +144,22 @@ static size_t errors(struct allocator *engine)
 	return n_errors;
 }
 
+static void *bare_alloc(struct allocator *engine, size_t size_bytes)
+{
+	VOID *memory;
+
+	(void)engine;
+	return EFI_ERROR(efi_boot->AllocatePool(EfiLoaderData, size_bytes, &memory)) ? NULL : memory;
+}
+
+static void bare_free(struct allocator *engine, void *object)
+{
+	(void)engine;
+	efi_boot->FreePool(object);
+}
+
+static const struct allocator_bare bare = { bare_alloc, bare_free, NULL, false, false };
+
 struct allocator efi_engine_pool = {
 	.name = "pool",
 	.description = "the firmware's AllocatePool and FreePool",
@@ -158,4 +174,5 @@ struct allocator efi_engine_pool = {
 	.check = check,
 	.stats = stats,
 	.errors = errors,
+	.bare = &bare,
 };

@@ -28,6 +28,22 @@ static inline uint64_t read_tsc(void)
 	return (uint64_t)high << 32 | low;
 }
 
+/* What comes before is done, and what comes after has not begun. */
+static inline uint64_t read_tsc_between(void)
+{
+	uint32_t low, high;
+	__asm__ volatile("lfence; rdtsc; lfence" : "=a"(low), "=d"(high) : : "memory");
+	return (uint64_t)high << 32 | low;
+}
+
+/* Faults where the processor has no such register. */
+static inline uint64_t read_msr(uint32_t number)
+{
+	uint32_t low, high;
+	__asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(number));
+	return (uint64_t)high << 32 | low;
+}
+
 static inline uint32_t read_port32(uint16_t port)
 {
 	uint32_t value;

@@ -112,7 +112,10 @@ void linux_host_begin(struct host *host)
 	text_copy(host->clock, sizeof(host->clock), "CLOCK_MONOTONIC");
 	describe_kernel(host);
 	describe_cpu(host);
+	linux_cycles_begin(host);
+	linux_parallel_begin(host);
 	linux_memory_begin(host);
 	linux_pages_begin(host);
+	linux_files_begin(host);
 	linux_keyboard_begin(host);
 }

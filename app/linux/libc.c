@@ -206,6 +206,26 @@ static void stats(struct allocator *engine, struct allocator_stats *stats)
 	stats->footprint_bytes = info.arena + info.hblkhd;
 }
 
+static void *bare_alloc(struct allocator *engine, size_t size_bytes)
+{
+	(void)engine;
+	return malloc(size_bytes);
+}
+
+static void bare_free(struct allocator *engine, void *object)
+{
+	(void)engine;
+	free(object);
+}
+
+static void *bare_realloc(struct allocator *engine, void *object, size_t size_bytes)
+{
+	(void)engine;
+	return realloc(object, size_bytes);
+}
+
+static const struct allocator_bare bare = { bare_alloc, bare_free, bare_realloc, true, false };
+
 struct allocator linux_engine_libc = {
 	.name = "libc",
 	.description = "malloc of the C library",
@@ -220,4 +240,5 @@ struct allocator linux_engine_libc = {
 	.alloc_aligned = alloc_aligned,
 	.usable_size = usable_size,
 	.stats = stats,
+	.bare = &bare,
 };

@@ -16,6 +16,12 @@
 /* host.c: everything of struct host but keys, memory and pages. */
 void linux_host_begin(struct host *host);
 
+/* cycles.c: the time stamp counter, where there is one. */
+void linux_cycles_begin(struct host *host);
+
+/* parallel.c: functions on several CPUs at once. */
+void linux_parallel_begin(struct host *host);
+
 /* pages.c: mmap as a page source. */
 void linux_pages_begin(struct host *host);
 /* Chunks that were got and not put back; 0 at the end of a sound run. */
@@ -37,6 +43,9 @@ struct terminal *linux_terminal(void);
 bool linux_terminal_is_present(void);
 /* The size as it is now. */
 void linux_terminal_measure(struct terminal *terminal);
+
+/* files.c: whole files into pages of the page source. */
+void linux_files_begin(struct host *host);
 
 /* libc.c: malloc of the C library as an engine. */
 extern struct allocator linux_engine_libc;

@@ -16,6 +16,20 @@ struct allocator_stats {
 	size_t footprint_bytes; /* pages it holds */
 };
 
+struct allocator;
+
+/*
+ * An engine without the accounting that budgets and stop() need: as a program calls it, and as it is measured. Whoever
+ * uses it frees everything that it gave.
+ */
+struct allocator_bare {
+	void *(*alloc)(struct allocator *engine, size_t size_bytes);
+	void (*free)(struct allocator *engine, void *object);
+	void *(*realloc)(struct allocator *engine, void *object, size_t size_bytes); /* NULL: it cannot */
+	bool is_parallel; /* several CPUs may be inside at once */
+	bool is_uniform;  /* all that is live has one size */
+};
+
 struct allocator {
 	const char *name;        /* "heap", "classic", "libc", "pool" */
 	const char *description; /* one line for people */
@@ -47,10 +61,14 @@ struct allocator {
 	/* Look at every invariant; true when all hold, else one line in *what. */
 	bool (*check)(struct allocator *engine, const char **what);
 	void (*stats)(struct allocator *engine, struct allocator_stats *stats);
+	/* The most bytes of pages it held at once since start. */
+	size_t (*peak_footprint)(struct allocator *engine);
 	/* Misuses the engine has reported since start. */
 	size_t (*errors)(struct allocator *engine);
 	/* The last of them in words, "" when there was none. */
 	const char *(*last_error)(struct allocator *engine);
+	/* NULL: alloc, free and realloc are that already, on one CPU. */
+	const struct allocator_bare *bare;
 };
 
 /* The engines of this host, NULL-terminated: heap, classic, then the host's own. */

@@ -106,6 +106,14 @@ static void stats(struct allocator *engine, struct allocator_stats *stats)
 	stats->footprint_bytes = heap.footprint_bytes;
 }
 
+static size_t peak_footprint(struct allocator *engine)
+{
+	struct kheap_stats heap;
+
+	kheap_get_stats(engine->ctx, &heap);
+	return heap.peak_footprint_bytes;
+}
+
 static size_t errors(struct allocator *engine)
 {
 	(void)engine;
@@ -117,6 +125,8 @@ static const char *last_error_text(struct allocator *engine)
 	(void)engine;
 	return last_error;
 }
+
+static const struct allocator_bare bare = { alloc, release, resize, true, false };
 
 struct allocator engine_heap = {
 	.name = "heap",
@@ -133,6 +143,8 @@ struct allocator engine_heap = {
 	.usable_size = usable_size,
 	.check = check,
 	.stats = stats,
+	.peak_footprint = peak_footprint,
 	.errors = errors,
 	.last_error = last_error_text,
+	.bare = &bare,
 };

@@ -47,6 +47,12 @@ struct host_memory {
 	uint64_t largest_free_bytes; /* in one range */
 };
 
+/* A file in a folder. */
+struct host_file {
+	char name[64];
+	uint64_t size_bytes;
+};
+
 struct host {
 	void *ctx; /* the host's own */
 
@@ -63,6 +69,29 @@ struct host {
 	/* A clock that never goes back. */
 	uint64_t (*ticks)(struct host *host);
 	uint64_t ticks_per_second;
+
+	/*
+	 * The processor's own counter, read so that what comes before is done and what comes after has not begun;
+	 * NULL: this host has none. Which clock its rate was measured against is said in words.
+	 */
+	uint64_t (*cycles)(struct host *host);
+	uint64_t cycles_per_second;
+	bool is_rate_steady; /* at every load and clock frequency: cycles can be told as time */
+	char calibration[96];
+
+	/*
+	 * Keep the host's own work (firmware: event notifications) away from what is timed, for 2 ms at most. NULL: the
+	 * host cannot. Between both nothing may be printed and no key read.
+	 */
+	void (*quiet_begin)(struct host *host);
+	void (*quiet_end)(struct host *host);
+	/* System management interrupts since the machine started; NULL, or false: the processor does not count them. */
+	bool (*smi_count)(struct host *host, uint32_t *count);
+	/*
+	 * Run function(ctx, 0) ... function(ctx, n - 1) at the same time, each on a CPU of its own, and return when all
+	 * have returned. False: not possible, and nothing ran. NULL: the host cannot start CPUs.
+	 */
+	bool (*run_parallel)(struct host *host, unsigned n, void (*function)(void *ctx, unsigned index), void *ctx);
 
 	/* Sequential output: no cursor moves, may be redirected to a file. */
 	void (*write)(struct host *host, const char *text);
@@ -95,12 +124,26 @@ struct host {
 	/* A number that differs from run to run, for heap secrets (never for seeds). */
 	uint64_t (*entropy)(struct host *host);
 
+	/*
+	 * A whole file into pages, which the caller puts back through pages.put. False: *why is one sentence. Names may hold
+	 * / or \ between folders; in the firmware they are those of the volume that the program came from.
+	 */
+	bool (*read_file)(struct host *host, const char *name, struct kpage_chunk *pages, size_t *size_bytes,
+	                  const char **why);
+	/* The files of a folder, in no order: at most n names; returns how many were filled in. */
+	size_t (*list_files)(struct host *host, const char *folder, struct host_file *files, size_t n);
+
+	/* Where the traces are that come with the program, as a folder for list_files. */
+	const char *trace_folder;
+
 	/* Both may return: then the machine refused. NULL: the host cannot (Linux). */
 	void (*restart)(struct host *host);
 	void (*power_off)(struct host *host);
 
 	/* Engines that only this host has (firmware pool, libc malloc); NULL-terminated, may be NULL. */
 	struct allocator *const *engines;
+	/* Engines that are only measured, in the same form. */
+	struct allocator *const *bench_engines;
 };
 
 #endif

@@ -5,10 +5,13 @@
 #include "suite.h"
 #include "text.h"
 
-const char suite_usage[] = "usage: kmalloc [menu | selftest | stress | info | version | help] [-seconds N] "
+const char suite_usage[] = "usage: kmalloc [menu | selftest | stress | bench | latency | frag | scale | replay FILE | "
+			   "info | version | help] [-seconds N] "
 			   "[-operations N] [-seed N] [-heap SIZE[K|M|G]] "
-			   "[-engine NAME] [-format text|tap] [-group NAME]";
+			   "[-engine NAME] [-format text|tap|json] [-group NAME]";
 
+/* Of a measurement, when nothing else is asked for. */
+#define MEASURE_SECONDS 10
 /* What a person may have meant by "forever"; longer than any test of a machine. */
 #define SECONDS_MAX (366u * 24 * 60 * 60)
 
@@ -32,8 +35,10 @@ static bool parse_command(const char *word, enum suite_command *command)
 		const char *word;
 		enum suite_command command;
 	} commands[] = {
-		{ "menu", SUITE_MENU }, { "selftest", SUITE_SELFTEST }, { "stress", SUITE_STRESS },
-		{ "info", SUITE_INFO }, { "version", SUITE_VERSION },   { "help", SUITE_HELP },
+		{ "menu", SUITE_MENU },     { "selftest", SUITE_SELFTEST }, { "stress", SUITE_STRESS },
+		{ "info", SUITE_INFO },     { "version", SUITE_VERSION },   { "help", SUITE_HELP },
+		{ "replay", SUITE_REPLAY }, { "bench", SUITE_BENCH },       { "latency", SUITE_LATENCY },
+		{ "frag", SUITE_FRAG },     { "scale", SUITE_SCALE },
 	};
 
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
@@ -51,6 +56,8 @@ static bool parse_format(const char *value, enum suite_format *format)
 		*format = SUITE_TEXT;
 	else if (text_compare_nocase(value, "tap") == 0)
 		*format = SUITE_TAP;
+	else if (text_compare_nocase(value, "json") == 0)
+		*format = SUITE_JSON;
 	else
 		return false;
 	return true;
@@ -114,6 +121,11 @@ struct parser {
 
 static bool parse_word(struct parser *parser, const char *word)
 {
+	/* The word after `replay` is the trace. */
+	if (parser->has_command && parser->options->command == SUITE_REPLAY && parser->options->file == NULL) {
+		parser->options->file = word;
+		return true;
+	}
 	if (!parse_command(word, &parser->options->command)) {
 		text_format(parser->why, parser->why_size, "'%.40s' is not a command.", word);
 		return false;
@@ -151,6 +163,31 @@ static bool parse_option(struct parser *parser, const char *name, const char *va
 	return true;
 }
 
+static bool is_measuring(enum suite_command command)
+{
+	return command == SUITE_BENCH || command == SUITE_LATENCY || command == SUITE_FRAG || command == SUITE_SCALE;
+}
+
+/* What only measuring commands ask for. */
+static bool has_measure(const struct suite_options *options, char *why, size_t why_size)
+{
+	if (options->seconds == 0) {
+		text_format(why, why_size, "A measurement needs a bound: give -seconds, and not 0.");
+		return false;
+	}
+	if (options->format == SUITE_TAP) {
+		text_format(why, why_size, "A measurement gives -format text or json, not tap.");
+		return false;
+	}
+	return true;
+}
+
+/* The commands whose result is a record for machines. */
+static bool gives_json(enum suite_command command)
+{
+	return command == SUITE_REPLAY || is_measuring(command);
+}
+
 bool suite_parse(int argc, char *const argv[], struct suite_options *options, char *why, size_t why_size)
 {
 	struct parser parser = { .options = options, .why = why, .why_size = why_size };
@@ -177,8 +214,25 @@ bool suite_parse(int argc, char *const argv[], struct suite_options *options, ch
 	 */
 	if (options->operations != 0 && !parser.has_seconds)
 		options->seconds = 0;
+	/* Measuring takes less time than finding rare faults. */
+	if (is_measuring(options->command) && !parser.has_seconds)
+		options->seconds = MEASURE_SECONDS;
+	if (is_measuring(options->command) && !has_measure(options, why, why_size))
+		return false;
 	if (options->command == SUITE_STRESS && options->operations == 0 && options->seconds == 0) {
 		text_format(why, why_size, "A stress run needs a bound: give -seconds or -operations, not 0 for both.");
+		return false;
+	}
+	if (options->command == SUITE_REPLAY && options->file == NULL) {
+		text_format(why, why_size, "replay needs the name of a trace: kmalloc replay FILE.");
+		return false;
+	}
+	if (options->format == SUITE_JSON && !gives_json(options->command)) {
+		text_format(why, why_size, "Only bench, latency, frag, scale and replay give -format json.");
+		return false;
+	}
+	if (options->format == SUITE_TAP && options->command == SUITE_REPLAY) {
+		text_format(why, why_size, "replay gives -format text or json, not tap.");
 		return false;
 	}
 	return true;

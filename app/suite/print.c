@@ -3,6 +3,8 @@
  * Runs as sequential text: lines for people, or TAP 13 for machines. Writes through the host only, never moves a
  * cursor, so that a redirected file or a serial log reads well.
  */
+#include "measure.h"
+#include "replay.h"
 #include "suite.h"
 #include "text.h"
 
@@ -27,16 +29,16 @@ struct printer {
  * --------------------------------------------------------------------------------------------------------- */
 
 /* Esc, and Esc or y again. On a serial line function keys begin with Esc, so one alone may be an accident. */
-static enum suite_control poll_keys(struct printer *printer)
+enum suite_control suite_poll_stop(struct host *host, enum suite_format format)
 {
-	struct host *host = printer->host;
 	int key = host->read_key(host, 0);
 	uint32_t waited = 0;
 
 	if (key != HOST_KEY_ESC)
 		return SUITE_GO_ON;
-	text_print(host, "%sEsc again (or y) stops, any other key goes on.\n",
-	           printer->format == SUITE_TAP ? "# " : "");
+	if (format == SUITE_JSON)
+		return SUITE_STOP;
+	text_print(host, "%sEsc again (or y) stops, any other key goes on.\n", format == SUITE_TAP ? "# " : "");
 	/* In steps, because the watchdog must hear of us while we wait. */
 	do {
 		host->alive(host, false);
@@ -44,6 +46,11 @@ static enum suite_control poll_keys(struct printer *printer)
 		waited += 1000;
 	} while (key == HOST_KEY_NONE && waited < ANSWER_MS);
 	return key == HOST_KEY_ESC || key == 'y' || key == 'Y' ? SUITE_STOP : SUITE_GO_ON;
+}
+
+static enum suite_control poll_keys(struct printer *printer)
+{
+	return suite_poll_stop(printer->host, printer->format);
 }
 
 static enum suite_control print_case_start(void *ctx, const struct case_report *report)
@@ -230,6 +237,24 @@ static enum suite_outcome run_stress(struct host *host, const struct suite_optio
 	return result.outcome;
 }
 
+static enum suite_control poll_replay(void *ctx)
+{
+	return poll_keys(ctx);
+}
+
+static enum suite_outcome run_replay(struct host *host, const struct suite_options *options)
+{
+	struct printer printer = { .host = host, .format = options->format };
+	struct replay_result result;
+
+	if (options->format != SUITE_JSON)
+		print_header(host, options, "replay");
+	/* A question on the screen is no JSON, so there a run is not stopped by keys. */
+	suite_replay_file(host, options, options->format != SUITE_JSON ? poll_replay : NULL, &printer, &result);
+	replay_print(host, options, &result);
+	return result.outcome;
+}
+
 /* ------------------------------------------------------------------------------------------------------------
  * info
  * --------------------------------------------------------------------------------------------------------- */
@@ -328,6 +353,16 @@ enum suite_outcome suite_run(struct host *host, const struct suite_options *opti
 		return run_selftest(host, options);
 	case SUITE_STRESS:
 		return run_stress(host, options);
+	case SUITE_REPLAY:
+		return run_replay(host, options);
+	case SUITE_BENCH:
+		return bench_command(host, options);
+	case SUITE_LATENCY:
+		return latency_command(host, options);
+	case SUITE_FRAG:
+		return frag_command(host, options);
+	case SUITE_SCALE:
+		return scale_command(host, options);
 	case SUITE_INFO:
 		print_info(host);
 		return SUITE_PASSED;

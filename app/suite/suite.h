@@ -13,8 +13,20 @@
 #include "allocator.h"
 #include "host.h"
 
-enum suite_command { SUITE_MENU, SUITE_SELFTEST, SUITE_STRESS, SUITE_INFO, SUITE_HELP, SUITE_VERSION };
-enum suite_format { SUITE_TEXT, SUITE_TAP };
+enum suite_command {
+	SUITE_MENU,
+	SUITE_SELFTEST,
+	SUITE_STRESS,
+	SUITE_BENCH,
+	SUITE_LATENCY,
+	SUITE_FRAG,
+	SUITE_SCALE,
+	SUITE_INFO,
+	SUITE_HELP,
+	SUITE_VERSION,
+	SUITE_REPLAY
+};
+enum suite_format { SUITE_TEXT, SUITE_TAP, SUITE_JSON };
 
 struct suite_options {
 	enum suite_command command;
@@ -25,6 +37,7 @@ struct suite_options {
 	uint64_t operations; /* 0: none; the run ends at whichever bound comes first */
 	uint64_t heap_bytes; /* 256 MiB, cut to what host->heap_limit allows */
 	const char *group;   /* self-test: only groups whose name starts so; NULL: all */
+	const char *file;    /* replay: the trace; NULL: none was given */
 };
 
 void suite_default_options(struct suite_options *options);
@@ -120,6 +133,12 @@ void suite_stress(struct host *host, const struct suite_options *options, struct
 /* The engine as the failed run left it, or NULL. */
 struct allocator *suite_stress_kept(void);
 void suite_stress_release(void);
+
+/*
+ * Has the user asked to stop? Polls for Esc, and asks once more, through host->write; with SUITE_JSON it asks nothing, so that
+ * what is printed stays JSON.
+ */
+enum suite_control suite_poll_stop(struct host *host, enum suite_format format);
 
 /* `selftest`, `stress`, `info`, `help`, `version` as sequential text; everything but the menu. */
 enum suite_outcome suite_run(struct host *host, const struct suite_options *options);

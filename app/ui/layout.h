@@ -56,6 +56,20 @@ enum layout {
 	/* Totals by type, on the same grid. */
 	LAYOUT_MAP_COUNT_END = 37,
 
+	/* The bench: workload, what it does, a column for each engine. */
+	LAYOUT_BENCH_WHAT = 9,
+	LAYOUT_BENCH_FIRST_END = 44,
+	LAYOUT_BENCH_COLUMN = 9,
+
+	/* Traces: name, figures, verdict. */
+	LAYOUT_TRACE_NAME = 15,
+	LAYOUT_TRACE_OBJECTS_END = 30,
+	LAYOUT_TRACE_LIVE_END = 41,
+	LAYOUT_TRACE_FOOTPRINT_END = 52,
+	LAYOUT_TRACE_RATIO_END = 61,
+	LAYOUT_TRACE_TIME_END = 70,
+	LAYOUT_TRACE_VERDICT = 72,
+
 	LAYOUT_BIG_ROWS = 5,
 	LAYOUT_BOX_COLUMNS = 56,
 	LAYOUT_BOX_ROWS = 6,

@@ -13,7 +13,19 @@
 #endif
 
 /* What an item does; the order is that of the screen. */
-enum action { SELFTEST, STRESS, STATISTICS, MEMORY_MAP, SETTINGS, RESTART, POWER_OFF, QUIT, N_ACTIONS };
+enum action {
+	SELFTEST,
+	STRESS,
+	STATISTICS,
+	MEMORY_MAP,
+	SETTINGS,
+	BENCHMARK,
+	REPLAY,
+	RESTART,
+	POWER_OFF,
+	QUIT,
+	N_ACTIONS
+};
 
 struct item {
 	char key;
@@ -21,10 +33,16 @@ struct item {
 };
 
 static const struct item items[N_ACTIONS] = {
-	[SELFTEST] = { '1', "Self-test" },         [STRESS] = { '2', "Stress" },
-	[STATISTICS] = { '3', "Heap statistics" }, [MEMORY_MAP] = { '4', "Memory map" },
-	[SETTINGS] = { '5', "Settings" },          [RESTART] = { 'R', "Restart" },
-	[POWER_OFF] = { 'P', "Power off" },        [QUIT] = { 'Q', "Quit" },
+	[SELFTEST] = { '1', "Self-test" },
+	[STRESS] = { '2', "Stress" },
+	[STATISTICS] = { '3', "Heap statistics" },
+	[MEMORY_MAP] = { '4', "Memory map" },
+	[SETTINGS] = { '5', "Settings" },
+	[BENCHMARK] = { '6', "Benchmark" },
+	[REPLAY] = { '7', "Replay" },
+	[RESTART] = { 'R', "Restart" },
+	[POWER_OFF] = { 'P', "Power off" },
+	[QUIT] = { 'Q', "Quit" },
 };
 
 struct home {
@@ -68,6 +86,12 @@ static void item_note(struct ui *ui, enum action action, char *note, size_t size
 	case SETTINGS:
 		text_format(note, size, "%s, %s, seed %ju", options->engine,
 		            text_bytes(text, sizeof(text), options->heap_bytes), (uintmax_t)options->seed);
+		break;
+	case BENCHMARK:
+		text_copy(note, size, "every engine side by side, 10 s");
+		break;
+	case REPLAY:
+		text_copy(note, size, "what recorded programs did, done again");
 		break;
 	case QUIT:
 		text_copy(note, size, "gives all memory back and leaves; asks first");
@@ -167,7 +191,7 @@ static void draw_items(struct ui *ui, const struct home *home, unsigned row, uns
 	}
 	for (unsigned i = first; i < first + n; i++) {
 		/* What ends the program stands apart. */
-		if (with_gap && home->actions[i] > SETTINGS && home->actions[i - 1] <= SETTINGS)
+		if (with_gap && home->actions[i] > REPLAY && home->actions[i - 1] <= REPLAY)
 			row++;
 		draw_item(ui, row++, home->actions[i], i == home->selected);
 	}
@@ -242,6 +266,12 @@ static bool act(struct ui *ui, struct home *home, enum action action)
 		return true;
 	case SETTINGS:
 		settings_screen(ui);
+		return true;
+	case BENCHMARK:
+		bench_screen(ui);
+		return true;
+	case REPLAY:
+		replay_screen(ui);
 		return true;
 	case RESTART:
 	case POWER_OFF:

@@ -30,5 +30,7 @@ void stress_screen(struct ui *ui);
 void statistics_screen(struct ui *ui);
 void memory_map_screen(struct ui *ui);
 void settings_screen(struct ui *ui);
+void bench_screen(struct ui *ui);
+void replay_screen(struct ui *ui);
 
 #endif
