@@ -45,6 +45,9 @@ FREESTANDING := -ffreestanding -mgeneral-regs-only -fno-stack-protector
 UEFI := -fPIE -fshort-wchar -mno-red-zone -fno-asynchronous-unwind-tables -fno-ident \
         $(if $(findstring clang,$(CC)),,-maccumulate-outgoing-args)
 
+# The heap's lock and its CPU's number, for the firmware.
+UEFI += -DKMALLOC_PORT_HEADER='"../app/efi/port.h"'
+
 # What each variant adds.
 FLAGS_release  :=
 FLAGS_hardened := -DKMALLOC_HARDENED=1
@@ -57,15 +60,17 @@ FOLDER_classic := $(FREESTANDING) $(NO_LIBCALLS)
 FOLDER_suite   := $(FREESTANDING)
 FOLDER_ui      := $(FREESTANDING)
 FOLDER_linux   := -pthread
+# Inside the heap, so as strict as it.
+FOLDER_linux/port := $(FREESTANDING) $(NO_LIBCALLS)
 FOLDER_efi     := $(FREESTANDING) -DGNU_EFI_USE_MS_ABI -isystem $(EFI_INCLUDE) -isystem $(EFI_INCLUDE)/x86_64
 
 SHARED_FOLDERS := heap classic suite ui
 
 # $(call objects,<variant folder>,<folders of app/>)
 objects = $(foreach folder,$(2),$(patsubst app/%.c,$(BUILD)/$(1)/%.o,$(wildcard app/$(folder)/*.c) \
-                                  $(filter-out $(SHARED_LIBRARIES:%=app/%/%),$(wildcard app/$(folder)/*/*.c))))
-# Folders of shared libraries, which are no part of the program whose folder they lie in.
-SHARED_LIBRARIES := linux/preload linux/record
+                                  $(filter-out $(LIBRARY_FOLDERS:%=app/%/%),$(wildcard app/$(folder)/*/*.c))))
+# Folders of libraries, which are no part of the program whose folder they lie in.
+LIBRARY_FOLDERS := linux/port linux/preload linux/record
 
 # The revision that the program tells. Only the sources that ask for it are made again when it changes.
 ifndef BUILD_ID
@@ -85,27 +90,30 @@ $(BUILD)/build-id: FORCE
 # ---------------------------------------------------------------------------------------------------------------
 
 LINUX_VARIANTS := release hardened check asan
+LINUX_FOLDERS  := $(SHARED_FOLDERS) linux linux/port
+LINUX_PORT     := -DKMALLOC_PORT_HEADER='"../app/linux/port/port.h"'
 
 # $(call linux_compile,<variant>,<folder>)
 define linux_compile
 $(BUILD)/linux/$(1)/$(2)/%.o: app/$(2)/%.c $(BUILD)/linux/$(1)/flags
 	$$(call say,CC,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(COMMON) -fPIE $$(FOLDER_$(2)) $$(CFLAGS) $$(FLAGS_$(1)) $$(call build_id_flag,$$<) -c -o $$@ $$<
+	$$(Q)$$(CC) $$(COMMON) -fPIE $$(LINUX_PORT) $$(FOLDER_$(2)) $$(CFLAGS) $$(FLAGS_$(1)) $$(call build_id_flag,$$<) -c -o $$@ $$<
 endef
 
 # $(call linux_variant,<variant>)
 define linux_variant
 $(foreach user,$(BUILD_ID_USERS),$(eval $(BUILD)/linux/$(1)/$(user:app/%.c=%.o): $(BUILD)/build-id))
-$(foreach folder,$(SHARED_FOLDERS) linux,$(eval $(call linux_compile,$(1),$(folder))))
+$(foreach folder,$(LINUX_FOLDERS),$(eval $(call linux_compile,$(1),$(folder))))
 
 $(BUILD)/linux/$(1)/flags: FORCE | $(SETUP)
-	$$(call remember,$$(CC) $$(COMMON) $$(CFLAGS) $$(FLAGS_$(1)) $(foreach f,$(SHARED_FOLDERS) linux,$$(FOLDER_$(f))))
+	$$(call remember,$$(CC) $$(COMMON) $$(subst ',,$$(LINUX_PORT)) $$(CFLAGS) $$(FLAGS_$(1)) \
+	                 $(foreach f,$(LINUX_FOLDERS),$$(FOLDER_$(f))))
 
 $(BUILD)/linux/$(1)/sources: FORCE | $(SETUP)
-	$$(call remember,$$(call objects,linux/$(1),$(SHARED_FOLDERS) linux))
+	$$(call remember,$$(call objects,linux/$(1),$(LINUX_FOLDERS)))
 
-$(BUILD)/linux/$(1)/libkmalloc.a: $(call objects,linux/$(1),heap) $(BUILD)/linux/$(1)/sources
+$(BUILD)/linux/$(1)/libkmalloc.a: $(call objects,linux/$(1),heap linux/port) $(BUILD)/linux/$(1)/sources
 	$$(call say,AR,$$@)
 	@rm -f $$@
 	$$(Q)$$(AR) rcsD $$@ $$(filter %.o,$$^)
@@ -136,39 +144,42 @@ $(RECORDER): $(wildcard app/linux/record/*.c app/linux/record/*.h) app/suite/tra
 # Linux: build/linux/libkmalloc.so and libkmalloc-hardened.so, malloc for programs that do not know of it
 # ---------------------------------------------------------------------------------------------------------------
 
-# The heap is compiled again, with the library's own lock.
+# The heap is compiled again, with the library's own port.
 PRELOAD_VARIANTS := preload-release preload-hardened
+PRELOAD_FOLDERS  := heap linux/port linux/preload
 FLAGS_preload-release  := $(FLAGS_release)
 FLAGS_preload-hardened := $(FLAGS_hardened)
-# The compiler must not take the library's malloc for one that it knows, nor its exported names for its own.
-PRELOAD := -fPIC -fvisibility=hidden -fsemantic-interposition -fno-builtin -fexceptions -pthread \
+# The compiler must not take the library's malloc for one that it knows, nor its exported names for its own. Thread-local
+# state lies at addresses that are known at the start: nothing is called, and nothing allocated, to find it.
+# One unit at the link, with the same flags for all, so that the heap's fast path becomes part of malloc and free.
+PRELOAD := -fPIC -fno-plt -ftls-model=initial-exec -fvisibility=hidden -fsemantic-interposition -fexceptions -pthread \
+           -flto $(if $(findstring clang,$(CC)),,-flto-partition=one) $(FOLDER_heap) \
            -DKMALLOC_PORT_HEADER='"../app/linux/preload/port.h"'
 # No lazy binding: a call would be bound in the middle of anything. initfirst: ready before any other library's constructors.
 PRELOAD_LINK := -shared -pthread -Wl,-z,now -Wl,-z,relro -Wl,-z,initfirst -Wl,-z,noexecstack -Wl,--no-undefined \
                 -Wl,--hash-style=gnu -Wl,-soname,libkmalloc.so
-FOLDER_linux/preload :=
 
 # $(call preload_compile,<variant>,<folder>)
 define preload_compile
 $(BUILD)/linux/$(1)/$(2)/%.o: app/$(2)/%.c $(BUILD)/linux/$(1)/flags
 	$$(call say,CC,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(COMMON) $$(PRELOAD) $$(FOLDER_$(2)) $$(CFLAGS) $$(FLAGS_$(1)) -c -o $$@ $$<
+	$$(Q)$$(CC) $$(COMMON) $$(PRELOAD) $$(CFLAGS) $$(FLAGS_$(1)) -c -o $$@ $$<
 endef
 
 # $(call preload_variant,<variant>)
 define preload_variant
-$(foreach folder,heap linux/preload,$(eval $(call preload_compile,$(1),$(folder))))
+$(foreach folder,$(PRELOAD_FOLDERS),$(eval $(call preload_compile,$(1),$(folder))))
 
 $(BUILD)/linux/$(1)/flags: FORCE | $(SETUP)
-	$$(call remember,$$(CC) $$(COMMON) $$(subst ',,$$(PRELOAD)) $$(CFLAGS) $$(FLAGS_$(1)) $$(PRELOAD_LINK) $$(FOLDER_heap))
+	$$(call remember,$$(CC) $$(COMMON) $$(subst ',,$$(PRELOAD)) $$(CFLAGS) $$(FLAGS_$(1)) $$(PRELOAD_LINK))
 
 $(BUILD)/linux/$(1)/sources: FORCE | $(SETUP)
-	$$(call remember,$$(call objects,linux/$(1),heap linux/preload))
+	$$(call remember,$$(call objects,linux/$(1),$(PRELOAD_FOLDERS)))
 
-$(BUILD)/linux/$(1)/libkmalloc.so: $(call objects,linux/$(1),heap linux/preload) $(BUILD)/linux/$(1)/sources
+$(BUILD)/linux/$(1)/libkmalloc.so: $(call objects,linux/$(1),$(PRELOAD_FOLDERS)) $(BUILD)/linux/$(1)/sources
 	$$(call say,LD,$$@)
-	$$(Q)$$(CC) $$(PRELOAD_LINK) $$(CFLAGS) -o $$@ $$(filter %.o,$$^)
+	$$(Q)$$(CC) $$(filter-out -MMD -MP,$$(COMMON)) $$(PRELOAD) $$(PRELOAD_LINK) $$(CFLAGS) -o $$@ $$(filter %.o,$$^)
 endef
 $(foreach variant,$(PRELOAD_VARIANTS),$(eval $(call preload_variant,$(variant))))
 
@@ -203,7 +214,12 @@ $(BUILD)/bench/time: scripts/bench/time.c scripts/bench/work.c scripts/bench/wor
 	@mkdir -p $(@D)
 	$(Q)$(BENCH_CC) $(BENCH_FLAGS) -fno-plt -pie -Wl,-z,now -o $@ $(filter %.c,$^)
 
-BENCH_PROGRAMS := $(BUILD)/bench/count $(BUILD)/bench/worst $(BUILD)/bench/time
+$(BUILD)/bench/run: scripts/bench/run.c Makefile | $(SETUP)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(BENCH_CC) $(BENCH_FLAGS) -o $@ $<
+
+BENCH_PROGRAMS := $(BUILD)/bench/count $(BUILD)/bench/worst $(BUILD)/bench/time $(BUILD)/bench/run
 
 # ---------------------------------------------------------------------------------------------------------------
 # UEFI: build/x86_64/kmalloc.efi, build/x86_64-check/kmalloc.efi
@@ -231,7 +247,7 @@ $(foreach user,$(BUILD_ID_USERS),$(eval $(BUILD)/$(1)/$(user:app/%.c=%.o): $(BUI
 $(foreach folder,$(SHARED_FOLDERS) efi,$(eval $(call efi_compile,$(1),$(folder))))
 
 $(BUILD)/$(1)/flags: FORCE | $(SETUP)
-	$$(call remember,$$(CC) $$(COMMON) $$(UEFI) $$(CFLAGS) $$(FLAGS_$(1)) \
+	$$(call remember,$$(CC) $$(COMMON) $$(subst ',,$$(UEFI)) $$(CFLAGS) $$(FLAGS_$(1)) \
 	                 $(foreach f,$(SHARED_FOLDERS) efi,$$(FOLDER_$(f))) $$(EFI_LINK) $(EFI_LIBRARY))
 
 $(BUILD)/$(1)/sources: FORCE | $(SETUP)
@@ -303,10 +319,10 @@ traces: $(RECORDER) $(BUILD)/linux/libkmalloc.a | $(SETUP) ## record real progra
 	@scripts/record-traces.sh -p $(RECORDER) $(BUILD)/traces
 
 replay: $(BUILD)/linux/kmalloc ## replay all recorded traces: memory and time of each, and the geometric means
-	@$(PYTHON) scripts/replay-traces.py --program $(BUILD)/linux/kmalloc esp/traces $(BUILD)/traces
+	@$(PYTHON) scripts/replay-traces.py --program $(BUILD)/linux/kmalloc --chart $(BUILD)/bench/footprint.svg esp/traces $(BUILD)/traces
 
-bench: $(BENCH_PROGRAMS) $(PRELOAD_LIBRARIES) | $(SETUP) ## measure on Linux: instructions, waste, time and memory beside other allocators; charts in build/bench
-	@$(PYTHON) scripts/bench.py --build $(BUILD) --json $(BUILD)/bench/linux.json
+bench: $(BENCH_PROGRAMS) $(PRELOAD_LIBRARIES) $(BUILD)/linux/kmalloc | $(SETUP) ## measure on Linux: instructions, waste, time and memory beside other allocators; charts in build/bench
+	@$(PYTHON) scripts/bench.py --build $(BUILD)
 
 bench-efi: $(BUILD)/x86_64/kmalloc.efi | $(SETUP) ## count instructions in the firmware: the heap, the classic engine, the firmware's pool and pages
 	@$(PYTHON) scripts/bench_efi.py --build $(BUILD) -o $(BUILD)/bench-efi/firmware.json

@@ -34,7 +34,7 @@ extern "C" {
 /* The smallest first region that a heap can be made in. */
 #define KHEAP_MIN_REGION ((size_t)16384)
 
-/* How this heap was compiled: "release", "hardened" or "check". */
+/* How this heap was compiled: "release", "hardened", "check", or "caches": checked, but with CPU caches instead of canaries. */
 const char *kmalloc_build(void);
 
 /* One heap. It lives inside its own first region; several may exist at once and share nothing. */
@@ -140,8 +140,17 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
  */
 bool kheap_remove_region(struct kheap *heap, void *memory);
 
-/* Give every empty chunk back to the page source, and every cached page back to the heap. Bytes given back. O(regions). */
+/*
+ * Give every empty chunk back to the page source, and every cached page back to the heap, with what this CPU's cache and the depot
+ * hold; other CPUs' caches give theirs when they next need the shared storeys. Bytes given back. O(regions + cached objects).
+ */
 size_t kheap_trim(struct kheap *heap);
+
+/*
+ * This CPU, or thread, ends or will not use the heap for long: what its cache holds goes back, and the cache with it.
+ * It may use the heap again. O(objects in its cache).
+ */
+void kheap_leave(struct kheap *heap);
 
 /* ------------------------------------------------------------------------------------------------------------
  * Objects

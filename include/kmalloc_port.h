@@ -1,14 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a host supplies to the heap at compile time. Pages are not here: they come through struct kpage_source at run time.
+ * What a host supplies to the heap at compile time: which CPU this is, a lock, a trap. Pages are not here: they come through struct
+ * kpage_source at run time.
  *
- * A host that needs something else writes its own header with the same names and compiles the heap with
- * -DKMALLOC_PORT_HEADER='"my_port.h"'. The default below needs nothing but the compiler: a spin lock that is safe on any
- * number of CPUs, and the compiler's trap.
+ * A host that needs something else writes its own header with the same names and compiles the heap, and whatever includes this, with
+ * -DKMALLOC_PORT_HEADER='"my_port.h"'. The default below needs nothing but the compiler:
  *
- * To call the heap from interrupt handlers, kport_lock must mask interrupts on this CPU before it spins, and kport_unlock
- * must put the mask back; kport_lock_state carries what was saved. The heap never calls out while it holds a lock, and holds
- * one at a time.
+ *   freestanding (-ffreestanding)  one CPU, and no interrupt handler that calls the heap. A kernel with several CPUs, or with handlers
+ *                                  that allocate, must give its own header: see the README for one of twenty lines.
+ *   hosted                         any number of threads; the first KPORT_CPUS of them have a cache of their own.
+ *
+ * KPORT_CPUS        CPUs that have a cache of their own. Costs each heap a pointer a CPU; a cache is made when its CPU first needs it.
+ * kport_cpu()       The number of this CPU, below KPORT_CPUS, or KPORT_CPUS when it has none (it then works without a cache, which is
+ *                   slower and just as right). No other CPU may have the same number at the same time. It must hold until the call of
+ *                   the heap returns: a kernel that can move a thread to another CPU at any moment keeps it from doing so inside the heap,
+ *                   or numbers its threads.
+ * kport_cpu_begin() The same, called once before a CPU is given a cache: a host that numbers its threads does it here.
+ * KPORT_INTERRUPTS  1: code that interrupted the heap on its own CPU (an interrupt handler, a notification function of UEFI) may call it.
+ *                   Each CPU's cache then carries an "inside" mark: whoever finds it set leaves that cache alone and works on the
+ *                   shared storeys. It costs four instructions a call. kport_lock must then keep such code away until kport_unlock, for
+ *                   instance by masking interrupts; kport_lock_state carries what was saved.
+ * kport_lock()      Mutual exclusion of all CPUs. The heap holds one lock at a time, for a bounded time, and calls nobody meanwhile.
+ * kport_trap()      Misuse was found and there is nobody to tell. Must not return.
  */
 #ifndef KMALLOC_PORT_H
 #define KMALLOC_PORT_H
@@ -17,11 +30,47 @@
 #include KMALLOC_PORT_HEADER
 #else
 
+#define KPORT_INTERRUPTS 0
+
+#if __STDC_HOSTED__
+
+/* A thread's number is given back by nobody here: thread 33 of a program, and all after it, work without a cache. */
+#define KPORT_CPUS 32
+#define KPORT_THREADS 1 /* the heap numbers them */
+
+extern _Thread_local unsigned kport_thread;
+unsigned kport_thread_begin(void);
+
+static inline unsigned kport_cpu(void)
+{
+	return kport_thread;
+}
+
+static inline unsigned kport_cpu_begin(void)
+{
+	return kport_thread_begin();
+}
+
+#else
+
+#define KPORT_CPUS 1
+
+static inline unsigned kport_cpu(void)
+{
+	return 0;
+}
+
+static inline unsigned kport_cpu_begin(void)
+{
+	return 0;
+}
+
+#endif
+
 struct kport_lock {
 	unsigned char taken;
 };
 
-/* What kport_unlock needs to put back, for instance the interrupt flag. */
 typedef unsigned char kport_lock_state;
 
 static inline void kport_lock_init(struct kport_lock *lock)
@@ -50,7 +99,6 @@ static inline void kport_unlock(struct kport_lock *lock, kport_lock_state state)
 	__atomic_clear(&lock->taken, __ATOMIC_RELEASE);
 }
 
-/* Misuse was found and there is nobody to tell. Must not return. */
 _Noreturn static inline void kport_trap(void)
 {
 	__builtin_trap();

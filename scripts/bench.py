@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: MIT
 """The heap measured on Linux, and beside other allocators.
 
-usage: bench.py [--build FOLDER] [--json FILE] [PART ...]
+usage: bench.py [--build FOLDER] [--output FOLDER] [--rounds N] [PART ...]
 
 Parts (all when none is named):
   instructions  instructions inside the heap per operation, by callgrind; the worst call; fit and density
-  programs      the same workloads under LD_PRELOAD in allocators of Debian's packages: time and peak resident memory
-  charts        both as SVG files
+  programs      the same workloads under LD_PRELOAD in allocators of Debian's packages: time and peak resident memory;
+                then real programs, likewise
+  charts        both as SVG files, and what `kmalloc frag`, `latency` and `scale` measure
+All figures are kept in OUTPUT/linux.json, the charts beside it.
 --gate compares the instructions of a, A and c with scripts/bench/instructions.txt and fails when one rises by more than 3 %.
 --golden writes that file.
 """
@@ -15,11 +17,14 @@ Parts (all when none is named):
 import argparse
 import json
 import pathlib
+import random
 import re
 import shutil
 import statistics
 import subprocess
 import sys
+
+import charts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "scripts/bench/instructions.txt"
@@ -27,13 +32,18 @@ WORKLOADS = ("a", "A", "b", "c", "d1", "d2", "e", "f", "g")
 WRAPPERS = ("call_alloc", "call_release", "call_resize")
 # What copies bytes inside realloc: the program would copy them too, so they are told apart.
 COPIERS = {"app/heap/bits.h": ("copy_words",)}
+COLUMNS = (*WORKLOADS, "worst", "fit b", "fit c")
 # The least of each column over twenty known allocators, none of which has more than a few of them.
-TO_BEAT = {"a": 39, "A": 39, "b": 53, "c": 36, "d1": 37, "d2": 120, "e": 32, "f": 46, "g": 25, "worst": 107, "fit b": 1.06, "fit c": 1.17}
+KNOWN = dict(zip(COLUMNS, (39, 39, 53, 36, 37, 120, 32, 46, 25, 107, 1.06, 1.17)))
+TARGET = dict(zip(COLUMNS, (36, 36, 75, 42, 60, 160, 38, 60, 34, 400, 1.10, 1.17)))
+GOAL = dict(zip(COLUMNS, (28, 28, 50, 32, 36, 110, 28, 45, 25, 200, 1.05, 1.12)))
 GATE_PERCENT = 3
+CHART_SECONDS = 5
 
 
-def run(*command, environment=None, timeout=600):
-    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+def run(*command, environment=None, folder=None, timeout=600):
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=timeout, env=environment, cwd=folder,
+                            check=False)  # fmt: skip
     if result.returncode != 0:
         sys.exit(f"bench: `{' '.join(map(str, command))}` ended with {result.returncode}: {result.stderr.strip()[-400:]}")
     return result.stdout
@@ -164,9 +174,11 @@ def instructions(build):
     for workload in ("b", "c"):
         table[f"fit {workload}"] = float(run(build / "bench/count", "fit", workload))
     print(f"\nWorst call found ({worst})")
-    print("\n" + " " * 12 + "".join(f"{name:>8}" for name in TO_BEAT))
-    print(f"{'to beat':<12}" + "".join(f"{value:8}" for value in TO_BEAT.values()))
-    print(f"{'kmalloc':<12}" + "".join(f"{table[name]:8.2f}" if "fit" in name else f"{table[name]:8.0f}" for name in TO_BEAT))
+    print("\n" + " " * 14 + "".join(f"{name:>8}" for name in COLUMNS))
+    for title, row in (("fastest known", KNOWN), ("target", TARGET), ("goal", GOAL), ("kmalloc", table)):
+        print(f"{title:<14}" + "".join(f"{row[name]:8.2f}" if "fit" in name else f"{row[name]:8.0f}" for name in COLUMNS))
+    above = [name for name in COLUMNS if table[name] > TARGET[name]]
+    print(f"Above the target: {', '.join(above)}" if above else "All columns are within the target.")
     density = {size: float(run(build / "bench/count", "density", size)) for size in (16, 24, 64, 100, 200, 500, 1000, 4096)}
     print("\nBytes of a 1 MiB arena for each object of so many bytes: " + ", ".join(f"{s}: {d:.1f}" for s, d in density.items()))
     return {"instructions": result, "table": table, "density": density}
@@ -185,7 +197,9 @@ def worst_call(build):
 # -- programs --------------------------------------------------------------------------------------------------------
 
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
-ROUNDS = 9
+ROUNDS = 15
+# The comparison of time is of these workloads with the fastest of these allocators: how many times its time is the target, and the goal.
+COMPARED, RIVALS, TARGET_RATIO, GOAL_RATIO = ("a", "b", "c"), ("mimalloc", "tcmalloc", "jemalloc"), 1.0, 0.85
 
 
 def allocators(build):
@@ -204,77 +218,141 @@ def allocators(build):
     return there
 
 
-def programs(build):
+def programs(build, n_rounds):
     """Best time and peak resident memory of each workload under each allocator, all of them in turn."""
     libraries = allocators(build)
     times = {name: {w: [] for w in WORKLOADS} for name in libraries}
     peaks = {name: {} for name in libraries}
-    for _ in range(ROUNDS):
-        for workload in WORKLOADS:
+    # What is compared most closely is run most often.
+    for workloads in n_rounds * [WORKLOADS] + n_rounds * [COMPARED]:
+        for workload in workloads:
             for name, library in libraries.items():
                 environment = {"PATH": "/usr/bin:/bin", **({"LD_PRELOAD": str(library)} if library else {})}
                 ns, kib = run(build / "bench/time", workload, environment=environment).split()
                 times[name][workload].append(float(ns))
                 peaks[name][workload] = int(kib)
     best = {name: {w: min(values) for w, values in by.items()} for name, by in times.items()}
-    base = "kmalloc" if "kmalloc" in best else "glibc"
-    print_ratios(f"\nTime through LD_PRELOAD: best of {ROUNDS} runs in turn, ns per operation, and times that of {base}", best, base, "{:.1f}")
-    print_ratios(f"\nPeak resident memory: KiB, and times that of {base}", peaks, base, "{:.0f}")
+    print_ratios(f"\nTime through LD_PRELOAD: best of {n_rounds} runs in turn, ns per operation, and times that of kmalloc", best, "{:.1f}")
+    print_ratios("\nPeak resident memory: KiB, and times that of kmalloc", peaks, "{:.0f}")
+    print_rivals(best, [name for name in RIVALS if name in best])
     return {"time_ns": best, "peak_kib": peaks}
 
 
-def print_ratios(title, figures, base, form):
-    print(f"{title}\n{'':10}" + "".join(f"{w:>15}" for w in WORKLOADS) + f"{'mean ratio':>12}")
+def print_rivals(best, rivals):
+    if not rivals:
+        return
+    print(f"\nTime beside the fastest of {', '.join(rivals)} (at most {TARGET_RATIO:.2f} times it is the target, {GOAL_RATIO} the goal)")
+    for workload in COMPARED:
+        rival = min(rivals, key=lambda name: best[name][workload])
+        ours, theirs = best["kmalloc"][workload], best[rival][workload]
+        print(f"{workload:<10}kmalloc {ours:6.1f} ns, {rival} {theirs:6.1f} ns, ratio {ours / theirs:.2f}")
+
+
+def print_ratios(title, figures, form, columns=WORKLOADS, base="kmalloc"):
+    print(f"{title}\n{'':10}" + "".join(f"{c:>15}" for c in columns) + f"{'mean ratio':>12}")
     for name, by in figures.items():
-        ratios = [by[w] / figures[base][w] for w in WORKLOADS]
-        cells = "".join(f"{form.format(by[w]):>9} {ratio:5.2f}" for w, ratio in zip(WORKLOADS, ratios))
+        ratios = [by[c] / figures[base][c] for c in columns]
+        cells = "".join(f"{form.format(by[c]):>9} {ratio:5.2f}" for c, ratio in zip(columns, ratios))
         print(f"{name:<10}{cells}{statistics.geometric_mean(ratios):12.2f}")
+
+
+# Runs of each real program under each allocator, when ROUNDS are wished for: they take longer than the loops.
+REAL_ROUNDS = 5
+REAL_PROGRAMS = {
+    "python3": ["/usr/bin/python3", "-B", "words.py"],
+    "perl": ["perl", "words.pl"],
+    "sqlite3": ["sqlite3", ":memory:", ".read table.sql"],
+    "gcc": ["gcc", "-O1", "-S", f"-I{ROOT}/include", ROOT / "scripts/bench/work.c", "-o", "/dev/null"],
+    "git": ["git", "--no-pager", "diff", "--no-index", "--stat", ROOT / "app/suite", ROOT / "app/ui"],
+}
+INPUTS = {
+    "words.py": """import collections, json
+words, lines = collections.Counter(), {}
+for number, line in enumerate(open("words.txt")):
+    for word in line.split():
+        words[word] += 1
+        lines.setdefault(word, []).append(str(number))
+print(len(json.dumps({"words": words, "lines": lines}, sort_keys=True)))
+""",
+    "words.pl": """my (%count, %lines); open my $file, '<', 'words.txt' or die;
+while (<$file>) { for my $word (split) { $count{$word}++; push @{$lines{$word}}, "$." } }
+print length(join ',', map { "$_=" . join(':', @{$lines{$_}}) } sort keys %count), "\\n";
+""",
+    "table.sql": """create table t (id integer primary key, name text, size integer);
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 30000)
+insert into t select i, 'name ' || (i * 7919 % 20011), i * i % 997 from n;
+create index by_name on t (name);
+select size, group_concat(name, ',') from t group by size order by 1 limit 50;
+""",
+}
+
+
+def write_inputs(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    chance = random.Random(7)
+    lines = (" ".join(f"w{int(chance.random() * chance.random() * 5000)}" for _ in range(8)) for _ in range(20000))
+    for name, text in {**INPUTS, "words.txt": "\n".join(lines) + "\n"}.items():
+        (folder / name).write_text(text)
+
+
+def real_programs(build, folder, n_rounds):
+    """Best processor time and peak resident memory of real programs under each allocator, all of them in turn."""
+    libraries = allocators(build)
+    write_inputs(folder)
+    there = {name: words for name, words in REAL_PROGRAMS.items() if shutil.which(words[0])}
+    times, peaks = ({name: {} for name in libraries} for _ in range(2))
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONMALLOC": "malloc", "HOME": str(folder)}
+    for _ in range(min(n_rounds, REAL_ROUNDS)):
+        for program, words in there.items():
+            for name, library in libraries.items():
+                # git's exit status says that there are differences.
+                command = ["sh", "-c", '"$@" || [ $? -eq 1 ]', "sh", *words] if program == "git" else words
+                ms, kib = run(build / "bench/run", library or "-", *command, environment=environment, folder=folder).split()
+                times[name][program] = min(float(ms), times[name].get(program, float(ms)))
+                peaks[name][program] = min(int(kib), peaks[name].get(program, int(kib)))
+    print_ratios("\nReal programs through LD_PRELOAD: processor time, ms, and times that of kmalloc", times, "{:.0f}", there)
+    print_ratios("\nReal programs: peak resident memory, KiB, and times that of kmalloc", peaks, "{:.0f}", there)
+    return {"real_time_ms": times, "real_peak_kib": peaks}
 
 
 # -- charts ----------------------------------------------------------------------------------------------------------
 
 
-def chart(path, title, label, groups, series, log=False):
-    """Bars, a group for each workload and a colour for each series, drawn by gnuplot."""
-    data = path.with_suffix(".dat")
-    names = list(series)
-    data.write_text("\n".join([" ".join(["-", *names])] + [" ".join([g, *(str(series[n][g]) for n in names)]) for g in groups]) + "\n")
-    script = f"""
-set terminal svg size 900,360 font "sans,12" background "white"
-set output "{path}"
-set title "{title}"
-set ylabel "{label}"
-set style data histograms
-set style histogram clustered gap 1
-set style fill solid 0.9 border -1
-set boxwidth 0.9
-set grid ytics
-set key outside right
-{"set logscale y" if log else "set yrange [0:*]"}
-plot for [i=2:{len(names) + 1}] "{data}" using i:xtic(1) title columnheader(i)
-"""
-    subprocess.run(["gnuplot"], input=script, text=True, check=True, timeout=60)
-    print(f"  {path}")
+def measure(build, *words):
+    return json.loads(run(build / "linux/kmalloc", *words, "-format", "json"))
 
 
-def charts(build, result):
-    if not shutil.which("gnuplot"):
-        sys.exit("bench: gnuplot is missing; make setup installs it")
-    folder = build / "bench"
+def ratios_to(figures, base):
+    """The others' figures as times those of base."""
+    return {name: {w: by[w] / figures[base][w] for w in by} for name, by in figures.items() if name != base}
+
+
+def draw(build, result, folder, seconds):
     print("\nCharts")
     if "table" in result:
-        series = {"kmalloc": result["table"], "to-beat": TO_BEAT}
-        chart(folder / "instructions.svg", "Instructions inside the heap per operation", "instructions", WORKLOADS, series, log=True)
+        series = {"kmalloc": result["table"], "target": TARGET, "fastest known": KNOWN}
+        charts.bars(folder / "instructions.svg", "Instructions inside the heap per operation", "instructions", WORKLOADS, series)
     if "time_ns" in result:
-        chart(folder / "time.svg", "Time per operation through LD_PRELOAD", "ns", WORKLOADS, result["time_ns"], log=True)
-        chart(folder / "memory.svg", "Peak resident memory", "KiB", WORKLOADS, result["peak_kib"], log=True)
+        for name, key, title in (("time", "time_ns", "Time per operation through LD_PRELOAD, as times that of kmalloc"),
+                                 ("memory", "peak_kib", "Peak resident memory, as times that of kmalloc")):  # fmt: skip
+            charts.bars(folder / f"{name}.svg", title, "kmalloc = 1", WORKLOADS, ratios_to(result[key], "kmalloc"), 1, charts.CLIP)
+    if "real_time_ms" in result:
+        for name, key, title in (("real-time", "real_time_ms", "Processor time of real programs, as times that with kmalloc"),
+                                 ("real-memory", "real_peak_kib", "Peak resident memory of real programs, as times that with kmalloc")):  # fmt: skip
+            ratios = ratios_to(result[key], "kmalloc")
+            charts.bars(folder / f"{name}.svg", title, "kmalloc = 1", list(result[key]["kmalloc"]), ratios, 1, charts.CLIP)
+    charts.fragmentation(folder / "frag.svg", measure(build, "frag"))
+    charts.latencies(folder / "latency.svg", measure(build, "latency", "-seconds", seconds))
+    charts.scaling(folder / "scale.svg", measure(build, "scale", "-seconds", seconds))
+    print("".join(f"  {path}\n" for path in sorted(folder.glob("*.svg"))), end="")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="instructions, programs, charts")
     parser.add_argument("--build", type=pathlib.Path, default=pathlib.Path("build"))
-    parser.add_argument("--json", type=pathlib.Path, help="keep all figures in this file")
+    parser.add_argument("--output", type=pathlib.Path, help="where figures and charts are put (BUILD/bench)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs of each workload under each allocator ({ROUNDS})")
     parser.add_argument("--gate", action="store_true")
     parser.add_argument("--golden", action="store_true")
     options = parser.parse_args()
@@ -287,15 +365,17 @@ def main():
         print("\n".join(lines))
         sys.exit(0 if is_well else 1)
     parts = options.parts or ["instructions", "programs", "charts"]
+    output = options.output or build / "bench"
+    output.mkdir(parents=True, exist_ok=True)
     result = {}
     if "instructions" in parts:
         result |= instructions(build)
     if "programs" in parts:
-        result |= programs(build)
+        result |= programs(build, options.rounds)
+        result |= real_programs(build, output / "work", options.rounds)
+    (output / "linux.json").write_text(json.dumps(result, indent=1))
     if "charts" in parts:
-        charts(build, result)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+        draw(build, result, output, min(options.rounds, CHART_SECONDS))
 
 
 if __name__ == "__main__":

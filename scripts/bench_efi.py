@@ -14,6 +14,7 @@ import pathlib
 import re
 import sys
 
+import charts
 import qemu
 
 SHIFT = 7
@@ -88,6 +89,10 @@ def main():
               "pair takes a page from the firmware and gives it back.")  # fmt: skip
     if options.output:
         options.output.write_text(json.dumps(result, indent=1))
+        chart = options.output.with_suffix(".svg")
+        charts.firmware(chart, *({row["size"]: row_figures(result, row) for row in result["rows"] if row["part"] == part}
+                                 for part in ("pairs", "neighbours")))  # fmt: skip
+        print(f"\nThe chart is in {chart}.")
     sys.exit(0 if result["outcome"] == "PASS" else 1)
 
 

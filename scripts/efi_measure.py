@@ -8,6 +8,7 @@ from cases import case
 from machines import SUCCESS, ABORTED, UNSUPPORTED, expect_home, expect_return, run_program, started
 
 ENGINES = ("heap", "classic", "pool", "pages")
+PATTERNS = ("own objects", "exchanged", "handed over")
 ESC = "\x1b"
 
 
@@ -47,11 +48,34 @@ def frag_pool(context):
     return measure.check_frag(run_program(context, "frag -engine pool -format json -heap 16M", seconds=200).replace("\r", ""))
 
 
+def check_scale(lines, n_cpus):
+    assert [(line["engine"], line["cpus"]) for line in lines] == [("heap", n) for n in range(1, n_cpus + 1)], f"{lines}"
+    for line in lines:
+        assert all(line[pattern] > 0 for pattern in PATTERNS), f"nothing was done: {line}"
+
+
 @case()
 def scale(context):
-    """scale says that it needs more than one CPU"""
-    text = run_program(context, "scale", status=UNSUPPORTED, smp=4)
-    assert re.search(r"^CANNOT RUN +scale: It needs more than one CPU", text, re.MULTILINE), text
+    """scale works on 1 to 4 processors of the firmware, and all of them are its own again"""
+    text = run_program(context, "scale -seconds 4 -format json", smp=4, seconds=200)
+    check_scale(measure.parse(text.replace("\r", ""), "scale")["figures"], 4)
+
+
+@case()
+def scale_one(context):
+    """scale says that it needs more than one processor where there is one"""
+    text = run_program(context, "scale", status=UNSUPPORTED)
+    assert re.search(r"^CANNOT RUN +scale: It needs more than one processor, and the firmware has enabled", text, re.MULTILINE), text
+
+
+@case((4, "x86_64"), (4, "x86_64-check"), (1, "x86_64"))
+def interrupts(context, smp, variant):
+    """notification functions and other processors enter the heap in the middle of its work"""
+    text = run_program(context, "selftest -group interrupts", smp=smp, variant=variant, seconds=120)
+    found = [int(n) for n in re.findall(r"(\d+) interruptions\)", text)]
+    assert len(found) == (3 if smp > 1 else 2) and all(found), f"nothing was interrupted:\n{text}"
+    assert re.search(rf"^PASS  selftest: {len(found)} passed, 0 failed, {3 - len(found)} skipped", text, re.MULTILINE), text
+    return f"{sum(found)} interruptions"
 
 
 @case()
@@ -79,3 +103,26 @@ def menu_bench(context):
         expect_home(machine)
         machine.send("qy")
         expect_return(machine, SUCCESS)
+
+
+@case()
+def menu_scale(context):
+    """S in the menu's benchmark leads to the processors, and back"""
+    with started(context, smp=2) as machine:
+        expect_home(machine)
+        machine.send("6")
+        machine.expect_screen(r"\ba +64 B pair", 60)
+        machine.send(ESC)
+        machine.expect_screen(r"Stop the run", 10)
+        machine.send("y")
+        machine.expect_screen(r"S several processors", 20)
+        machine.send("s")
+        machine.expect_screen(r"DONE", 60)
+        machine.expect_screen(r"heap +2( +[\d,]{4,} +\d+\.\d\d){3}", 5)
+        (context.folder / "scale.txt").write_text(machine.screen.text())
+        machine.send("\r")
+        machine.expect_screen(r"STOPPED", 10)
+        machine.send("\r")
+        expect_home(machine)
+        machine.send("qy")
+        expect_return(machine, ABORTED)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Cases of scripts/test_host.py: the measuring commands on Linux, and the gate on instruction counts."""
 
+import json
 import pathlib
 import re
 import subprocess
+import xml.etree.ElementTree
 
 import bench
+import charts
 import measure
 from cases import case, run_command
 from screen import Terminal
@@ -21,6 +24,7 @@ def assert_narrow(text):
     """A firmware's console has 80 columns. The first line, which names the processor, may be longer."""
     wide = [line for line in text.splitlines()[1:] if len(line) > 79]
     assert not wide, f"wider than 79 columns: {wide[0]}"
+    assert not re.search(r" $", text, re.MULTILINE), f"blanks at the end of a line:\n{text}"
 
 
 @case("release", "check")
@@ -115,6 +119,60 @@ def menu_bench(context):
         terminal.expect(r"1 +Self-test")
         terminal.send("qy")
         assert terminal.end() == 2, "a stopped run is not told by the exit status"
+
+
+# -- make bench ------------------------------------------------------------------------------------------------------
+
+
+def drawn_bars(path):
+    """How many bars each series of a chart has."""
+    svg = "{http://www.w3.org/2000/svg}"
+    drawing = xml.etree.ElementTree.parse(path)
+    plots = [g for g in drawing.iter(f"{svg}g") if g.get("id", "").startswith("gnuplot_plot_")]
+    # The text and one more bar are those of the key.
+    return {"".join(next(g.iter(f"{svg}text")).itertext()).strip(): len(list(g.iter(f"{svg}polygon"))) - 1 for g in plots}
+
+
+@case()
+def bench_programs(context):
+    """make bench's table has a figure of every workload under every allocator, and its charts a bar for each of them"""
+    folder = context.folder / "bench"
+    text = run_command("/usr/bin/python3", "-B", "scripts/bench.py", "--build", context.build, "--output", folder, "--rounds", 1,
+                       "programs", "charts", timeout=200)  # fmt: skip
+    figures = json.loads((folder / "linux.json").read_text())
+    for key, chart in (("time_ns", "time.svg"), ("peak_kib", "memory.svg")):
+        by = figures[key]
+        assert {"kmalloc", "glibc", *bench.RIVALS} <= set(by), f"these allocators were measured: {list(by)}"
+        for name, row in by.items():
+            assert set(row) == set(bench.WORKLOADS) and all(figure > 0 for figure in row.values()), f"{key} of {name}: {row}"
+            cells = re.search(rf"^{name}((?: +[\d.]+ +[\d.]+){{{len(row)}}}) +[\d.]+$", text, re.MULTILINE)
+            assert cells, f"{name} is not in:\n{text}"
+        bars = drawn_bars(folder / chart)
+        assert bars == {name: len(bench.WORKLOADS) for name in by if name != "kmalloc"}, f"{chart} has the bars {bars}"
+    for key, chart in (("real_time_ms", "real-time.svg"), ("real_peak_kib", "real-memory.svg")):
+        by = figures[key]
+        assert all(set(row) == set(bench.REAL_PROGRAMS) and all(figure > 0 for figure in row.values()) for row in by.values()), f"{by}"
+        assert drawn_bars(folder / chart) == {name: len(bench.REAL_PROGRAMS) for name in by if name != "kmalloc"}
+    for workload in bench.COMPARED:
+        line = re.search(rf"^{workload} +kmalloc +([\d.]+) ns, (\w+) +([\d.]+) ns, ratio ([\d.]+)$", text, re.MULTILINE)
+        assert line, f"{workload} is not compared in:\n{text}"
+        rivals = {name: figures["time_ns"][name][workload] for name in bench.RIVALS}
+        assert line.group(2) == min(rivals, key=rivals.get), f"{rivals}, but: {line.group()}"
+        ratio = figures["time_ns"]["kmalloc"][workload] / min(rivals.values())
+        assert abs(float(line.group(4)) - ratio) < 0.01, f"{ratio:.3f} is the ratio, but: {line.group()}"
+    for name in ("frag", "latency", "scale"):
+        assert xml.etree.ElementTree.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
+    assert len(set(drawn_bars(folder / "scale.svg").values())) == 1
+
+
+@case()
+def bench_chart_cut(context):
+    """a bar that is cut says its figure, and each figure has a bar"""
+    path = context.folder / "cut.svg"
+    charts.bars(path, "title_1", "label", ["a", "b"], {"glibc": {"a": 3, "b": 17.4}, "jemalloc": {"a": 1, "b": 2}}, 1, charts.CLIP)
+    assert drawn_bars(path) == {"glibc": 2, "jemalloc": 2}
+    texts = ["".join(e.itertext()).strip() for e in xml.etree.ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+    assert "17" in texts and "title_1" in texts, f"{texts}"
 
 
 # -- the gate ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@
 import json
 import os
 import pathlib
+import random
+import re
 import shutil
 
 from cases import case, run_command
@@ -81,6 +83,7 @@ def record(context):
         assert result["outcome"] == "PASS" and result["program"] == "recorded", result
         assert 4005 <= result["objects"] <= 4020 and 4001 <= result["resizes"] <= 4003, result
         assert result["threads"] == 5 and result["left_out"] == 0, result
+        assert result["parallel_threads"] == (0 if engine == "classic" else 5), result
         assert 110000 <= result["peak_live_bytes"] < 116000, result
     return f"{result['operations']} operations"
 
@@ -167,6 +170,47 @@ def unreadable_trace(context):
         assert (result["objects"], result["resizes"], result["frees"]) == (3, 1, 2), result
         assert (result["peak_live_bytes"], result["peak_rounded_bytes"]) == (5900, 5008 + 912), result
     assert "'nosuch'" in run_command(program(context), "replay", file, "-engine", "nosuch", expect=CANNOT_RUN)
+
+
+def threaded_trace(n_threads, n_events):
+    """A trace in which every thread allocates, and resizes and frees what others have allocated."""
+    chance, events = random.Random(5), []
+    sizes, free_slots = [], []  # by slot; 0: it is free
+    live, peak, n_objects = set(), 0, 0
+    while len(events) < n_events:
+        events.append((THREAD, chance.randrange(n_threads)))
+        for _ in range(chance.randrange(1, 8)):
+            kind = chance.choice((ALLOC, CALLOC, ALIGNED, REALLOC, FREE, FREE) if len(live) > 100 else (ALLOC, ALLOC, REALLOC, FREE))
+            size = 1 << chance.randrange(13)
+            size += chance.randrange(size)
+            if kind in (REALLOC, FREE) and live:
+                slot = chance.choice(sorted(live))
+                events.append((kind, slot, size) if kind == REALLOC else (kind, slot))
+                sizes[slot] = size if kind == REALLOC else 0
+                if kind == FREE:
+                    free_slots.append(slot)
+                    live.remove(slot)
+            elif kind not in (REALLOC, FREE):
+                slot = free_slots.pop() if free_slots else len(sizes)
+                sizes[slot : slot + 1] = [size]
+                live.add(slot)
+                n_objects += 1
+                events.append((kind, size, chance.randrange(5, 13)) if kind == ALIGNED else (kind, size))
+            peak = max(peak, sum(sizes))
+    return trace_bytes(*events, counts=(n_objects, len(sizes), n_threads, peak, 0))
+
+
+@case("release", "check", "asan")
+def replay_threads(context, variant):
+    """a trace of eight threads is replayed by eight threads, and what each left in a block is what another finds there"""
+    file = context.folder / "threads.trace"
+    file.write_bytes(threaded_trace(8, 20000))
+    for engine, n_threads in (("heap", 8), ("libc", 8), ("classic", 0)):
+        result = replay(context, file, "-engine", engine, "-heap", "64M", variant=variant)
+        assert (result["threads"], result["parallel_threads"]) == (8, n_threads), result
+        assert (result["parallel_us"] is None) == (n_threads == 0), result
+    text = run_command(program(context, variant), "replay", file, "-heap", "64M")
+    assert re.search(r"^Threads +8 at once, verifying: [\d,]+ us, footprint peak [\d.]+ .iB$", text, re.MULTILINE), text
 
 
 @case()

@@ -59,6 +59,9 @@ def check_latency(text, has_realloc):
         assert sum(n for _, n in line["counts"]) == line["calls"] > 0, f"calls are missing: {line['operation']} {line['size']}"
         assert line["counts"][-1][0] >= line["max"], f"the largest is above its cell: {line['operation']} {line['size']}"
     assert lines[-1]["operation"] == "timer"
+    assert 0 < result["window_ms"] <= 2, f"a window this long hides a tick: {result['window_ms']} ms"
+    before, after = result["smi_before"], result["smi_after"]
+    assert before is after is None or before <= after, f"SMIs: {before} before and {after} after"
     return result
 
 

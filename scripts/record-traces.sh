@@ -151,8 +151,45 @@ int main() { tower<12> t; std::unordered_map<std::string, std::function<int()>> 
 	std::regex pattern("w[0-9]+"); std::string line; int n = 0; while (std::getline(std::cin, line)) n += std::regex_search(line, pattern); std::cout << n + calls["count"]() << "\n"; }
 END
 
+cat >"$work/words.lua" <<'END'
+local count, lines, number = {}, {}, 0
+for line in io.lines("words.txt") do
+	number = number + 1
+	for word in line:gmatch("w%d+") do
+		count[word] = (count[word] or 0) + 1
+		lines[word] = lines[word] or {}
+		table.insert(lines[word], number)
+	end
+end
+local words, total = {}, 0
+for word in pairs(count) do words[#words + 1] = word; total = total + #table.concat(lines[word], ",") end
+table.sort(words, function(a, b) return count[a] > count[b] or count[a] == count[b] and a < b end)
+print(words[1], count[words[1]], #words, total)
+END
+
+cat >"$work/threads.py" <<'END'
+import queue, re, threading
+tasks, results = queue.Queue(100), queue.Queue(100)
+def work():
+    while (task := tasks.get()) is not None:
+        results.put({word: len(word) for word in re.findall(r"w\d+", task)})
+def feed():
+    for line in open("few.txt"):
+        tasks.put(line)
+    for _ in range(4):
+        tasks.put(None)
+threads = [threading.Thread(target=work) for _ in range(4)] + [threading.Thread(target=feed)]
+for thread in threads:
+    thread.start()
+print(sum(len(results.get()) for _ in open("few.txt")))
+for thread in threads:
+    thread.join()
+END
+
 cat >"$work/redis.sh" <<'END'
-redis-server --port 0 --unixsocket "$PWD/redis.sock" --save "" --appendonly no --daemonize no --maxclients 100 &
+# The package of the server would start one on this machine; the program itself is in the tools' package, too.
+ln -s "$(command -v redis-check-rdb)" redis-server
+./redis-server --port 0 --unixsocket "$PWD/redis.sock" --save "" --appendonly no --daemonize no --maxclients 100 &
 unset LD_PRELOAD
 for i in $(seq 100); do [ -S redis.sock ] && break; sleep 0.1; done
 redis-benchmark -s redis.sock -q -n 8000 -r 5000 -c 10 -d 100 -t set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100 >/dev/null
@@ -222,9 +259,12 @@ record cc1 cc1 gcc -O2 -I"$tree/include" -c "$tree/app/heap/region.c" -o region.
 record cc1plus cc1plus g++ -O1 -c program.cc -o program.o
 record clang clang++ clang++ -O1 -c program.cc -o program.o
 record ld ld ld -r --whole-archive "$tree/build/linux/libkmalloc.a" -o whole.o
+record lld ld.lld ld.lld -r --threads=2 --whole-archive "$tree/build/linux/libkmalloc.a" -o whole.o
 record python3 python3 env PYTHONMALLOC=malloc /usr/bin/python3 words.py
 record python3-arenas python3 /usr/bin/python3 words.py
+record python3-threads python3 env PYTHONMALLOC=malloc /usr/bin/python3 threads.py
 record perl perl perl words.pl
+record lua lua5.4 lua5.4 words.lua
 record gawk gawk gawk -f words.awk words.txt
 record sqlite3 sqlite3 sqlite3 :memory: '.read table.sql'
 record git-log git git -C history log -p --stat

@@ -13,7 +13,12 @@ import pathlib
 import subprocess
 import sys
 
+import charts
+
 LARGE, SMALL = 256 << 10, 16 << 10
+# Of footprint to rounded live bytes: the mean of the large heaps, and each of the small ones. What must be held, and the goal.
+TARGET_LARGE, GOAL_LARGE = 1.15, 1.08
+TARGET_SMALL, GOAL_SMALL = 1.5, 1.25
 
 
 def replay(program, trace, engine, heap):
@@ -33,12 +38,28 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values)) if values else 0
 
 
-def mean_line(title, results):
-    ratios = {r["name"]: r["footprint_permille"] / 1000 for r in results}
+def ratios_of(results):
+    """Each trace's ratio, the largest first."""
+    return dict(sorted(((r["name"], r["footprint_permille"] / 1000) for r in results), key=lambda pair: -pair[1]))
+
+
+def large_lines(results):
+    ratios = ratios_of(results)
     if not ratios:
-        return f"{title}: no traces"
-    worst = max(ratios, key=ratios.get)
-    return f"{title}: geometric mean {geometric_mean(list(ratios.values())):.3f}, worst {ratios[worst]:.3f} ({worst}), {len(ratios)} traces"
+        return ["Heaps above 256 KiB: no traces"]
+    mean, worst = geometric_mean(list(ratios.values())), next(iter(ratios))
+    return [f"Heaps above 256 KiB: geometric mean {mean:.3f} of {len(ratios)} traces (target {TARGET_LARGE}, goal {GOAL_LARGE}); "
+            f"worst {ratios[worst]:.3f} ({worst})"]  # fmt: skip
+
+
+def small_lines(results):
+    ratios = ratios_of(results)
+    if not ratios:
+        return ["Heaps of 16 to 256 KiB: no traces"]
+    above = [name for name, ratio in ratios.items() if ratio > TARGET_SMALL]
+    lines = [f"Heaps of 16 to 256 KiB: geometric mean {geometric_mean(list(ratios.values())):.3f} of {len(ratios)} traces; "
+             f"{len(ratios) - len(above)} of them within the target of {TARGET_SMALL} for each (goal {GOAL_SMALL})"]  # fmt: skip
+    return lines + [f"  {name} {ratio:.3f}{'  above the target' if name in above else ''}" for name, ratio in ratios.items()]
 
 
 def print_table(results):
@@ -60,6 +81,7 @@ def main():
     parser.add_argument("--engine", default="heap", help="heap, classic or libc (heap)")
     parser.add_argument("--heap", default="2G", help="the most memory that the engine may take (2G)")
     parser.add_argument("--json", type=pathlib.Path, help="write the results there, too")
+    parser.add_argument("--chart", type=pathlib.Path, help="draw the ratios into this SVG file")
     options = parser.parse_args()
     places = [place for place in options.traces or [pathlib.Path("esp/traces"), pathlib.Path("build/traces")] if place.exists()]
     files = {}
@@ -71,10 +93,15 @@ def main():
     results = [dict(replay(options.program, file, options.engine, options.heap), name=name) for name, file in files.items()]
     print_table(results)
     known = [r for r in results if r["outcome"] == "PASS" and r["footprint_permille"] is not None]
-    print(mean_line("heaps above 256 KiB   ", [r for r in known if r["peak_rounded_bytes"] > LARGE]))
-    print(mean_line("heaps of 16 to 256 KiB", [r for r in known if SMALL <= r["peak_rounded_bytes"] <= LARGE]))
+    print()
+    print("\n".join(large_lines([r for r in known if r["peak_rounded_bytes"] > LARGE])))
+    print("\n".join(small_lines([r for r in known if SMALL <= r["peak_rounded_bytes"] <= LARGE])))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
+    if options.chart and known:
+        options.chart.parent.mkdir(parents=True, exist_ok=True)
+        charts.footprints(options.chart, known)
+        print(f"The chart is in {options.chart}.")
     failed = [r["name"] for r in results if r["outcome"] != "PASS"]
     if failed:
         sys.exit(f"replay-traces: {len(failed)} of {len(results)} traces did not pass: {', '.join(failed)}")

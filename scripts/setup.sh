@@ -27,6 +27,16 @@ needed() {
 	perl                shasum                                make test-preload: likewise
 	cmake               cmake                                 make test-preload: likewise
 	redis-tools         redis-benchmark                       make test-preload: likewise, with the server in it
+	lua5.4              lua5.4                                make traces: a program to record
+	lynx                lynx                                  make traces: likewise
+	tidy                tidy                                  make traces: likewise
+	libxml2-utils       xmllint                               make traces: likewise
+	gawk                gawk                                  make traces: likewise
+	bc                  bc                                    make traces: likewise
+	curl                curl                                  make traces: likewise
+	openssl             openssl                               make traces: likewise
+	xz-utils            xz                                    make traces: likewise
+	lld                 ld.lld                                make traces: likewise
 	valgrind            valgrind                              make test-host: the gate on instructions; make bench
 	libjemalloc2        /usr/lib/x86_64-linux-gnu/libjemalloc.so.2           make bench: to compare with
 	libmimalloc2.0      /usr/lib/x86_64-linux-gnu/libmimalloc.so.2           make bench: to compare with

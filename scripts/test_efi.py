@@ -171,11 +171,13 @@ def memory_map(text):
 def shell_memmap(context):
     """the memory map after a run equals the one before it"""
     # The first run and the first memmap let Shell and firmware take what they keep for good.
-    script = ["kmalloc.efi stress -operations 5000 -heap 128M", "memmap"]
-    for i, line in enumerate(("kmalloc.efi stress -operations 5000 -heap 128M", "kmalloc.efi selftest", "kmalloc.efi stress -bogus")):
-        script += [*command(f"before-{i}", "memmap"), line, *command(f"after-{i}", "memmap")]
-    text = run_shell(context, shell_disk(context, script))
-    for i in range(3):
+    lines = ("stress -operations 5000 -heap 128M", "selftest", "stress -bogus", "scale -seconds 2")
+    script = [f"kmalloc.efi {lines[0]}", f"kmalloc.efi {lines[3]}", "memmap"]
+    for i, line in enumerate(lines):
+        script += [*command(f"before-{i}", "memmap"), *command(f"run-{i}", f"kmalloc.efi {line}"), *command(f"after-{i}", "memmap")]
+    text = run_shell(context, shell_disk(context, script), smp=4)
+    assert re.search(r"^ +4( +[\d,]{4,} +\d+\.\d\d){3}$", section(text, "run-3")[0], re.MULTILINE), section(text, "run-3")[0]
+    for i in range(len(lines)):
         before, totals_before = memory_map(section(text, f"before-{i}")[0])
         after, totals_after = memory_map(section(text, f"after-{i}")[0])
         assert len(before) > 20, f"memmap gave {len(before)} ranges only"

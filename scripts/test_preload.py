@@ -125,6 +125,18 @@ def operators(context, variant):
             assert text == "operators passed\n", f"{name} ({which}) printed {text}"
 
 
+@case("release", "tsan")
+def thread_numbers(context, variant):
+    """threads have unique numbers, the lowest that are free, and give them back when they end; also under the thread sanitizer"""
+    flags = ["-fsanitize=thread"] if variant == "tsan" else []
+    program = context.folder / "numbers"
+    run_command("gcc", "-std=gnu17", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", *flags, f"-I{ROOT}/include",
+                '-DKMALLOC_PORT_HEADER="../app/linux/port/port.h"', "-o", program, SOURCES / "port/numbers.c",
+                ROOT / "app/linux/port/cpu.c")  # fmt: skip
+    text = run(context, PLAIN, program)
+    assert text == "numbers passed\n", f"it printed {text}"
+
+
 @case(*LIBRARIES)
 def exports(context, variant):
     """nothing is exported but malloc's family and the operators, and nothing but the C library is needed"""

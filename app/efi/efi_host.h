@@ -68,8 +68,21 @@ extern struct allocator efi_engine_pages;
 /* Its I/O port, or 0 when this machine has none. */
 uint16_t efi_acpi_timer_port(void);
 
-/* processors.c: how many processors the firmware has enabled. */
-unsigned efi_count_processors(void);
+/* processors.c: how many processors there are, and work for all of them. */
+void efi_processors_begin(struct host *host);
+
+/*
+ * errands.c: function(argument) on the boot processor, at TPL_NOTIFY, whoever asks; returns when it is done. False: the boot processor
+ * did not come by, and it was not done. Other processors may ask between begin and end.
+ */
+bool efi_errand(void (*function)(void *argument), void *argument);
+/* Is there one to be done? Cheap, on any processor. */
+void efi_errands_look(void);
+bool efi_errands_begin(const struct host *host);
+void efi_errands_end(void);
+
+/* interrupts.c: notification functions in the middle of whatever runs. */
+void efi_interrupts_begin(struct host *host);
 
 /* files.c: files of the volume that the program came from. */
 void efi_files_begin(struct host *host, EFI_HANDLE image);

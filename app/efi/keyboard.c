@@ -4,12 +4,11 @@
  * hands over the keys of a serial line half decoded, so the rest of the decoding is here, and Esc is only reported
  * when it stands alone.
  */
+#include "../suite/keys.h"
 #include "efi_host.h"
 
 /* The bytes of an escape sequence follow each other at once; a person does not type as fast. */
 #define SEQUENCE_MS 80
-/* Longer than any key's sequence. */
-#define SEQUENCE_MAX 16
 /* A wait without end is made of pieces, for firmware that loses a key's event. */
 #define PIECE_MS 1000
 #define POLL_MS 10
@@ -110,43 +109,11 @@ static bool wait(EFI_INPUT_KEY *key, uint32_t timeout_ms)
 	return true;
 }
 
-/* The last letter of a sequence, and the number before it. */
-static int decode_final(char final, unsigned number)
+static int next_of_sequence(void)
 {
-	switch (final) {
-	case 'A':
-		return HOST_KEY_UP;
-	case 'B':
-		return HOST_KEY_DOWN;
-	case 'C':
-		return HOST_KEY_RIGHT;
-	case 'D':
-		return HOST_KEY_LEFT;
-	case 'H':
-		return HOST_KEY_HOME;
-	case 'F':
-		return HOST_KEY_END;
-	case '~':
-		break;
-	default:
-		return HOST_KEY_NONE;
-	}
-	switch (number) {
-	case 1:
-	case 7:
-		return HOST_KEY_HOME;
-	case 3:
-		return HOST_KEY_BACKSPACE;
-	case 4:
-	case 8:
-		return HOST_KEY_END;
-	case 5:
-		return HOST_KEY_PAGE_UP;
-	case 6:
-		return HOST_KEY_PAGE_DOWN;
-	default:
-		return HOST_KEY_NONE;
-	}
+	EFI_INPUT_KEY key;
+
+	return wait(&key, SEQUENCE_MS) ? (int)key.UnicodeChar : KEYS_NO_BYTE;
 }
 
 /*
@@ -156,33 +123,14 @@ static int decode_final(char final, unsigned number)
 static int decode_escape(void)
 {
 	EFI_INPUT_KEY key;
-	unsigned number = 0;
-	bool is_first_number = true;
 
 	if (!wait(&key, SEQUENCE_MS))
 		return HOST_KEY_ESC;
-	if (key.ScanCode != SCAN_NULL || (key.UnicodeChar != '[' && key.UnicodeChar != 'O')) {
-		pushed_back = key;
-		has_pushed_back = true;
-		return HOST_KEY_ESC;
-	}
-	if (key.UnicodeChar == 'O')
-		return wait(&key, SEQUENCE_MS) && key.UnicodeChar < CHAR_DEL ? decode_final((char)key.UnicodeChar, 0)
-		                                                             : HOST_KEY_NONE;
-	for (int i = 0; i < SEQUENCE_MAX && wait(&key, SEQUENCE_MS); i++) {
-		CHAR16 c = key.UnicodeChar;
-		if (i == 0 && c == '[') { /* the Linux console's function keys: one letter more */
-			wait(&key, SEQUENCE_MS);
-			return HOST_KEY_NONE;
-		}
-		if (c >= '@' && c < CHAR_DEL)
-			return decode_final((char)c, number);
-		if (c < '0' || c > '9')
-			is_first_number = false; /* modifiers follow */
-		else if (is_first_number && number < 100)
-			number = number * 10 + (unsigned)(c - '0');
-	}
-	return HOST_KEY_NONE;
+	if (key.ScanCode == SCAN_NULL && (key.UnicodeChar == '[' || key.UnicodeChar == 'O'))
+		return keys_sequence(key.UnicodeChar, next_of_sequence);
+	pushed_back = key;
+	has_pushed_back = true;
+	return HOST_KEY_ESC;
 }
 
 static int decode_scan_code(UINT16 scan_code)

@@ -65,7 +65,6 @@ static void describe_platform(void)
 	else
 		text_format(host.specification, sizeof(host.specification), "UEFI %u.%u", specification >> 16,
 		            minor / 10);
-	host.n_cpus = efi_count_processors();
 	host.engines = engines;
 	host.bench_engines = bench_engines;
 }
@@ -125,6 +124,9 @@ static void stop_engines(void)
 {
 	struct allocator *const *all = suite_engines(&host);
 
+	/* A processor was stopped in the middle of its work, maybe with a lock taken: only the pages are given back. */
+	if (host.is_processor_lost)
+		return;
 	suite_stress_release();
 	for (; *all; all++) {
 		if ((*all)->is_started)
@@ -148,6 +150,8 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system)
 	efi_keyboard_begin(&host, arguments.from_shell);
 	efi_power_begin(&host);
 	efi_files_begin(&host, image);
+	efi_processors_begin(&host);
+	efi_interrupts_begin(&host);
 	describe_platform();
 	if (efi_memory_map_begin(&host)) {
 		efi_pages_begin(&host);
@@ -158,7 +162,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system)
 	}
 	efi_console_end();
 	n_left = efi_pages_end();
-	if (n_left > 0) {
+	if (n_left > 0 && !host.is_processor_lost) {
 		text_print(&host,
 		           "%lu pages were still held at the end and have been given back; this is a fault of the "
 		           "program.\n",

@@ -99,14 +99,13 @@ static uint64_t spare_pages(void)
 	return free_bytes > firmware_share ? (free_bytes - firmware_share) / EFI_PAGE_SIZE : 0;
 }
 
-static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+static bool get_chunk(const struct kpage_request *request, struct kpage_chunk *chunk)
 {
 	uint64_t spare = spare_pages();
 	uint64_t n_pages = request->want_pages;
 	struct chunk_table *table;
 	struct held_chunk *slot;
 
-	(void)ctx;
 	if (request->min_pages == 0 || request->min_pages > spare)
 		return false;
 	slot = free_slot(&table);
@@ -130,9 +129,8 @@ static bool get(void *ctx, const struct kpage_request *request, struct kpage_chu
 	return true;
 }
 
-static void put(void *ctx, const struct kpage_chunk *chunk)
+static void put_chunk(const struct kpage_chunk *chunk)
 {
-	(void)ctx;
 	for (struct chunk_table *table = tables; table; table = table->next) {
 		for (unsigned i = 0; i < SLOTS_PER_TABLE; i++) {
 			struct held_chunk *slot = &table->slots[i];
@@ -145,6 +143,45 @@ static void put(void *ctx, const struct kpage_chunk *chunk)
 			return;
 		}
 	}
+}
+
+/* ------------------------------------------------------------------------------------------------------------
+ * For any processor, and for notification functions: one at a time
+ * --------------------------------------------------------------------------------------------------------- */
+
+struct get_errand {
+	const struct kpage_request *request;
+	struct kpage_chunk *chunk;
+	bool is_given;
+};
+
+static void do_get(void *argument)
+{
+	struct get_errand *errand = argument;
+
+	errand->is_given = get_chunk(errand->request, errand->chunk);
+}
+
+static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	struct get_errand errand = { request, chunk, false };
+
+	(void)ctx;
+	return efi_errand(do_get, &errand) && errand.is_given;
+}
+
+static void do_put(void *argument)
+{
+	put_chunk(argument);
+}
+
+static void put(void *ctx, const struct kpage_chunk *chunk)
+{
+	struct kpage_chunk copy = *chunk;
+
+	(void)ctx;
+	/* What cannot be put back now is put back at the end. */
+	(void)efi_errand(do_put, &copy);
 }
 
 static uint64_t heap_limit(struct host *host)

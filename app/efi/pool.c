@@ -23,7 +23,7 @@ _Static_assert(sizeof(struct pool_object) % POOL_ALIGNMENT == 0, "the header kee
 #define CHECK_MASK ((uintptr_t)0x706f6f6c706f6f6cu)
 
 static struct pool_object *live;
-static size_t live_bytes, charged_bytes, budget_bytes, n_errors;
+static size_t live_bytes, charged_bytes, budget_bytes;
 
 /* What an object costs the firmware at most: classes of sizes are up to 5/3 apart, above them it is whole pages. */
 static size_t charge(size_t size_bytes)
@@ -45,7 +45,8 @@ static bool start(struct allocator *engine, struct host *host, size_t budget, co
 	(void)host;
 	(void)why;
 	live = NULL;
-	live_bytes = charged_bytes = n_errors = 0;
+	live_bytes = charged_bytes = 0;
+	engine->n_errors = 0;
 	budget_bytes = budget;
 	engine->is_started = true;
 	return true;
@@ -75,12 +76,11 @@ static void release(struct allocator *engine, void *memory)
 {
 	struct pool_object *object = memory;
 
-	(void)engine;
 	if (!object)
 		return;
 	object--;
 	if (!is_live(object)) {
-		n_errors++;
+		engine->n_errors++;
 		return;
 	}
 	if (object->next)
@@ -93,7 +93,7 @@ static void release(struct allocator *engine, void *memory)
 	charged_bytes -= charge(object->size_bytes);
 	object->check = 0;
 	if (EFI_ERROR(efi_boot->FreePool(object)))
-		n_errors++;
+		engine->n_errors++;
 }
 
 static void stop(struct allocator *engine)
@@ -138,12 +138,6 @@ static void stats(struct allocator *engine, struct allocator_stats *out)
 	*out = (struct allocator_stats){ .live_bytes = live_bytes };
 }
 
-static size_t errors(struct allocator *engine)
-{
-	(void)engine;
-	return n_errors;
-}
-
 static void *bare_alloc(struct allocator *engine, size_t size_bytes)
 {
 	VOID *memory;
@@ -173,6 +167,5 @@ struct allocator efi_engine_pool = {
 	.usable_size = usable_size,
 	.check = check,
 	.stats = stats,
-	.errors = errors,
 	.bare = &bare,
 };

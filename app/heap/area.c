@@ -65,12 +65,10 @@ static struct region *region_of_block(const struct kheap *heap, const struct blo
 	return region;
 }
 
-void area_used(struct kheap *heap, struct block *block)
+void area_used_up(struct kheap *heap, struct block *block)
 {
 	size_t head;
 
-	if (block != heap->empty_area)
-		return;
 	struct region *region = region_of_block(heap, block, &head);
 
 	region->n_cached -= region->descs[head].n_pages;
@@ -125,7 +123,7 @@ static struct block *join_after(struct kheap *heap, struct region *region, size_
 	if (*more + n_pages > AREA_MAX_PAGES || !block_tag_holds(heap, first))
 		return NULL;
 	if (first->size_flags & BLOCK_USED) {
-		block_seal(heap, first, first->size_flags & ~(uint32_t)BLOCK_FIRST, first->tag & 0xff);
+		block_seal(heap, first, first->size_flags & ~(uint32_t)BLOCK_FIRST, block_label(first));
 		return first;
 	}
 	if (!free_block_retire(heap, first))
@@ -172,8 +170,10 @@ bool area_grow(struct kheap *heap, size_t need, size_t alignment)
 	size_t n_pages = max_size(least, min_size(heap->counters.block_pages / 8, AREA_GROW_MAX));
 	struct page_desc *desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_BLOCK_HEAD);
 
-	if (!desc && n_pages > least)
-		desc = run_alloc(heap, n_pages = least, 0, UINTPTR_MAX, PAGE_BLOCK_HEAD);
+	while (!desc && n_pages > least) {
+		n_pages = max_size(n_pages / 2, least);
+		desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_BLOCK_HEAD);
+	}
 	if (!desc)
 		return false;
 	area_create(heap, desc->region, desc_page(desc), n_pages, 0);
@@ -245,7 +245,7 @@ static void area_cut(struct kheap *heap, struct region *region, struct block *bl
 			block_insert_free(heap, first, rest, BLOCK_FIRST);
 		else
 			block_seal(heap, first, (first->size_flags & ~(uint32_t)BLOCK_PREV_FREE) | BLOCK_FIRST,
-			           first->tag & 0xff);
+			           block_label(first));
 		area_set_length(region, span->to, span->end - span->to);
 	}
 	for (size_t i = span->from; i < span->to; i++)

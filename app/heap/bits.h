@@ -70,4 +70,14 @@ static inline void copy_words(void *to, const void *from, size_t n_bytes)
 		*out++ = *in++;
 }
 
+/* Loads before it come before loads after it. x86 keeps them in order by itself. */
+static inline void load_fence(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__atomic_signal_fence(__ATOMIC_ACQUIRE);
+#else
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+#endif
+}
+
 #endif

@@ -10,46 +10,8 @@
  */
 #include "internal.h"
 
-static uint32_t check_word(const struct kheap *heap, const struct block *block, uint32_t size_flags,
-                           uint32_t class_plus_1)
-{
-	uint64_t x = (uintptr_t)block + heap->secret;
-
-	x ^= (uint64_t)size_flags << 32 ^ (uint64_t)class_plus_1 << 24;
-	/* Multiplicative hashing (Knuth, TAOCP 3, 6.4): the top bits depend on all bits below. */
-	return (uint32_t)((x * 0x9e3779b97f4a7c15u) >> 40);
-}
-
-bool block_tag_holds(const struct kheap *heap, const struct block *block)
-{
-	return block->tag >> 8 == check_word(heap, block, block->size_flags, block->tag & 0xff);
-}
-
-void block_seal(const struct kheap *heap, struct block *block, uint32_t size_flags, unsigned class_plus_1)
-{
-	block->size_flags = size_flags;
-	block->tag = check_word(heap, block, size_flags, class_plus_1) << 8 | class_plus_1;
-}
-
-static void block_reflag(const struct kheap *heap, struct block *block, uint32_t set, uint32_t clear)
-{
-	block_seal(heap, block, (block->size_flags & ~clear) | set, block->tag & 0xff);
-}
-
-void block_bin_of(size_t size, unsigned *fl, unsigned *sl)
-{
-	size_t units = size / GRANULE;
-
-	if (units < BLOCK_SL) {
-		*fl = 0;
-		*sl = (unsigned)units;
-		return;
-	}
-	unsigned top = log2_floor(units);
-
-	*fl = top - BLOCK_SL_SHIFT + 1;
-	*sl = (unsigned)(units >> (top - BLOCK_SL_SHIFT)) & (BLOCK_SL - 1);
-}
+#define VICTIM_MIN ((size_t)512)
+#define ALIGNED_TRIES 2 /* bins that an aligned request looks through */
 
 /* ---- free lists ---------------------------------------------------------------------------------------------- */
 
@@ -67,21 +29,30 @@ bool block_is_free(const struct kheap *heap, const struct block *block)
 	return block_tag_holds(heap, block) && !(block->size_flags & BLOCK_USED);
 }
 
-/* Do both neighbours in the list know this block? */
+/* May this be read as a block? It is where one could be, in memory of the heap. */
+INLINE bool is_readable(const struct kheap *heap, const struct block *block)
+{
+	uintptr_t address = (uintptr_t)block;
+
+	return address % GRANULE == GRANULE - BLOCK_HEADER &&
+	       (LIKELY((address >> PAGE_SHIFT) - heap->window.first_page < heap->window.n_pages) ||
+	        region_of(heap, address));
+}
+
+/* Do both neighbours in the list know this block? The victim is in no list. */
 static bool links_hold(const struct kheap *heap, const struct block *block)
 {
-	if (block->next && !(block_is_free(heap, block->next) && block->next->prev == block))
+	if (block == heap->victim)
+		return true;
+	if (block->next && !(is_readable(heap, block->next) && block->next->prev == block))
 		return false;
 	if (block->prev)
-		return block_is_free(heap, block->prev) && block->prev->next == block;
-	unsigned fl, sl;
-
-	block_bin_of(block_size(block), &fl, &sl);
-	return heap->blocks.heads[fl][sl] == block;
+		return is_readable(heap, block->prev) && block->prev->next == block;
+	return heap->blocks.heads[block_bin_of(block_size(block))] == block;
 }
 
 /* A list is broken at this block: its header was overwritten, or its links were, which only a write after free can do. */
-static void report_list(struct kheap *heap, struct block *block)
+COLD static void report_list(struct kheap *heap, struct block *block)
 {
 	if (!block_is_free(heap, block))
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
@@ -94,49 +65,88 @@ static void report_list(struct kheap *heap, struct block *block)
 		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->prev, block_size(block) - BLOCK_HEADER);
 }
 
-static void bin_clear(struct block_bins *bins, unsigned fl, unsigned sl)
+static void bin_clear(struct block_bins *bins, unsigned bin)
 {
-	bins->heads[fl][sl] = NULL;
-	bins->sl_bits[fl] &= (uint16_t) ~(1u << sl);
-	if (!bins->sl_bits[fl])
-		bins->fl_bits &= ~(1u << fl);
+	bins->heads[bin] = NULL;
+	bins->bits[bin / 64] &= ~((uint64_t)1 << bin % 64);
 }
 
-/* Write the parts of a header that only free blocks have, and put it first in its list. */
-static void bin_insert(struct kheap *heap, struct block *block)
+/* The first bin from `bin` on that is not empty; BLOCK_BINS: none. */
+INLINE unsigned bin_next(const struct block_bins *bins, unsigned bin)
+{
+	unsigned word = bin / 64;
+	uint64_t bits = bin < BLOCK_BINS ? bins->bits[word] & UINT64_MAX << bin % 64 : 0;
+
+	while (!bits) {
+		if (++word >= BLOCK_BINS / 64)
+			return BLOCK_BINS;
+		bits = bins->bits[word];
+	}
+	return 64 * word + lowest_bit(bits);
+}
+
+/* Put a free block first in its list. */
+INLINE void list_insert(struct kheap *heap, struct block *block)
 {
 	struct block_bins *bins = &heap->blocks;
-	unsigned fl, sl;
+	unsigned bin = block_bin_of(block_size(block));
+	struct block *next = bins->heads[bin];
 
-	block_bin_of(block_size(block), &fl, &sl);
-	*block_footer(block) = block_size(block);
 	block->prev = NULL;
-	block->next = bins->heads[fl][sl];
+	block->next = next;
+	bins->heads[bin] = block;
 	/* The address of a list's first block stands out of line, so it is what was put there. */
-	if (block->next)
-		block->next->prev = block;
-	bins->heads[fl][sl] = block;
-	bins->sl_bits[fl] |= (uint16_t)(1u << sl);
-	bins->fl_bits |= 1u << fl;
+	if (next)
+		next->prev = block;
+	else
+		bins->bits[bin / 64] |= (uint64_t)1 << bin % 64;
+}
+
+/* Write the footer, which only free blocks have, and put the block in its list. */
+static void bin_insert(struct kheap *heap, struct block *block)
+{
+	*block_footer(block) = block_size(block);
 	heap->counters.free_block_bytes += block_size(block);
+	list_insert(heap, block);
 }
 
 /* links_hold() was asked. */
 static void bin_remove(struct kheap *heap, struct block *block)
 {
-	unsigned fl, sl;
-
 	heap->counters.free_block_bytes -= block_size(block);
+	if (block == heap->victim) {
+		heap->victim = NULL;
+		return;
+	}
 	if (block->next)
 		block->next->prev = block->prev;
 	if (block->prev) {
 		block->prev->next = block->next;
 		return;
 	}
-	block_bin_of(block_size(block), &fl, &sl);
-	heap->blocks.heads[fl][sl] = block->next;
+	unsigned bin = block_bin_of(block_size(block));
+
+	heap->blocks.heads[bin] = block->next;
 	if (!block->next)
-		bin_clear(&heap->blocks, fl, sl);
+		bin_clear(&heap->blocks, bin);
+}
+
+/* The free block becomes the victim, and the old one goes to its list. */
+static void victim_set(struct kheap *heap, struct block *block)
+{
+	*block_footer(block) = block_size(block);
+	heap->counters.free_block_bytes += block_size(block);
+	if (heap->victim)
+		list_insert(heap, heap->victim);
+	heap->victim = block;
+	heap->victim_header = block_header(block);
+}
+
+static void victim_retire(struct kheap *heap)
+{
+	if (heap->victim)
+		list_insert(heap, heap->victim);
+	heap->victim = NULL;
 }
 
 /* ---- allocation ---------------------------------------------------------------------------------------------- */
@@ -154,67 +164,102 @@ static uintptr_t block_fit(const struct block *block, size_t need, size_t alignm
 	return payload;
 }
 
-/* The smallest that fits among the first few of a list. A list with a broken link is let go. */
-static struct block *bin_find(struct kheap *heap, unsigned fl, unsigned sl, size_t need, size_t alignment)
+/* The smallest that fits among the first few of a list, or NULL. What it is has still to be looked at; all before it are sound. */
+static struct block *list_find(struct kheap *heap, unsigned bin, size_t need, size_t alignment)
 {
-	struct block *block = heap->blocks.heads[fl][sl];
+	struct block *block = heap->blocks.heads[bin];
 	struct block *best = NULL;
 
-	for (unsigned tries = heap->is_thorough ? THOROUGH_TRIES : BLOCK_TRIES; block && tries;
-	     tries--, block = block->next) {
-		if (!block_is_free(heap, block) || !links_hold(heap, block)) {
-			report_list(heap, block);
-			bin_clear(&heap->blocks, fl, sl);
-			return NULL;
-		}
-		if ((!best || block_size(block) < block_size(best)) && block_fit(block, need, alignment))
+	for (unsigned tries = heap->is_thorough ? THOROUGH_TRIES : BLOCK_TRIES; block; tries--) {
+		size_t size = block_size(block);
+
+		if ((!best || size < block_size(best)) &&
+		    (alignment == GRANULE ? size >= need : block_fit(block, need, alignment) != 0))
 			best = block;
-		if (best && block_size(best) == need)
+		if ((best && size == need) || tries == 1 || !block->next)
 			break;
+		/* The way on is looked at before it is gone; who takes `block` finds out what is wrong. */
+		if (!is_readable(heap, block->next) || block->next->prev != block)
+			return block;
+		block = block->next;
 	}
 	return best;
+}
+
+/* It leaves its list; false: it, or its list, is damaged (reported), and the list is let go. */
+static bool list_take(struct kheap *heap, unsigned bin, struct block *block)
+{
+	if (UNLIKELY(!block_tag_holds(heap, block) || block->size_flags & BLOCK_USED || !links_hold(heap, block))) {
+		report_list(heap, block);
+		bin_clear(&heap->blocks, bin);
+		return false;
+	}
+	area_used(heap, block);
+	bin_remove(heap, block);
+	return true;
 }
 
 /* Bins upwards: above the first, every block fits an ordinary request; an aligned one may look at each bin once. */
 static struct block *block_find(struct kheap *heap, size_t need, size_t alignment)
 {
-	struct block_bins *bins = &heap->blocks;
-	unsigned fl, sl;
+	struct block *victim = alignment == GRANULE ? heap->victim : NULL;
+	unsigned own = block_bin_of(need);
+	unsigned victim_bin = BLOCK_BINS;
+	unsigned aligned_tries = ALIGNED_TRIES;
 
-	block_bin_of(need, &fl, &sl);
-	uint32_t sl_bits = bins->sl_bits[fl] & (0xffffu << sl);
+	if (victim && block_size(victim) >= need)
+		victim_bin = block_bin_of(block_size(victim));
+	/* From this bin on every block fits, whatever its address. */
+	unsigned sure = alignment == GRANULE ? own + 1 : block_bin_of(need + alignment + BLOCK_MIN) + 1;
 
-	for (;;) {
-		while (sl_bits) {
-			struct block *block = bin_find(heap, fl, lowest_bit(sl_bits), need, alignment);
+	for (unsigned bin = bin_next(&heap->blocks, own); bin < BLOCK_BINS; bin = bin_next(&heap->blocks, bin + 1)) {
+		struct block *block;
 
-			if (block)
-				return block;
-			sl_bits &= sl_bits - 1;
-		}
-		if (++fl >= BLOCK_FL || !(bins->fl_bits >> fl))
-			return NULL;
-		fl += lowest_bit(bins->fl_bits >> fl);
-		sl_bits = bins->sl_bits[fl];
+		if (bin >= victim_bin && bin != own)
+			break;
+		/* Of those in between an aligned request looks at a few, or, in the end, at all. */
+		if (bin > own && bin < sure && !heap->is_thorough && aligned_tries-- == 0)
+			bin = bin_next(&heap->blocks, sure);
+		if (bin == BLOCK_BINS)
+			break;
+		block = bin < sure ? list_find(heap, bin, need, alignment) : heap->blocks.heads[bin];
+		if (block && list_take(heap, bin, block))
+			return block;
 	}
+	if (victim_bin == BLOCK_BINS)
+		return NULL;
+	if (UNLIKELY(!block_tag_holds(heap, victim) || victim->size_flags & BLOCK_USED)) {
+		report_list(heap, victim);
+		heap->victim = NULL;
+		return NULL;
+	}
+	area_used(heap, victim);
+	bin_remove(heap, victim);
+	return victim;
 }
 
-/* Tell the block behind whether the one before it is free. A damaged header is reported and not blessed. */
+/* Tell the block behind whether the one before it is free; its check word does not depend on that. */
 static void tell_next(struct kheap *heap, struct block *next, bool prev_free)
 {
-	if (!block_tag_holds(heap, next))
+	if (UNLIKELY(!block_tag_holds(heap, next)))
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)next, 0);
+	else if (prev_free)
+		block_set_header(next, block_header(next) | BLOCK_PREV_FREE);
 	else
-		block_reflag(heap, next, prev_free ? BLOCK_PREV_FREE : 0, prev_free ? 0 : BLOCK_PREV_FREE);
+		block_set_header(next, block_header(next) & ~(uint64_t)BLOCK_PREV_FREE);
 }
 
-/* A used block is `size` bytes with `flags`; what is left of `total` behind it becomes a free block if it is large enough. */
+/*
+ * A used block is `size` bytes with `flags`; what is left of `total` behind it becomes a free block if it is large enough, and the
+ * next victim: small requests are cut from one block after the other, so that what is allocated together lies together
+ * (the "designated victim" of Doug Lea's malloc). The header behind it knows already that a free block lies before it.
+ */
 static void block_split(struct kheap *heap, struct block *block, size_t total, size_t size, uint32_t flags,
-                        unsigned class_plus_1)
+                        unsigned label)
 {
 	if (total - size < BLOCK_MIN)
 		size = total;
-	block_seal(heap, block, (uint32_t)size | flags | BLOCK_USED, class_plus_1);
+	block_seal(heap, block, (uint32_t)size | flags | BLOCK_USED, label);
 	struct block *next = block_next(block);
 
 	if (size == total) {
@@ -222,8 +267,10 @@ static void block_split(struct kheap *heap, struct block *block, size_t total, s
 		return;
 	}
 	block_seal(heap, next, (uint32_t)(total - size), 0);
-	bin_insert(heap, next);
-	tell_next(heap, block_next(next), true);
+	if (total - size >= VICTIM_MIN)
+		victim_set(heap, next);
+	else
+		bin_insert(heap, next);
 }
 
 /* Poison that the caller is about to own must be whole; links and the footer were the heap's. */
@@ -238,22 +285,64 @@ static void block_wake(struct kheap *heap, struct block *block, uintptr_t payloa
 		guard_verify(heap, start, end - start);
 }
 
-uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
+/* A free block for the request, in no list. */
+INLINE struct block *block_take(struct kheap *heap, size_t need, size_t alignment)
 {
-	size_t need = max_size(align_up(size + BLOCK_HEADER, GRANULE), BLOCK_MIN);
-	struct block *block = block_find(heap, need, alignment);
+	struct block *block;
 
-	if (!block && area_grow(heap, need, alignment))
-		block = block_find(heap, need, alignment);
+	if (alignment != GRANULE)
+		victim_retire(heap);
+	block = block_find(heap, need, alignment);
+	if (LIKELY(block != NULL) || !area_grow(heap, need, alignment))
+		return block;
+	return block_find(heap, need, alignment);
+}
+
+/*
+ * Cut from the front of the victim, if it is large enough to stay one and no bin has a block that fits better. This is how nearly all
+ * new blocks come about, so it moves the victim instead of taking it out and putting the rest back.
+ */
+static uintptr_t victim_cut(struct kheap *heap, size_t need, unsigned label)
+{
+	struct block *block = heap->victim;
+
 	if (!block)
 		return 0;
-	uintptr_t payload = block_fit(block, need, alignment);
+	uint32_t size_flags = block->size_flags;
+	unsigned bin = bin_next(&heap->blocks, block_bin_of(need));
+
+	if (size_flags < need + VICTIM_MIN || (bin < BLOCK_BINS && bin < block_bin_of(block_size(block))))
+		return 0;
+	/* As it was sealed: no need to work the check word out again. */
+	if (UNLIKELY(block_header(block) != heap->victim_header))
+		return 0;
+	area_used(heap, block);
+	block_wake(heap, block, block_payload(block), need);
+	struct block *rest = block_at((uintptr_t)block + need);
+	uint32_t left = (size_flags & ~(uint32_t)BLOCK_FLAGS) - (uint32_t)need;
+
+	block_seal(heap, block, (uint32_t)need | (size_flags & BLOCK_FIRST) | BLOCK_USED, label);
+	block_seal(heap, rest, left, LABEL_PLAIN);
+	*block_footer(rest) = left;
+	heap->victim = rest;
+	heap->victim_header = block_header(rest);
+	heap->counters.free_block_bytes -= need;
+	*key_word(block_payload(block)) = 0;
+	return block_payload(block);
+}
+
+static __attribute__((noinline)) uintptr_t block_alloc_any(struct kheap *heap, size_t need, size_t alignment,
+                                                           unsigned label)
+{
+	struct block *block = block_take(heap, need, alignment);
+
+	if (!block)
+		return 0;
+	uintptr_t payload = alignment == GRANULE ? block_payload(block) : block_fit(block, need, alignment);
 	size_t total = block_size(block);
 	uint32_t flags = block->size_flags & BLOCK_FIRST;
 
 	block_wake(heap, block, payload, need);
-	area_used(heap, block);
-	bin_remove(heap, block);
 	size_t gap = payload - block_payload(block);
 
 	if (gap) {
@@ -263,8 +352,22 @@ uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigne
 		total -= gap;
 		flags = BLOCK_PREV_FREE;
 	}
-	block_split(heap, block, total, need, flags, class_index == SLAB_NO_CLASS ? 0 : class_index + 1);
+	block_split(heap, block, total, need, flags, label);
+	*key_word(payload) = 0;
 	return payload;
+}
+
+uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned label)
+{
+	size_t need = max_size(align_up(size + BLOCK_HEADER, GRANULE), BLOCK_MIN);
+
+	if (LIKELY(alignment == GRANULE)) {
+		uintptr_t payload = victim_cut(heap, need, label);
+
+		if (payload)
+			return payload;
+	}
+	return block_alloc_any(heap, need, alignment, label);
 }
 
 /* ---- free ---------------------------------------------------------------------------------------------------- */
@@ -275,14 +378,14 @@ static struct block *block_before(struct kheap *heap, struct block *block)
 	uint64_t size = *(uint64_t *)((uintptr_t)block - BLOCK_FOOTER);
 	struct block *before = block_at((uintptr_t)block - (size_t)size);
 
-	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && block_is_free(heap, before) &&
-	    block_size(before) == size) {
+	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && is_readable(heap, before) &&
+	    block_tag_holds(heap, before) && !(before->size_flags & BLOCK_USED) && block_size(before) == size) {
 		if (links_hold(heap, before))
 			return before;
 		report_list(heap, before);
 		return NULL;
 	}
-	heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block - BLOCK_FOOTER, 0);
+	heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
 	return NULL;
 }
 
@@ -308,6 +411,8 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 			return false;
 	}
 	guard_poison(block_payload(block), total - BLOCK_HEADER);
+	bool was_victim = heap->victim && ((next_is_free && next == heap->victim) || before == heap->victim);
+
 	/* A header that is swallowed must not be taken for one again. */
 	if (next_is_free) {
 		area_used(heap, next);
@@ -330,8 +435,12 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 	block_seal(heap, block, (uint32_t)total | flags, 0);
 	if (area_trim(heap, region, block))
 		return true;
-	bin_insert(heap, block);
-	tell_next(heap, block_next(block), true);
+	if (was_victim)
+		victim_set(heap, block);
+	else
+		bin_insert(heap, block);
+	if (!next_is_free)
+		block_set_header(next, block_header(next) | BLOCK_PREV_FREE);
 	region_settle(heap, region);
 	return true;
 }
@@ -351,6 +460,16 @@ bool block_retire(struct kheap *heap, struct block *block)
 	return true;
 }
 
+/* Of another size, it is none of its class any more. */
+static unsigned label_resized(const struct block *block)
+{
+	unsigned label = block_label(block);
+
+	if (label >= LABEL_SLAB_SIZED)
+		return label - LABEL_SLAB_SIZED + LABEL_SLAB;
+	return label >= LABEL_SIZED ? LABEL_PLAIN : label;
+}
+
 static bool block_shrink(struct kheap *heap, struct region *region, struct block *block, size_t need)
 {
 	size_t total = block_size(block);
@@ -366,11 +485,31 @@ static bool block_shrink(struct kheap *heap, struct region *region, struct block
 		report_list(heap, next);
 		return false;
 	}
-	block_seal(heap, block, (uint32_t)need | (block->size_flags & BLOCK_FLAGS), block->tag & 0xff);
+	block_seal(heap, block, (uint32_t)need | (block->size_flags & BLOCK_FLAGS), label_resized(block));
 	struct block *rest = block_next(block);
 
 	block_seal(heap, rest, (uint32_t)(total - need) | BLOCK_USED, 0);
 	return block_free(heap, region, rest);
+}
+
+/* The next block is the victim, and has enough: it starts later. */
+static bool victim_yield(struct kheap *heap, struct block *block, struct block *victim, size_t total, size_t need)
+{
+	size_t left = total + block_size(victim) - need;
+	struct block *rest = block_at((uintptr_t)block + need);
+
+	if (total + block_size(victim) < need + VICTIM_MIN || block_header(victim) != heap->victim_header)
+		return false;
+	area_used(heap, victim);
+	block_wake(heap, victim, block_payload(victim), need - total);
+	block_set_header(victim, 0);
+	block_seal(heap, block, (uint32_t)need | (block->size_flags & BLOCK_FLAGS), label_resized(block));
+	block_seal(heap, rest, (uint32_t)left, LABEL_PLAIN);
+	*block_footer(rest) = left;
+	heap->victim = rest;
+	heap->victim_header = block_header(rest);
+	heap->counters.free_block_bytes -= need - total;
+	return true;
 }
 
 bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size)
@@ -381,6 +520,8 @@ bool block_resize(struct kheap *heap, struct region *region, struct block *block
 
 	if (need <= total)
 		return block_shrink(heap, region, block, need);
+	if (next == heap->victim && victim_yield(heap, block, next, total, need))
+		return true;
 	if (!block_tag_holds(heap, next)) {
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)next, 0);
 		return false;
@@ -395,6 +536,7 @@ bool block_resize(struct kheap *heap, struct region *region, struct block *block
 	total += block_size(next);
 	bin_remove(heap, next);
 	next->tag = 0;
-	block_split(heap, block, total, need, block->size_flags & (BLOCK_FIRST | BLOCK_PREV_FREE), block->tag & 0xff);
+	block_split(heap, block, total, need, block->size_flags & (BLOCK_FIRST | BLOCK_PREV_FREE),
+	            label_resized(block));
 	return true;
 }

@@ -121,7 +121,7 @@ void cache_free_object(struct kheap *heap, struct page_desc *desc, size_t index)
 	struct kcache *cache = desc->cache;
 
 	/* A struct kcache that was freed still tells whose it was, for those who use it after that. */
-	if (cache != &heap->cache_of_caches)
+	if (!cache->is_internal)
 		guard_poison(desc_address(desc) + index * cache->object_size, cache->object_size);
 	if (!has_free(desc))
 		list_push(cache, desc);
@@ -140,7 +140,8 @@ void cache_free_object(struct kheap *heap, struct page_desc *desc, size_t index)
 	region_settle(heap, desc->region);
 }
 
-static uintptr_t take(struct kcache *cache)
+/* An object of the slabs, marked as live. */
+static uintptr_t take_any(struct kcache *cache)
 {
 	struct kheap *heap = cache->heap;
 	struct page_desc *desc = cache->partial;
@@ -161,14 +162,43 @@ static uintptr_t take(struct kcache *cache)
 		list_remove(cache, desc);
 	uintptr_t object = desc_address(desc) + (64 * word + bit) * cache->object_size;
 
-	if (cache != &heap->cache_of_caches)
+	if (!cache->is_internal)
 		guard_verify(heap, object, cache->object_size);
-	guard_arm(heap, object, cache->user_size, cache->object_size);
 	cache->n_live++;
 	cache->n_free--;
 	heap->counters.free_slab_bytes -= cache->object_size;
-	count_alloc(heap, HARDENED ? cache->user_size : cache->object_size);
 	return object;
+}
+
+static uintptr_t take(struct kcache *cache)
+{
+	uintptr_t object = take_any(cache);
+
+	if (object) {
+		guard_arm(cache->heap, object, cache->user_size, cache->object_size);
+		count_alloc(cache->heap, 1, HARDENED ? cache->user_size : cache->object_size);
+	}
+	return object;
+}
+
+void *cache_take_internal(struct kcache *cache)
+{
+	uintptr_t object = take_any(cache);
+
+	if (!object && slab_add(cache))
+		object = take_any(cache);
+	return (void *)object;
+}
+
+void cache_free_internal(struct kcache *cache, void *object)
+{
+	struct region *region = region_of(cache->heap, (uintptr_t)object);
+	size_t index, head;
+	uintptr_t base;
+
+	cache_locate(region, ((uintptr_t)object >> PAGE_SHIFT) - region->first_page, (uintptr_t)object, &base, &index,
+	             &head);
+	cache_free_object(cache->heap, &region->descs[head], index);
 }
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
@@ -239,20 +269,6 @@ struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t align
 	return cache;
 }
 
-/* Give a struct kcache back; heap_find would not find it. */
-static void cache_struct_free(struct kheap *heap, struct kcache *cache)
-{
-	const struct kcache *owner = &heap->cache_of_caches;
-	struct region *region = region_of(heap, (uintptr_t)cache);
-	size_t index, head;
-	uintptr_t base;
-
-	cache_locate(region, ((uintptr_t)cache >> PAGE_SHIFT) - region->first_page, (uintptr_t)cache, &base, &index,
-	             &head);
-	count_free(heap, HARDENED ? owner->user_size : owner->object_size);
-	cache_free_object(heap, &region->descs[head], index);
-}
-
 bool kcache_destroy(struct kcache *cache)
 {
 	struct kheap *heap = cache->heap;
@@ -275,7 +291,8 @@ bool kcache_destroy(struct kcache *cache)
 	else
 		heap->caches = cache->next;
 	cache->magic = 0;
-	cache_struct_free(heap, cache);
+	count_free(heap, HARDENED ? heap->cache_of_caches.user_size : heap->cache_of_caches.object_size);
+	cache_free_internal(&heap->cache_of_caches, cache);
 	heap_unlock(heap, state);
 	return true;
 }

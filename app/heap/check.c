@@ -128,10 +128,12 @@ static size_t check_cache(struct check *check, const struct region *region, size
 		uintptr_t object = base + i * cache->object_size;
 
 		if (!cache_object_is_free(desc, i)) {
-			tally_live(check, object, cache->object_size, true);
+			/* The heap's own clips are not counted; a struct kcache is its user's. */
+			if (cache != &check->heap->cache_of_clips)
+				tally_live(check, object, cache->object_size, true);
 		} else {
 			check->free_slab_bytes += cache->object_size;
-			if (cache != &check->heap->cache_of_caches)
+			if (!cache->is_internal)
 				check_poison(check, object, cache->object_size);
 		}
 	}
@@ -150,30 +152,29 @@ static void check_free_block(struct check *check, struct block *block)
 {
 	struct kheap *heap = check->heap;
 	size_t size = block_size(block);
-	unsigned fl, sl;
-
 	check->free_blocks++;
 	check->free_block_bytes += size;
 	if (*block_footer(block) != size)
 		fault(check, KHEAP_FAULT_BLOCK_PREVIOUS, (uintptr_t)block);
-	block_bin_of(size, &fl, &sl);
+	check_poison(check, block_payload(block) + 2 * sizeof(block->next),
+	             size - BLOCK_HEADER - 2 * sizeof(block->next) - BLOCK_FOOTER);
+	if (block == heap->victim)
+		return;
 	bool next_ok = !block->next || (block_is_free(heap, block->next) && block->next->prev == block);
 	bool prev_ok = block->prev ? block_is_free(heap, block->prev) && block->prev->next == block
-	                           : heap->blocks.heads[fl][sl] == block;
+	                           : heap->blocks.heads[block_bin_of(size)] == block || heap->victim == block;
 
 	if (!next_ok || !prev_ok)
 		fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
-	check_poison(check, block_payload(block) + 2 * sizeof(block->next),
-	             size - BLOCK_HEADER - 2 * sizeof(block->next) - BLOCK_FOOTER);
 }
 
 static void check_used_block(struct check *check, struct block *block)
 {
-	unsigned class_plus_1 = block->tag & 0xff;
+	unsigned class_index = label_slab_class(block_label(block));
 
 	tally_live(check, block_payload(block), block_size(block) - BLOCK_HEADER, true);
-	if (class_plus_1 && class_plus_1 <= SLAB_CLASSES)
-		check->n_in_blocks[class_plus_1 - 1]++;
+	if (class_index != SLAB_NO_CLASS)
+		check->n_in_blocks[class_index]++;
 }
 
 /* From header to header; the first that fails ends it, because nothing behind it can be found. */
@@ -230,27 +231,21 @@ static void check_block_bins(struct check *check)
 {
 	struct kheap *heap = check->heap;
 	struct block_bins *bins = &heap->blocks;
-	size_t listed = 0;
+	size_t listed = heap->victim != NULL;
 
-	for (unsigned fl = 0; fl < BLOCK_FL; fl++) {
-		for (unsigned sl = 0; sl < BLOCK_SL; sl++) {
-			struct block *block = bins->heads[fl][sl];
-			unsigned own_fl, own_sl;
+	for (unsigned bin = 0; bin < BLOCK_BINS; bin++) {
+		struct block *block = bins->heads[bin];
 
-			if ((bins->sl_bits[fl] >> sl & 1) != (block != NULL))
-				fault(check, KHEAP_FAULT_BLOCK_BITMAP, (uintptr_t)&bins->sl_bits[fl]);
-			for (; block && listed <= check->free_blocks; block = block->next, listed++) {
-				if (!block_is_free(heap, block)) {
-					fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
-					break;
-				}
-				block_bin_of(block_size(block), &own_fl, &own_sl);
-				if (own_fl != fl || own_sl != sl)
-					fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
+		if ((bins->bits[bin / 64] >> bin % 64 & 1) != (block != NULL))
+			fault(check, KHEAP_FAULT_BLOCK_BITMAP, (uintptr_t)&bins->bits[bin / 64]);
+		for (; block && listed <= check->free_blocks; block = block->next, listed++) {
+			if (!block_is_free(heap, block)) {
+				fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
+				break;
 			}
+			if (block_bin_of(block_size(block)) != bin)
+				fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
 		}
-		if ((bins->fl_bits >> fl & 1) != (bins->sl_bits[fl] != 0))
-			fault(check, KHEAP_FAULT_BLOCK_BITMAP, (uintptr_t)&bins->fl_bits);
 	}
 	if (listed != check->free_blocks)
 		fault(check, KHEAP_FAULT_BLOCK_LIST, 0);
@@ -343,7 +338,7 @@ static size_t check_page(struct check *check, const struct region *region, size_
 
 	if (page < region->n_overhead && kind == PAGE_OVERHEAD)
 		return 1;
-	if (kind >= PAGE_SLAB) {
+	if (is_slab(kind)) {
 		check_slab(check, region, page);
 		check->busy_pages++;
 		return 1;
@@ -387,7 +382,7 @@ static void check_sections(struct check *check)
 		}
 	}
 	for (size_t i = 0; i <= heap->section_mask; i++)
-		seen += heap->sections[i] != NULL;
+		seen += heap->sections[i].region != NULL;
 	if (seen != heap->n_sections_used || expected != heap->n_sections || heap->n_sections > seen)
 		fault(check, KHEAP_FAULT_SECTION_TABLE, (uintptr_t)heap->sections);
 }

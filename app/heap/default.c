@@ -2,7 +2,7 @@
 /*
  * The default heap: kmalloc and its relatives for a program that has one heap. Nothing but names.
  */
-#include "internal.h"
+#include "fast.h"
 
 static struct kheap *default_heap;
 
@@ -30,7 +30,13 @@ struct kheap *kmalloc_heap(void)
 
 void *kmalloc(size_t size_bytes)
 {
-	return kmalloc_flags(size_bytes, 0);
+	struct kheap *heap = default_heap;
+	void *object;
+
+	if (UNLIKELY(!heap))
+		return NULL;
+	object = fast_alloc(heap, size_bytes);
+	return LIKELY(object != NULL) ? object : kheap_alloc(heap, size_bytes, 0);
 }
 
 void *kzalloc(size_t size_bytes)
@@ -60,8 +66,10 @@ void *krealloc(void *object, size_t size_bytes)
 
 void kfree(void *object)
 {
-	if (default_heap)
-		kheap_free(default_heap, object);
+	struct kheap *heap = default_heap;
+
+	if (LIKELY(heap != NULL))
+		fast_free(heap, object);
 }
 
 void kfree_sized(void *object, size_t size_bytes)

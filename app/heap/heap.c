@@ -3,10 +3,11 @@
  * The front: kheap_alloc to kheap_free. Chooses the storey for a size, finds the object for an address, counts, grows the heap when it is
  * full, and reports misuse. Sizes and alignments may be hostile; addresses are believed only after heap_find.
  */
-#include "internal.h"
+#include "fast.h"
 
-#define NATURAL_MAX ((size_t)2 << 20) /* powers of two up to a large page are aligned to their size */
 #define BELOW_4G ((uintptr_t)UINT32_MAX)
+/* Before the heap grows, what caches hold goes back if it is more than this share of the heap. */
+#define CACHED_SHARE 64
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
 
@@ -31,7 +32,9 @@ const char *kmalloc_error_name(enum kmalloc_error_class error_class)
 
 const char *kmalloc_build(void)
 {
-#if defined(CHECKING)
+#if defined(CHECKING) && !HARDENED
+	return "caches";
+#elif defined(CHECKING)
 	return "check";
 #elif HARDENED
 	return "hardened";
@@ -105,7 +108,7 @@ static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 	heap->config.on_error(heap->config.ctx, &error);
 }
 
-void heap_unlock(struct kheap *heap, kport_lock_state state)
+void heap_unlock_and_tell(struct kheap *heap, kport_lock_state state)
 {
 #ifdef CHECKING
 	check_sometimes(heap);
@@ -114,39 +117,6 @@ void heap_unlock(struct kheap *heap, kport_lock_state state)
 		unlock_and_tell(heap, state);
 	else
 		kport_unlock(&heap->lock, state);
-}
-
-void count_alloc(struct kheap *heap, size_t usable)
-{
-	struct counters *counters = &heap->counters;
-
-	counters->n_allocs++;
-	counters->live_objects++;
-	count_resize(heap, 0, usable);
-}
-
-void count_free(struct kheap *heap, size_t usable)
-{
-	heap->counters.n_frees++;
-	heap->counters.live_objects--;
-	heap->counters.live_bytes -= usable;
-}
-
-void uncount_free(struct kheap *heap, size_t usable)
-{
-	heap->counters.n_frees--;
-	heap->counters.live_objects++;
-	heap->counters.live_bytes += usable;
-}
-
-void count_resize(struct kheap *heap, size_t old_usable, size_t usable)
-{
-	struct counters *counters = &heap->counters;
-	size_t capacity = (counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT;
-
-	counters->live_bytes += usable - old_usable;
-	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->live_bytes);
-	counters->min_free_bytes = min_size(counters->min_free_bytes, capacity - counters->live_bytes);
 }
 
 bool heap_drain(struct kheap *heap)
@@ -181,19 +151,45 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	return true;
 }
 
-size_t natural_alignment(size_t size)
+/* What lies in the depot and in this CPU's block magazines goes back if it is worth a chunk. */
+static bool caches_serve(struct kheap *heap)
 {
-	return is_power_of_two(size) && size <= NATURAL_MAX ? max_size(size, GRANULE) : GRANULE;
+	kport_lock_state state = heap_lock(heap);
+	bool any = cpu_cached_bytes(heap) > (heap->counters.footprint_pages << PAGE_SHIFT) / CACHED_SHARE &&
+	           cpu_drain_large(heap);
+
+	heap_unlock(heap, state);
+	return any;
 }
 
 bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, size_t size, bool *has_asked)
 {
-	if (heap_grow(heap, n_pages, max_address))
+	if (caches_serve(heap) || heap_grow(heap, n_pages, max_address))
 		return true;
 	if (*has_asked || !heap->config.on_low_memory)
 		return false;
 	*has_asked = true;
 	return heap->config.on_low_memory(heap->config.ctx, size);
+}
+
+uintptr_t alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
+{
+	size_t object_size = slab_object_size(class_index);
+	size_t object_alignment = object_size & (0 - object_size);
+
+	/* The first few are as large and as well aligned as the class asks, so that a CPU cache can keep them. */
+	if (!HARDENED && heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs) {
+		size = object_size;
+		alignment = max_size(alignment, object_alignment);
+	}
+	bool is_sized = align_up(size + BLOCK_HEADER, GRANULE) - BLOCK_HEADER >= object_size &&
+	                alignment >= object_alignment;
+	unsigned label = (is_sized ? LABEL_SLAB_SIZED : LABEL_SLAB) + class_index;
+	uintptr_t object = block_alloc(heap, size, alignment, label);
+
+	if (object)
+		heap->slabs[class_index].n_in_blocks++;
+	return object;
 }
 
 static uintptr_t alloc_small(struct kheap *heap, const struct request *request, unsigned class_index, size_t *slot)
@@ -203,14 +199,12 @@ static uintptr_t alloc_small(struct kheap *heap, const struct request *request, 
 	if (slab_is_earned(heap, class_index)) {
 		object = slab_alloc(heap, class_index);
 		*slot = slab_object_size(class_index);
+		if (object)
+			return object;
 	}
-	if (!object) {
-		object = block_alloc(heap, request->gross, request->alignment, class_index);
-		if (object) {
-			heap->slabs[class_index].n_in_blocks++;
-			*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
-		}
-	}
+	object = alloc_stand_in(heap, request->gross, request->alignment, class_index);
+	if (object)
+		*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
 	return object;
 }
 
@@ -239,7 +233,7 @@ static uintptr_t alloc_storey(struct kheap *heap, const struct request *request,
 		if (class_index != SLAB_NO_CLASS) {
 			object = alloc_small(heap, request, class_index, slot);
 		} else {
-			object = block_alloc(heap, request->gross, request->alignment, SLAB_NO_CLASS);
+			object = block_alloc(heap, request->gross, request->alignment, LABEL_PLAIN);
 			if (object)
 				*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
 		}
@@ -250,7 +244,7 @@ static uintptr_t alloc_storey(struct kheap *heap, const struct request *request,
 }
 
 /* One attempt, with what the heap has. */
-static uintptr_t alloc_once(struct kheap *heap, const struct request *request)
+uintptr_t alloc_once(struct kheap *heap, const struct request *request)
 {
 	size_t slot = 0;
 	uintptr_t object = alloc_storey(heap, request, &slot);
@@ -269,7 +263,7 @@ static uintptr_t alloc_once(struct kheap *heap, const struct request *request)
 		guard_arm(heap, object, request->size, slot);
 		slot = request->size;
 	}
-	count_alloc(heap, slot);
+	count_alloc(heap, 1, slot);
 	return object;
 }
 
@@ -296,6 +290,21 @@ static size_t pages_to_grow(const struct request *request)
 	return pages_for(request->gross + 2 * BLOCK_MIN) + pages_for(slack);
 }
 
+/* The heap cannot grow: what other storeys have to spare, in the end all that this CPU can reach. */
+COLD static void *alloc_last_resort(struct kheap *heap, const struct request *request)
+{
+	kport_lock_state state = heap_lock(heap);
+
+	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
+	uintptr_t object = 0;
+
+	/* Not for what the heap could never hold. */
+	if (request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
+		object = alloc_locked(heap, request);
+	heap_unlock(heap, state);
+	return (void *)object;
+}
+
 static void *alloc_growing(struct kheap *heap, const struct request *request, unsigned flags)
 {
 	bool has_asked = false;
@@ -312,7 +321,7 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		    !heap_replenish(heap, pages_to_grow(request), request->max_address, request->size, &has_asked))
 			break;
 	}
-	return NULL;
+	return alloc_last_resort(heap, request);
 }
 
 /* Every usable byte, but not the canary behind the last one. */
@@ -335,7 +344,7 @@ void count_failure(struct kheap *heap)
 	heap_unlock(heap, state);
 }
 
-static void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
+void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
 {
 	struct request request;
 	void *object = NULL;
@@ -349,14 +358,84 @@ static void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsign
 	return object;
 }
 
+/* ---- the caches, and what they do not answer ------------------------------------------------------------------------- */
+
+/* What no magazine had. */
+static __attribute__((noinline)) void *alloc_miss(struct kheap *heap, size_t size, unsigned flags, size_t alignment)
+{
+	void *object = NULL;
+
+	if (!HARDENED && flags == 0 && size <= FAST_MAX && alignment <= GRANULE &&
+	    (alignment == 0 || is_power_of_two(alignment)))
+		object = cpu_alloc_miss(heap, size ? (unsigned)((size - 1) / GRANULE) : 0, size,
+		                        alignment ? alignment : natural_alignment(size));
+	if (object)
+		return object;
+	return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), flags);
+}
+
+/* A block that as many bytes fit in as a CPU cache keeps. */
+static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t size)
+{
+	unsigned block_class = kheap_block_classes[(size + BLOCK_HEADER + GRANULE - 1) / GRANULE];
+	struct cpu_cache *cache = cpu_of(heap);
+	void *object;
+
+	if (LIKELY(cache->blocks != NULL) && cpu_enter(cache)) {
+		object = magazine_pop(&cache->blocks->magazines[block_class]);
+		cpu_leave(cache);
+		if (LIKELY(object != NULL))
+			return object;
+	}
+	object = cpu_block_miss(heap, block_class);
+	return object ? object : alloc_any(heap, size, GRANULE, 0);
+}
+
+/* A power of two above FAST_MAX, aligned to itself. */
+static __attribute__((noinline)) void *alloc_power(struct kheap *heap, size_t size)
+{
+	unsigned class_index = slab_class_of(size, size);
+	struct cpu_cache *cache = cpu_of(heap);
+	void *object = NULL;
+
+	if (class_index != SLAB_NO_CLASS && cpu_enter(cache)) {
+		object = magazine_pop(&cache->magazines[PAGE_SLAB + class_index]);
+		cpu_leave(cache);
+		if (!object)
+			object = cpu_alloc_miss(heap, class_index, size, size);
+	}
+	return object ? object : alloc_any(heap, size, natural_alignment(size), 0);
+}
+
 void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)
 {
-	return alloc_any(heap, size_bytes, natural_alignment(size_bytes), flags);
+	void *object;
+
+	if (LIKELY(flags == 0)) {
+		object = fast_alloc(heap, size_bytes);
+		if (LIKELY(object != NULL))
+			return object;
+		if (!HARDENED && size_bytes - FAST_MAX - 1 < BLOCK_CLASS_MAX - BLOCK_HEADER - FAST_MAX)
+			return is_power_of_two(size_bytes) ? alloc_power(heap, size_bytes) :
+			                                     alloc_block(heap, size_bytes);
+	}
+	return alloc_miss(heap, size_bytes, flags, 0);
 }
 
 void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignment, unsigned flags)
 {
-	return alloc_any(heap, size_bytes, alignment, flags);
+	void *object;
+
+	if (LIKELY(alignment == GRANULE && flags == 0)) {
+		object = fast_alloc(heap, size_bytes);
+		if (LIKELY(object != NULL))
+			return object;
+		if (!HARDENED && size_bytes - FAST_MAX - 1 < BLOCK_CLASS_MAX - BLOCK_HEADER - FAST_MAX)
+			return alloc_block(heap, size_bytes);
+	}
+	if (alignment == 0)
+		return alloc_any(heap, size_bytes, 0, flags);
+	return alloc_miss(heap, size_bytes, flags, alignment);
 }
 
 void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes)

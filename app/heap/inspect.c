@@ -27,7 +27,7 @@ static struct kheap_range slab_range(const struct kheap *heap, const struct regi
 
 	if (index >= slab_objects(class_index))
 		return make_range(KHEAP_OVERHEAD, false, base, page_address(region, page + 1) - base);
-	bool is_live = !(region->descs[page].free_bits[index / 64] >> (index % 64) & 1);
+	bool is_live = !(region->descs[page].free_bits[index / 64] >> (index % 64) & 1) && !is_cached(heap, base);
 
 	return make_range(KHEAP_SLAB_OBJECT, is_live, base, is_live ? usable_at(heap, base, size) : size);
 }
@@ -43,6 +43,9 @@ static struct kheap_range cache_range(const struct kheap *heap, const struct reg
 		                  page_address(region, head + cache->pages_per_slab) - base);
 	bool is_live = !cache_object_is_free(desc, index);
 
+	if (cache == &heap->cache_of_clips)
+		return make_range(KHEAP_OVERHEAD, false, base, cache->object_size);
+
 	return make_range(KHEAP_CACHE_OBJECT, is_live, base,
 	                  is_live ? usable_at(heap, base, cache->object_size) : cache->object_size);
 }
@@ -54,7 +57,7 @@ static struct kheap_range block_range(const struct kheap *heap, const struct blo
 
 	if (!block_tag_holds(heap, block) || payload + block_size(block) > end)
 		return make_range(KHEAP_BLOCK, true, payload, end - payload);
-	bool is_live = block->size_flags & BLOCK_USED;
+	bool is_live = block->size_flags & BLOCK_USED && !is_cached(heap, payload);
 	size_t slot = block_size(block) - BLOCK_HEADER;
 
 	return make_range(KHEAP_BLOCK, is_live, payload, is_live ? usable_at(heap, payload, slot) : slot);
@@ -129,7 +132,7 @@ struct kheap_range range_of(const struct kheap *heap, uintptr_t address)
 
 	if (!is_kind(kind))
 		return make_range(KHEAP_OVERHEAD, false, page_address(region, page), PAGE_SIZE);
-	if (kind >= PAGE_SLAB)
+	if (is_slab(kind))
 		return slab_range(heap, region, page,
 		                  (address % PAGE_SIZE) / slab_object_size((unsigned)(kind - PAGE_SLAB)));
 	switch (kind) {
@@ -223,7 +226,7 @@ static size_t walk_one(struct kheap *heap, struct region *region, size_t page, v
 	range = range_of(heap, page_address(region, page));
 	if (!is_kind(kind))
 		return visit(ctx, &range) ? 1 : 0;
-	if (kind >= PAGE_SLAB)
+	if (is_slab(kind))
 		return walk_slab(heap, region, page, visit, ctx) ? 1 : 0;
 	if (kind == PAGE_CACHE)
 		return walk_cache(heap, region, page, visit, ctx) ? region->descs[page].cache->pages_per_slab : 0;
@@ -297,8 +300,10 @@ static void add_free_ranges(const struct kheap *heap, struct free_sum *sum)
 				add_range(sum, desc->n_pages << PAGE_SHIFT);
 		}
 	}
-	for (unsigned i = 0; i < BLOCK_FL * BLOCK_SL; i++) {
-		const struct block *block = heap->blocks.heads[i / BLOCK_SL][i % BLOCK_SL];
+	if (heap->victim && block_is_free(heap, heap->victim))
+		add_range(sum, block_size(heap->victim) - BLOCK_HEADER);
+	for (unsigned bin = 0; bin < BLOCK_BINS; bin++) {
+		const struct block *block = heap->blocks.heads[bin];
 
 		/* A link that was overwritten leads nowhere; one that leads back does not have this block before it. */
 		for (const struct block *prev = NULL; block && block_is_free(heap, block) && block->prev == prev;
@@ -312,26 +317,29 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 	kport_lock_state state = heap_lock(heap);
 	const struct counters *counters = &heap->counters;
 	size_t capacity = counters->footprint_pages << PAGE_SHIFT;
+	size_t usable = (counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT;
 	struct free_sum sum = { 0 };
+	size_t n_cached = 0, cached_bytes = 0;
 
 	while (capacity >> sum.shift > UINT32_MAX)
 		sum.shift++;
 	add_free_ranges(heap, &sum);
+	cpu_count(heap, &n_cached, &cached_bytes);
 	*stats = (struct kheap_stats){
-		.live_bytes = counters->live_bytes,
-		.live_objects = counters->live_objects,
-		.peak_live_bytes = counters->peak_live_bytes,
+		.live_bytes = counters->live_bytes - cached_bytes,
+		.live_objects = counters->live_objects - n_cached,
+		.peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water),
 		.footprint_bytes = capacity,
 		.peak_footprint_bytes = counters->peak_footprint_pages << PAGE_SHIFT,
 		.overhead_bytes = counters->overhead_pages << PAGE_SHIFT,
 		.free_bytes = (counters->free_run_pages << PAGE_SHIFT) + counters->free_block_bytes +
-		              counters->free_slab_bytes,
+		              counters->free_slab_bytes + cached_bytes,
 		.largest_free_bytes = sum.largest,
-		.min_free_bytes = counters->min_free_bytes,
+		.min_free_bytes = min_size(counters->min_free_bytes, usable - counters->high_water),
 		.n_regions = heap->n_regions,
 		.n_free_ranges = sum.n,
 		.n_allocs = counters->n_allocs,
-		.n_frees = counters->n_frees,
+		.n_frees = counters->n_frees + n_cached,
 		.n_failures = counters->n_failures,
 		.n_errors = counters->n_errors,
 		.n_grown = counters->n_grown,

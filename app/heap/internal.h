@@ -2,7 +2,10 @@
 /*
  * The heap's own data: what stands in memory, and who owns which part of it. One storey a file:
  *
- *   heap.c     kheap_alloc .. kheap_free: chooses a storey, counts, reports misuse
+ *   fast.h     CPU caches, the part that every call goes through: no lock, no loop, no call
+ *   cpu.c      CPU caches, what happens when one is empty or full; the depot that they share
+ *   heap.c     kheap_alloc: chooses a storey, counts, grows the heap, reports misuse
+ *   free.c     from an address back to the object: kheap_free, sizes, resizing
  *   cache.c    kcache: slabs of one user-chosen size
  *   slab.c     equal small objects in a page, their state (a bitmap) in the page's descriptor
  *   block.c    sizes between: boundary tags, two-level bins, in areas of whole pages
@@ -11,9 +14,16 @@
  *
  * beside them guard.c (canaries and poison of the hardened build), inspect.c, check.c and default.c.
  *
- * One lock (kheap.lock) protects everything reachable from a struct kheap. Functions whose names do not begin with kheap_, kpages_,
- * kcache_ or kmalloc_ expect it to be held. heap_unlock() is the only place that calls out (error reports, chunks to be put back),
- * after it has let go.
+ * Who may touch what:
+ *   kheap.lock     protects everything reachable from a struct kheap but the CPU caches. It is the only lock, so there is no order of
+ *                  locks. Functions whose names do not begin with kheap_, kpages_, kcache_ or kmalloc_ expect it to be held, those of
+ *                  fast.h expect that it is not. heap_unlock() is the only place that calls out (error reports, chunks to be put
+ *                  back), after it has let go.
+ *   struct cpu_cache belongs to its CPU alone, with or without the lock. Where interrupts may call the heap, it also belongs to whoever
+ *                  set its `inside` mark first: code that finds the mark set leaves the cache alone.
+ *   read without a lock, by fast.h: the page kind of an object that is live (it cannot change while it lives), and the section table,
+ *                  which has a sequence number that is odd while it changes; where there are several CPUs a table that was
+ *                  outgrown stays readable.
  */
 #ifndef HEAP_INTERNAL_H
 #define HEAP_INTERNAL_H
@@ -28,11 +38,27 @@
 /* A full check every so many operations of the check build. */
 #define CHECK_INTERVAL 512
 #endif
-#if defined(CHECKING) || (defined(KMALLOC_HARDENED) && KMALLOC_HARDENED)
+/* The check build is hardened too, unless it is told not to be: then it checks the CPU caches, which hardened builds do not use. */
+#ifdef KMALLOC_HARDENED
+#define HARDENED KMALLOC_HARDENED
+#elif defined(CHECKING)
 #define HARDENED 1
 #else
 #define HARDENED 0
 #endif
+
+/* May code that interrupted the heap on its own CPU call it? The check build's hooks do. */
+#if defined(CHECKING)
+#define INTERRUPTS 1
+#else
+#define INTERRUPTS KPORT_INTERRUPTS
+#endif
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* Not on any fast path: compiled for size, and kept out of the way. */
+#define COLD __attribute__((cold, noinline))
+#define INLINE static inline __attribute__((always_inline))
 
 #define PAGE_SHIFT 12
 #define PAGE_SIZE ((uintptr_t)1 << PAGE_SHIFT)
@@ -43,10 +69,14 @@ _Static_assert(PAGE_SIZE == KMALLOC_PAGE_SIZE, "the contract's page is the heap'
 
 /* ---- pages ------------------------------------------------------------------------------------------------- */
 
+#define SLAB_CLASSES 19
+#define SLAB_NO_CLASS 255
+
 /* What a page is. Kept in an array of bytes of its own, so that asking costs one load. */
 enum page_kind {
 	PAGE_BODY,       /* not the first page of its run (or the inside of a free run) */
-	PAGE_OVERHEAD,   /* region descriptors, or a section table */
+	PAGE_SLAB,       /* a slab of class kind - PAGE_SLAB; the magazines of a CPU cache are numbered like this too */
+	PAGE_OVERHEAD = PAGE_SLAB + SLAB_CLASSES, /* region descriptors, a section table or a CPU cache */
 	PAGE_FREE,       /* first page of a free run; its descriptor holds the length */
 	PAGE_FREE_TAIL,  /* last page of a free run of two or more; likewise */
 	PAGE_RUN,        /* first page of a live run */
@@ -54,7 +84,7 @@ enum page_kind {
 	PAGE_BLOCK,      /* every other page of a block area; the last one's descriptor holds the length too */
 	PAGE_CACHE,      /* first page of a kcache's slab */
 	PAGE_CACHE_BODY, /* the others; the descriptor says how far it is from the first */
-	PAGE_SLAB,       /* a slab of class kind - PAGE_SLAB */
+	PAGE_KINDS,
 	PAGE_KIND_MASK = 0x7f,
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
@@ -98,10 +128,20 @@ struct region {
 	bool is_first; /* holds the struct kheap */
 };
 
-/* The section table is a hash table from (address >> SECTION_SHIFT) to regions, with linear probing. A section that n regions share has
- * n entries. It is at most half full, so the region is nearly always the first entry seen. */
-#define SECTION_SHIFT 20
+/*
+ * The section table is a hash table from (address >> SECTION_SHIFT) to regions, with linear probing. A section that n regions share has
+ * n entries. It is at most half full, so the region is nearly always the first entry seen. An entry repeats what tells whether an
+ * address is the region's, so that nothing that may be gone is touched to find out.
+ */
+#define SECTION_SHIFT 17
 #define SECTIONS_INLINE 16
+
+struct section {
+	uintptr_t first_page;
+	size_t n_pages; /* 0: there was a region once */
+	const uint8_t *kinds;
+	struct region *region; /* NULL: there never was one */
+};
 
 /* ---- page runs -------------------------------------------------------------------------------------------- */
 
@@ -128,7 +168,7 @@ struct run_bins {
  */
 struct block {
 	uint32_t size_flags;
-	uint32_t tag; /* low 8 bits: slab class that would serve it, + 1; rest: check */
+	uint32_t tag; /* low 8 bits: label; rest: check */
 	/* The rest exists in free blocks only; the last 8 bytes of a free block repeat its size. */
 	struct block *next, *prev;
 };
@@ -140,41 +180,116 @@ enum block_flags {
 	BLOCK_FLAGS = 15
 };
 
+/* Whose a block is, so that kheap_free need not work it out. */
+enum block_label {
+	LABEL_PLAIN,
+	LABEL_SLAB = 1,       /* + slab class: stands in for an object of a class without a slab */
+	LABEL_SIZED = 32,     /* + block class: as large as that class, so a CPU cache may keep it */
+	LABEL_SLAB_SIZED = 160 /* + slab class: stands in, and is as large and as well aligned as an object of that class */
+};
+
 #define BLOCK_HEADER ((size_t)8)
 #define BLOCK_FOOTER ((size_t)8)
 #define BLOCK_MIN ((size_t)32)
+/* A block that grows by less than this part of itself gets as much more; one that shrinks by less stays as it is. */
+#define RESIZE_SHARE 16
 #define BLOCK_MAX_REQUEST ((size_t)65536) /* larger objects are page runs: rounding to a page is then below 6 % */
 
-#define BLOCK_SL_SHIFT 4
-#define BLOCK_SL (1 << BLOCK_SL_SHIFT)
-#define BLOCK_FL 12
+/* Bins for free blocks: 16 for each octave of sizes, and a bitmap of those that are not empty. */
+#define BIN_SHIFT 4
+#define BLOCK_BINS 192
 
 #define AREA_MAX_PAGES 64 /* so that one step of kheap_check_step is bounded */
 #define AREA_GROW_MAX 16
 #define RELEASE_PAGES 16 /* a free block that spans so many whole pages gives them back */
 
 struct block_bins {
-	uint32_t fl_bits;
-	uint16_t sl_bits[BLOCK_FL];
-	struct block *heads[BLOCK_FL][BLOCK_SL];
+	uint64_t bits[BLOCK_BINS / 64];
+	struct block *heads[BLOCK_BINS];
 };
 
 /* ---- slabs -------------------------------------------------------------------------------------------------- */
-
-#define SLAB_CLASSES 19
-#define SLAB_NO_CLASS 255
 
 struct slab_class {
 	struct page_desc *partial; /* slabs with free objects and live ones */
 	struct page_desc *empty;   /* at most one slab without live objects */
 	uint32_t n_in_blocks;      /* live objects of this class that blocks serve */
 	uint32_t n_slabs;
+	bool is_busy; /* its few objects come and go so often that it gets a slab, if there is a page to spare */
+};
+
+/* ---- CPU caches -------------------------------------------------------------------------------------------- */
+
+/*
+ * A magazine: a stack of objects of one size class that are free for their CPU and live for the heap. top points at the object that is
+ * handed out next; below the lowest one is a NULL, so one test of what was loaded tells that there is none. The second word
+ * of an object in a magazine holds a key, which nothing live holds: that is how a double free shows.
+ */
+struct magazine {
+	void **top;
+	void **limit; /* top may not pass it */
+};
+
+/* The space of a magazine that its class has earned. A full one waits on the depot's list, linked by its first word. */
+#define CLIP_WORDS 32
+struct clip {
+	void *slots[CLIP_WORDS]; /* the first is the NULL below the lowest object */
+};
+
+/* The space of a magazine until then. */
+#define SMALL_WORDS 3
+
+/* What only the slow path needs of a magazine. */
+struct magazine_state {
+	void **bottom;
+	struct clip *spare; /* NULL: none */
+	uint8_t n_spare;    /* objects in it: as many as a magazine held when it was full, or 0 */
+	bool has_clip;
+	bool was_missed;      /* since the idle hand passed */
+	uint8_t n_misses;     /* until it earns a clip */
+	uint8_t n_stand_ins;  /* frees of blocks that stand in: until the class earns a slab by being busy */
+};
+
+/* Blocks of 272 to 4096 bytes in steps of about 1/32, a magazine for each. */
+#define BLOCK_CLASSES 112
+#define BLOCK_CLASS_MIN ((size_t)272)
+#define BLOCK_CLASS_MAX ((size_t)4096)
+#define BLOCK_SLOTS 11
+
+struct block_cache {
+	struct magazine magazines[BLOCK_CLASSES];
+	void *slots[BLOCK_CLASSES][BLOCK_SLOTS]; /* the first is NULL */
+};
+
+struct cpu_cache {
+	struct magazine magazines[PAGE_SLAB + SLAB_CLASSES]; /* by page kind; the first is always empty */
+	uint32_t reciprocals[32]; /* by page kind: 2^32 / object size, rounded up; 0 for pages that are not slabs */
+	struct block_cache *blocks; /* NULL: not earned yet */
+	uint8_t inside;                                      /* somebody is changing this cache */
+	uint8_t hand;                                        /* the class whose idleness is looked at next */
+	uint16_t n_misses, n_block_misses;
+	uint32_t drain_epoch;
+	struct page_desc *run; /* where it lies; NULL: in the struct kheap */
+	struct page_desc *blocks_run;
+	struct magazine_state states[SLAB_CLASSES];
+	void *small[SLAB_CLASSES][SMALL_WORDS];
+};
+
+/* Full clips that no CPU has: the address of the first, with the number of its objects in the low bits; its first word has the next one. */
+struct depot {
+	uintptr_t full[SLAB_CLASSES];
+	size_t bytes; /* of the objects in them */
+	struct clip *empty; /* clips without objects */
+	unsigned n_empty;
+	uint32_t drain_epoch;
 };
 
 /* ---- the heap ----------------------------------------------------------------------------------------------- */
 
+/* What lies in CPU caches counts as live here. */
 struct counters {
 	size_t live_bytes, live_objects, peak_live_bytes;
+	size_t high_water; /* the most that live_bytes was since the heap's size last changed */
 	size_t footprint_pages, peak_footprint_pages;
 	size_t overhead_pages;
 	size_t free_run_pages, free_block_bytes, free_slab_bytes;
@@ -198,6 +313,7 @@ struct kcache {
 	void *ctx;
 	uint16_t objects_per_slab;
 	uint8_t pages_per_slab;
+	bool is_internal; /* the heap's own: users can free nothing of it, and it is not counted */
 };
 
 /* How many entries of a list are looked at for a fit; before the heap fails or grows, THOROUGH_TRIES. */
@@ -206,29 +322,42 @@ struct kcache {
 #define THOROUGH_TRIES 256
 
 struct kheap {
+	/* Read by every call. */
+	uint64_t secret;
+	struct section window; /* a region that is looked at first: the one seen last, or the first one for ever */
+	struct section *sections;
+	size_t section_mask;
+	uint32_t sections_sequence; /* odd: the table is being changed */
+#if KPORT_CPUS > 1
+	struct cpu_cache *cpus[KPORT_CPUS + 1]; /* the last is for those that have none */
+#endif
+	struct cpu_cache cpu0;
+
 	struct kport_lock lock;
 	struct kheap_config config;
-	uint64_t secret;
 
 	struct region *regions, *last_region;
 	struct region *spare;    /* the one empty region of the source that is kept */
 	struct region *detached; /* regions that heap_unlock puts back */
 	size_t n_regions;
 
-	struct region **sections;
 	struct page_desc *sections_run; /* the page run that holds the table; NULL: it is inline_sections */
-	size_t section_mask;
+	struct page_desc *old_sections; /* tables that were outgrown, which others may still be reading */
 	size_t n_sections;      /* entries that are regions, */
 	size_t n_sections_used; /* and those that were */
 
+	uint64_t victim_header;   /* what the header of the victim was sealed as */
+	struct block *victim;     /* a free block in no list, from which the next ones are cut; NULL: none */
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
 	bool is_draining;
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
 
+	struct depot depot;
 	struct run_bins runs[N_ZONES];
 	struct block_bins blocks;
 	struct slab_class slabs[SLAB_CLASSES];
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
+	struct kcache cache_of_clips;
 	struct kcache *caches;
 
 	struct kmalloc_error pending; /* error_class 0: none */
@@ -237,7 +366,7 @@ struct kheap {
 	uint32_t until_check;
 	bool in_check;
 #endif
-	struct region *inline_sections[SECTIONS_INLINE];
+	struct section inline_sections[SECTIONS_INLINE];
 };
 
 /* ---- heap.c ------------------------------------------------------------------------------------------------- */
@@ -247,8 +376,28 @@ static inline kport_lock_state heap_lock(struct kheap *heap)
 	return kport_lock(&heap->lock);
 }
 
+/* What an allocation is to be, worked out once. */
+struct request {
+	size_t size;  /* asked for */
+	size_t gross; /* with the canary; never 0 */
+	size_t alignment;
+	uintptr_t max_address;
+	bool is_bare; /* whole pages without a canary */
+};
+
 /* Lets go, then reports the pending misuse and puts detached regions back. */
-void heap_unlock(struct kheap *heap, kport_lock_state state);
+void heap_unlock_and_tell(struct kheap *heap, kport_lock_state state);
+INLINE void heap_unlock(struct kheap *heap, kport_lock_state state)
+{
+#ifdef CHECKING
+	heap_unlock_and_tell(heap, state);
+#else
+	if (UNLIKELY(heap->pending.error_class || heap->detached))
+		heap_unlock_and_tell(heap, state);
+	else
+		kport_unlock(&heap->lock, state);
+#endif
+}
 
 /* Remember a misuse for heap_unlock; the first one of an operation wins. */
 void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintptr_t address, size_t size);
@@ -262,24 +411,51 @@ bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, s
 
 /* A call returns NULL. Called without the lock. */
 void count_failure(struct kheap *heap);
-void count_alloc(struct kheap *heap, size_t usable);
-void count_free(struct kheap *heap, size_t usable);
-/* The free did not come about. */
-void uncount_free(struct kheap *heap, size_t usable);
-void count_resize(struct kheap *heap, size_t old_usable, size_t usable);
+INLINE void count_resize(struct kheap *heap, size_t old_usable, size_t usable)
+{
+	struct counters *counters = &heap->counters;
 
-/* What an allocation is to be, worked out once. */
-struct request {
-	size_t size;  /* asked for */
-	size_t gross; /* with the canary; never 0 */
-	size_t alignment;
-	uintptr_t max_address;
-	bool is_bare; /* whole pages without a canary */
-};
+	counters->live_bytes += usable - old_usable;
+	if (counters->live_bytes > counters->high_water)
+		counters->high_water = counters->live_bytes;
+}
+
+INLINE void count_alloc(struct kheap *heap, size_t n_objects, size_t usable)
+{
+	heap->counters.n_allocs += n_objects;
+	heap->counters.live_objects += n_objects;
+	count_resize(heap, 0, usable);
+}
+
+INLINE void count_free(struct kheap *heap, size_t usable)
+{
+	heap->counters.n_frees++;
+	heap->counters.live_objects--;
+	heap->counters.live_bytes -= usable;
+}
+
+/* The free did not come about. */
+static inline void uncount_free(struct kheap *heap, size_t usable)
+{
+	heap->counters.n_frees--;
+	heap->counters.live_objects++;
+	heap->counters.live_bytes += usable;
+}
+
+/* A block that stands in for an object of a class without slabs, or without room in them; not counted. */
+uintptr_t alloc_stand_in(struct kheap *heap, size_t gross, size_t alignment, unsigned class_index);
+/* One attempt to meet a request with what the heap has; the object is counted. */
+uintptr_t alloc_once(struct kheap *heap, const struct request *request);
+void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags);
 
 /* False: sizes or alignment that no memory can meet. */
 bool request_make(struct request *request, size_t size, size_t alignment, unsigned flags);
-size_t natural_alignment(size_t size);
+#define NATURAL_MAX ((size_t)2 << 20) /* powers of two up to a large page are aligned to their size */
+INLINE size_t natural_alignment(size_t size)
+{
+	return is_power_of_two(size) && size <= NATURAL_MAX ? max_size(size, GRANULE) : GRANULE;
+}
+
 static inline size_t pages_for(size_t bytes)
 {
 	return (bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
@@ -296,10 +472,16 @@ struct object {
 	size_t slot;  /* bytes it occupies, canary included */
 };
 
+/* Find the object that starts at `address` and is live, or in a CPU's cache. Reports nothing. */
+bool heap_locate(struct kheap *heap, uintptr_t address, struct object *object);
 /* Find the live object that starts at `address`; otherwise report why there is none and return false. */
 bool heap_find(struct kheap *heap, uintptr_t address, struct object *object);
 /* Give its memory back, uncounted. False: a neighbour is damaged (reported), nothing changed. */
 bool object_free(struct kheap *heap, const struct object *object, uintptr_t address);
+/* Does a canary stand behind it? */
+bool has_canary(const struct object *object);
+/* kheap_free with the lock held. */
+void free_locked(struct kheap *heap, uintptr_t address);
 /* Bytes that may be used; reports an overrun, and then returns SIZE_MAX. */
 size_t object_usable(struct kheap *heap, const struct object *object, uintptr_t address);
 
@@ -311,8 +493,8 @@ static inline struct region *region_of(const struct kheap *heap, uintptr_t addre
 	size_t i = (address >> SECTION_SHIFT) & heap->section_mask;
 	struct region *region;
 
-	while ((region = heap->sections[i]) != NULL) {
-		if ((address >> PAGE_SHIFT) - region->first_page < region->n_pages)
+	while ((region = heap->sections[i].region) != NULL) {
+		if ((address >> PAGE_SHIFT) - heap->sections[i].first_page < heap->sections[i].n_pages)
 			return region;
 		i = (i + 1) & heap->section_mask;
 	}
@@ -337,7 +519,12 @@ static inline uintptr_t desc_address(const struct page_desc *desc)
 /* Is this a kind at all? A damaged one must not lead to a class that is none. */
 static inline bool is_kind(enum page_kind kind)
 {
-	return kind < PAGE_SLAB + SLAB_CLASSES;
+	return kind < PAGE_KINDS;
+}
+
+static inline bool is_slab(enum page_kind kind)
+{
+	return (unsigned)kind - PAGE_SLAB < SLAB_CLASSES;
 }
 
 static inline enum page_kind page_kind_of(const struct region *region, size_t page)
@@ -414,17 +601,80 @@ static inline uint64_t *block_footer(struct block *block)
 	return (uint64_t *)((uintptr_t)block + block_size(block) - BLOCK_FOOTER);
 }
 
-/* Does the check word of this header hold? Touches the header only. */
-bool block_tag_holds(const struct kheap *heap, const struct block *block);
-void block_seal(const struct kheap *heap, struct block *block, uint32_t size_flags, unsigned class_plus_1);
-void block_bin_of(size_t size, unsigned *fl, unsigned *sl);
+/*
+ * The check word of a header: multiplicative hashing (Knuth, TAOCP 3, 6.4), whose top bits depend on all bits below. It does not cover
+ * BLOCK_PREV_FREE, which changes with the neighbour; that one is believed only if the block before confirms it.
+ */
+#define HEADER_LABEL_SHIFT 32
+#define HEADER_CHECK_SHIFT 40
 
-/* Payload of at least `size` bytes aligned to `alignment`, or 0. class_index: slab class it stands in for, or SLAB_NO_CLASS. */
-uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned class_index);
+/*
+ * The header in one piece: whoever owns a block reads it without the lock, to free it, while its neighbour may be changing
+ * BLOCK_PREV_FREE or BLOCK_FIRST in it. Either value will do.
+ */
+INLINE uint64_t block_header(const struct block *block)
+{
+	return __atomic_load_n((const word_alias *)(uintptr_t)block, __ATOMIC_RELAXED);
+}
+
+INLINE void block_set_header(struct block *block, uint64_t header)
+{
+	__atomic_store_n((word_alias *)(uintptr_t)block, header, __ATOMIC_RELAXED);
+}
+
+/* `header` may have any check word. */
+INLINE uint64_t header_check(const struct kheap *heap, const struct block *block, uint64_t header)
+{
+	uint64_t x = (header & ~(uint64_t)BLOCK_PREV_FREE) << (64 - HEADER_CHECK_SHIFT);
+
+	return ((x ^ ((uintptr_t)block + heap->secret)) * 0x9e3779b97f4a7c15u) >> HEADER_CHECK_SHIFT;
+}
+
+/* Does the check word of this header hold? Touches the header only. */
+INLINE bool block_tag_holds(const struct kheap *heap, const struct block *block)
+{
+	uint64_t header = block_header(block);
+
+	return header >> HEADER_CHECK_SHIFT == header_check(heap, block, header);
+}
+
+INLINE unsigned block_label(const struct block *block)
+{
+	return block_header(block) >> HEADER_LABEL_SHIFT & 0xff;
+}
+
+INLINE void block_seal(const struct kheap *heap, struct block *block, uint32_t size_flags, unsigned label)
+{
+	uint64_t header = size_flags | (uint64_t)label << HEADER_LABEL_SHIFT;
+
+	block_set_header(block, header | header_check(heap, block, header) << HEADER_CHECK_SHIFT);
+}
+
+INLINE unsigned block_bin_of(size_t size)
+{
+	size_t units = size / GRANULE;
+	unsigned shift;
+
+	if (units < 1 << BIN_SHIFT)
+		return (unsigned)units;
+	shift = log2_floor(units) - BIN_SHIFT;
+	return (shift << BIN_SHIFT) + (unsigned)(units >> shift);
+}
+
+
+/* Payload of at least `size` bytes aligned to `alignment`, or 0. */
+uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned label);
+/* The slab class that a block of this label stands in for, or SLAB_NO_CLASS. */
+static inline unsigned label_slab_class(unsigned label)
+{
+	if (label >= LABEL_SLAB_SIZED)
+		return label - LABEL_SLAB_SIZED < SLAB_CLASSES ? label - LABEL_SLAB_SIZED : SLAB_NO_CLASS;
+	return label - LABEL_SLAB < SLAB_CLASSES ? label - LABEL_SLAB : SLAB_NO_CLASS;
+}
 /* The block was checked by heap_find. False: a neighbour's tag is damaged (reported), nothing changed. */
 bool block_free(struct kheap *heap, struct region *region, struct block *block);
 /* Make the payload `size` bytes long where it stands. */
-bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size);
+bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size); /* region: only to shrink */
 /* A free block of `size` bytes where none was: sealed, in its bin, the block behind it told. */
 void block_insert_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags);
 /* Is there a free block at this address, whatever it is? */
@@ -439,7 +689,12 @@ void area_create(struct kheap *heap, struct region *region, size_t page, size_t 
 /* Get pages for a block of `need` bytes with this alignment. */
 bool area_grow(struct kheap *heap, size_t need, size_t alignment);
 /* A free block is about to be used, or to change. */
-void area_used(struct kheap *heap, struct block *block);
+void area_used_up(struct kheap *heap, struct block *block);
+INLINE void area_used(struct kheap *heap, struct block *block)
+{
+	if (UNLIKELY(block == heap->empty_area))
+		area_used_up(heap, block);
+}
 /* A free block in no bin: give pages back if enough of it is whole pages; false: nothing done. */
 bool area_trim(struct kheap *heap, struct region *region, struct block *block);
 /* Give the empty area that is kept back. */
@@ -457,17 +712,66 @@ bool area_tail_retire(struct kheap *heap, struct region *region);
 
 /* The class for `size` bytes whose objects are all aligned to `alignment`; SLAB_NO_CLASS: none. */
 unsigned slab_class_of(size_t size, size_t alignment);
-size_t slab_object_size(unsigned class_index);
+extern const uint16_t kheap_object_sizes[SLAB_CLASSES];
+INLINE size_t slab_object_size(unsigned class_index)
+{
+	return kheap_object_sizes[class_index];
+}
 unsigned slab_objects(unsigned class_index);
 /* Would a slab serve an object of this class now? */
 bool slab_is_earned(const struct kheap *heap, unsigned class_index);
 uintptr_t slab_alloc(struct kheap *heap, unsigned class_index);
-void slab_free(struct kheap *heap, struct region *region, size_t page, unsigned class_index, size_t index);
+/* False: it is free already. */
+bool slab_free(struct kheap *heap, struct region *region, size_t page, unsigned class_index, size_t index);
 /* The index of the object that starts `offset` bytes into a slab; false: none starts there. */
 bool slab_index(unsigned class_index, size_t offset, size_t *index);
 bool slab_drain(struct kheap *heap);
 /* What free_bits holds when nothing is live. */
 uint64_t slab_full_word(unsigned n_objects, unsigned word);
+
+/* Up to n objects of a class, from one slab, each marked as cached, into objects[]; how many. They are not counted. */
+unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
+
+/* ---- cpu.c -------------------------------------------------------------------------------------------------- */
+
+/* The word that tells a free object of a slab, and any object in a magazine. Whatever hands an object out clears it. */
+INLINE uint64_t cached_key(const struct kheap *heap, uintptr_t object)
+{
+	return heap->secret + object;
+}
+
+INLINE word_alias *key_word(uintptr_t object)
+{
+	return (word_alias *)object + 1;
+}
+
+/* Is this object of a slab, or block, free for its CPU? */
+INLINE bool is_cached(const struct kheap *heap, uintptr_t object)
+{
+	return !HARDENED && *key_word(object) == cached_key(heap, object);
+}
+
+void cpu_init(struct kheap *heap);
+/* The heap has its first region. */
+void cpu_heap_made(struct kheap *heap);
+/* The magazine was empty: get objects from the depot or the slabs, or a block to stand in for one. NULL: there is no memory. Called without the lock. */
+void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size_t alignment);
+/* A block for a class whose magazine was empty. NULL: no memory. Called without the lock. */
+void *cpu_block_miss(struct kheap *heap, unsigned block_class);
+/* Free what the fast path did not; kind: of its page, a slab or another. Called without the lock. */
+void cpu_free_small(struct kheap *heap, void *object, unsigned kind);
+void cpu_free_other(struct kheap *heap, void *object, unsigned kind);
+/* The same for an address whose page is not known. NULL does nothing. */
+void cpu_free_miss(struct kheap *heap, void *object);
+/* Give what this CPU's cache and the depot hold back to the slabs and blocks; true if that was anything. */
+bool cpu_drain(struct kheap *heap);
+/* The same for the depot and for blocks alone, which is most of the bytes; and how many that would be. */
+bool cpu_drain_large(struct kheap *heap);
+size_t cpu_cached_bytes(struct kheap *heap);
+/* All, and the space of the magazines too. */
+bool cpu_reset(struct kheap *heap);
+/* Bytes and objects in all caches; of other CPUs' caches as far as can be seen from here. */
+void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes);
 
 /* ---- cache.c ------------------------------------------------------------------------------------------------ */
 
@@ -477,6 +781,9 @@ bool cache_locate(const struct region *region, size_t page, uintptr_t address, u
 void cache_free_object(struct kheap *heap, struct page_desc *head, size_t index);
 bool cache_drain(struct kheap *heap);
 void cache_init(struct kcache *cache, struct kheap *heap, size_t size_bytes, size_t alignment);
+/* The heap's own objects: not counted, without a canary. NULL: there are no pages; the heap does not grow for this. */
+void *cache_take_internal(struct kcache *cache);
+void cache_free_internal(struct kcache *cache, void *object);
 static inline bool cache_object_is_free(const struct page_desc *head, size_t index)
 {
 	return head->cache_bits[index / 64] >> (index % 64) & 1;

@@ -8,17 +8,15 @@
  */
 #include "internal.h"
 
-#define FIRST_CHUNK_PAGES 16
+#define FIRST_CHUNK_PAGES 8
 #define GROWTH_SHARE 16 /* a chunk is a sixteenth of what the heap has */
 #define MIN_CHUNK_PAGES 8
+#define SMALL_HEAP_PAGES 64 /* smaller ones grow by half of that */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
 #define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap, */
 #define SPARE_MIN_PAGES 64                /* or 256 KiB */
 #define TAIL_MAX_PAGES 256                /* in larger regions the rest of a page is not worth an area */
 #define TAIL_MIN_BYTES 128
-
-/* Stands in the section table where a region was, so that probing goes on past it. */
-static struct region no_region;
 
 /* ---- the section table ----------------------------------------------------------------------------------------- */
 
@@ -32,61 +30,96 @@ static size_t last_section(const struct region *region)
 	return (region->first_page + region->n_pages - 1) >> (SECTION_SHIFT - PAGE_SHIFT);
 }
 
+/* Between these two, readers without the lock look again. */
+static void sections_begin(struct kheap *heap)
+{
+	__atomic_store_n(&heap->sections_sequence, heap->sections_sequence + 1, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+static void sections_end(struct kheap *heap)
+{
+	__atomic_store_n(&heap->sections_sequence, heap->sections_sequence + 1, __ATOMIC_RELEASE);
+}
+
 static void sections_insert(struct kheap *heap, struct region *region)
 {
 	for (size_t section = first_section(region); section <= last_section(region); section++) {
 		size_t i = section & heap->section_mask;
 
-		while (heap->sections[i] && heap->sections[i] != &no_region)
+		while (heap->sections[i].region && heap->sections[i].n_pages)
 			i = (i + 1) & heap->section_mask;
-		if (!heap->sections[i])
+		if (!heap->sections[i].region)
 			heap->n_sections_used++;
-		heap->sections[i] = region;
+		heap->sections[i] = (struct section){ region->first_page, region->n_pages, region->kinds, region };
 		heap->n_sections++;
 	}
 }
 
 static void sections_remove(struct kheap *heap, const struct region *region)
 {
+	sections_begin(heap);
 	for (size_t section = first_section(region); section <= last_section(region); section++) {
 		size_t i = section & heap->section_mask;
 
-		while (heap->sections[i] != region)
+		while (heap->sections[i].region != region || !heap->sections[i].n_pages)
 			i = (i + 1) & heap->section_mask;
-		heap->sections[i] = &no_region;
+		heap->sections[i].n_pages = 0;
 		heap->n_sections--;
 	}
+	sections_end(heap);
 }
 
 /* Enter every region anew into `table`, which has mask + 1 entries. */
-static void sections_rebuild(struct kheap *heap, struct region **table, size_t mask)
+static void sections_rebuild(struct kheap *heap, struct section *table, size_t mask)
 {
-	for (size_t i = 0; i <= mask; i++)
-		table[i] = NULL;
+	sections_begin(heap);
+	fill_words(table, 0, (mask + 1) * sizeof(*table));
 	heap->sections = table;
-	heap->section_mask = mask;
+	__atomic_store_n(&heap->section_mask, mask, __ATOMIC_RELEASE);
 	heap->n_sections = 0;
 	heap->n_sections_used = 0;
 	for (struct region *region = heap->regions; region; region = region->next)
 		sections_insert(heap, region);
+	sections_end(heap);
+}
+
+static void table_free(struct kheap *heap, struct page_desc *table)
+{
+	heap->counters.overhead_pages -= table->n_pages;
+	run_free(heap, table->region, desc_page(table), table->n_pages);
+}
+
+/* Tables that were outgrown and that nobody can be reading any more. */
+static void old_sections_free(struct kheap *heap)
+{
+	struct page_desc *next;
+
+	for (struct page_desc *table = heap->old_sections; table; table = next) {
+		next = table->next;
+		table_free(heap, table);
+	}
+	heap->old_sections = NULL;
 }
 
 /* Move the table, which needs room for n entries, to a page run of its own. Every region is in the list. */
 static bool sections_move(struct kheap *heap, size_t n)
 {
-	size_t n_entries = max_size((size_t)1 << (log2_floor(4 * n - 1)), PAGE_SIZE / sizeof(struct region *));
-	size_t n_pages = (n_entries * sizeof(struct region *)) >> PAGE_SHIFT;
+	size_t n_entries = max_size((size_t)1 << (log2_floor(4 * n - 1)), PAGE_SIZE / sizeof(struct section));
+	size_t n_pages = (n_entries * sizeof(struct section)) >> PAGE_SHIFT;
 	struct page_desc *desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_OVERHEAD);
 	struct page_desc *old = heap->sections_run;
 
 	if (!desc)
 		return false;
-	sections_rebuild(heap, (struct region **)desc_address(desc), n_entries - 1);
+	sections_rebuild(heap, (struct section *)desc_address(desc), n_entries - 1);
 	heap->sections_run = desc;
 	heap->counters.overhead_pages += n_pages;
-	if (old) {
-		heap->counters.overhead_pages -= old->n_pages;
-		run_free(heap, old->region, desc_page(old), old->n_pages);
+	if (old && KPORT_CPUS > 1) {
+		old->next = heap->old_sections;
+		heap->old_sections = old;
+	} else if (old) {
+		table_free(heap, old);
 	}
 	return true;
 }
@@ -96,11 +129,18 @@ static bool sections_add(struct kheap *heap, struct region *region)
 {
 	size_t more = last_section(region) - first_section(region) + 1;
 
-	if (2 * (heap->n_sections_used + more) <= heap->section_mask + 1) {
+	size_t room = (heap->section_mask + 1) / 2;
+
+	/* The small table that every heap has may be fuller. */
+	if (heap->sections == heap->inline_sections)
+		room += room / 2;
+	if (heap->n_sections_used + more <= room) {
+		sections_begin(heap);
 		sections_insert(heap, region);
+		sections_end(heap);
 		return true;
 	}
-	if (2 * (heap->n_sections + more) <= heap->section_mask + 1) {
+	if (heap->n_sections + more <= room) {
 		sections_rebuild(heap, heap->sections, heap->section_mask);
 		return true;
 	}
@@ -191,13 +231,15 @@ static void count_pages(struct kheap *heap, const struct region *region, bool ad
 	size_t overhead = region->n_overhead - (region->tail_offset ? 1 : 0);
 	size_t n = add ? region->n_pages : 0 - region->n_pages;
 
+	size_t free_bytes =
+		((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->high_water;
+
+	counters->min_free_bytes = add ? SIZE_MAX : min_size(counters->min_free_bytes, free_bytes);
+	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
+	counters->high_water = counters->live_bytes;
 	counters->footprint_pages += n;
 	counters->overhead_pages += add ? overhead : 0 - overhead;
 	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);
-	size_t free_bytes =
-		((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->live_bytes;
-
-	counters->min_free_bytes = add ? free_bytes : min_size(counters->min_free_bytes, free_bytes);
 }
 
 /* The region is laid out; make it part of the heap. */
@@ -263,6 +305,14 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
 	return added;
 }
 
+/* The region that fast.h looks at before it searches the table: at first the one that never goes. */
+static void window_reset(struct kheap *heap)
+{
+	struct region *first = heap->regions;
+
+	heap->window = (struct section){ first->first_page, first->n_pages, first->kinds, first };
+}
+
 /* Take an empty region out of every list. Its section table must be elsewhere. */
 static bool region_detach(struct kheap *heap, struct region *region)
 {
@@ -272,6 +322,8 @@ static bool region_detach(struct kheap *heap, struct region *region)
 	sections_remove(heap, region);
 	list_remove(heap, region);
 	count_pages(heap, region, false);
+	if (heap->window.region == region)
+		window_reset(heap);
 	if (heap->spare == region)
 		heap->spare = NULL;
 	if (region->from_source) {
@@ -381,7 +433,10 @@ bool kheap_remove_region(struct kheap *heap, void *memory)
 		region = region_of(heap, address);
 
 	if (region && !region->is_first) {
+		cpu_reset(heap);
 		heap_drain(heap);
+		/* Nobody else is inside the heap, so nobody reads an old table. */
+		old_sections_free(heap);
 		if (region->n_busy)
 			region_evict_table(heap, region);
 		removed = region_is_empty(heap, region) && region_detach(heap, region);
@@ -396,10 +451,11 @@ size_t kheap_trim(struct kheap *heap)
 	size_t before = heap->counters.footprint_pages;
 	struct region *next;
 
+	cpu_reset(heap);
 	heap_drain(heap);
 	for (struct region *region = heap->regions; region; region = next) {
 		next = region->next;
-		if (region->from_source && region->n_busy)
+		if (KPORT_CPUS == 1 && region->from_source && region->n_busy)
 			region_evict_table(heap, region);
 		if (region->from_source && region_is_empty(heap, region))
 			region_detach(heap, region);
@@ -461,7 +517,7 @@ bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 	heap_unlock(heap, state);
 	if (footprint >= limit || request.min_pages > limit - footprint)
 		return false;
-	request.want_pages = min_size(max_size(footprint / GROWTH_SHARE, MIN_CHUNK_PAGES), MAX_CHUNK_PAGES);
+	request.want_pages = min_size(max_size(footprint / GROWTH_SHARE, footprint < SMALL_HEAP_PAGES ? MIN_CHUNK_PAGES / 2 : MIN_CHUNK_PAGES), MAX_CHUNK_PAGES);
 	request.want_pages = min_size(max_size(request.want_pages, request.min_pages), limit - footprint);
 	if (!chunk_get(&heap->config.source, &request, &chunk))
 		return false;
@@ -502,10 +558,18 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	if (!region)
 		return NULL;
 	cache_init(&heap->cache_of_caches, heap, sizeof(struct kcache), GRANULE);
+	heap->cache_of_caches.is_internal = true;
+	cache_init(&heap->cache_of_clips, heap, sizeof(struct clip) - GUARD_BYTES, GRANULE);
+	heap->cache_of_clips.is_internal = true;
+	cpu_init(heap);
 	region->is_first = true;
 	region->from_source = chunk->n_pages != 0;
 	region->chunk = *chunk;
-	return region_enter(heap, region) ? heap : NULL;
+	if (!region_enter(heap, region))
+		return NULL;
+	window_reset(heap);
+	cpu_heap_made(heap);
+	return heap;
 }
 
 struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config)

@@ -173,8 +173,10 @@ static void pages_wake(struct kheap *heap, struct region *region, size_t page, s
 struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
                             enum page_kind kind)
 {
-	struct page_desc *desc = run_find(heap, n_pages, align_shift, max_address);
+	struct page_desc *desc = NULL;
 
+	if (n_pages <= heap->counters.free_run_pages)
+		desc = run_find(heap, n_pages, align_shift, max_address);
 	if (!desc)
 		return NULL;
 	struct region *region = desc->region;

@@ -13,14 +13,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../suite/keys.h"
 #include "linux_host.h"
 
 /* The bytes of an escape sequence follow each other at once; a person does not type as fast. */
 #define SEQUENCE_MS 50
-/* Longer than any key's sequence. */
-#define SEQUENCE_MAX 16
 
-#define BYTE_NONE (-1)
+#define BYTE_NONE KEYS_NO_BYTE
 #define BYTE_ESC 27
 #define BYTE_DEL 127
 
@@ -99,72 +98,20 @@ static int read_byte(uint32_t timeout_ms)
 	exit(2);
 }
 
-/* The last letter of a sequence, and the number before it. */
-static int decode_final(int final, unsigned number)
+static int next_of_sequence(void)
 {
-	switch (final) {
-	case 'A':
-		return HOST_KEY_UP;
-	case 'B':
-		return HOST_KEY_DOWN;
-	case 'C':
-		return HOST_KEY_RIGHT;
-	case 'D':
-		return HOST_KEY_LEFT;
-	case 'H':
-		return HOST_KEY_HOME;
-	case 'F':
-		return HOST_KEY_END;
-	case '~':
-		break;
-	default:
-		return HOST_KEY_NONE;
-	}
-	switch (number) {
-	case 1:
-	case 7:
-		return HOST_KEY_HOME;
-	case 3: /* Delete */
-		return HOST_KEY_BACKSPACE;
-	case 4:
-	case 8:
-		return HOST_KEY_END;
-	case 5:
-		return HOST_KEY_PAGE_UP;
-	case 6:
-		return HOST_KEY_PAGE_DOWN;
-	default:
-		return HOST_KEY_NONE;
-	}
+	return read_byte(SEQUENCE_MS);
 }
 
-/* After an Esc: the key itself, or the first byte of a sequence. Unknown sequences are no key. */
+/* After an Esc: the key itself, or the first byte of a sequence. */
 static int decode_escape(void)
 {
 	int byte = read_byte(SEQUENCE_MS);
-	unsigned number = 0;
-	bool is_first_number = true;
 
-	if (byte != '[' && byte != 'O') {
-		pushed_back = byte;
-		return HOST_KEY_ESC;
-	}
-	if (byte == 'O')
-		return decode_final(read_byte(SEQUENCE_MS), 0);
-	for (int i = 0; i < SEQUENCE_MAX; i++) {
-		byte = read_byte(SEQUENCE_MS);
-		if (i == 0 && byte == '[') { /* the Linux console's function keys: one letter more */
-			read_byte(SEQUENCE_MS);
-			return HOST_KEY_NONE;
-		}
-		if (byte == BYTE_NONE || (byte >= '@' && byte < BYTE_DEL))
-			return decode_final(byte, number);
-		if (byte < '0' || byte > '9')
-			is_first_number = false; /* modifiers follow */
-		else if (is_first_number && number < 100)
-			number = number * 10 + (unsigned)(byte - '0');
-	}
-	return HOST_KEY_NONE;
+	if (byte == '[' || byte == 'O')
+		return keys_sequence(byte, next_of_sequence);
+	pushed_back = byte;
+	return HOST_KEY_ESC;
 }
 
 static int decode(int byte)

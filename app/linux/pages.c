@@ -4,6 +4,7 @@
  * machine a share, and puts back whole chunks only.
  */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -19,6 +20,8 @@
 /* How many places below an address limit are tried. */
 #define LOW_TRIES 64
 
+/* A heap calls its page source with no lock held, from whatever thread needs pages. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct host *the_host;
 static uint64_t held_bytes, n_held_chunks;
 
@@ -96,11 +99,10 @@ static void *map_below(size_t size_bytes, uintptr_t max_address)
 	return memory;
 }
 
-static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+static bool get_alone(const struct kpage_request *request, struct kpage_chunk *chunk)
 {
 	size_t spare = (size_t)(recent_limit() / KMALLOC_PAGE_SIZE), n_pages = request->want_pages;
 
-	(void)ctx;
 	if (request->min_pages == 0 || request->min_pages > spare)
 		return false;
 	if (n_pages > spare)
@@ -120,12 +122,25 @@ static bool get(void *ctx, const struct kpage_request *request, struct kpage_chu
 	}
 }
 
+static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	bool is_there;
+
+	(void)ctx;
+	pthread_mutex_lock(&lock);
+	is_there = get_alone(request, chunk);
+	pthread_mutex_unlock(&lock);
+	return is_there;
+}
+
 static void put(void *ctx, const struct kpage_chunk *chunk)
 {
 	(void)ctx;
 	munmap((void *)chunk->base, chunk->n_pages * KMALLOC_PAGE_SIZE);
+	pthread_mutex_lock(&lock);
 	held_bytes -= chunk->n_pages * KMALLOC_PAGE_SIZE;
 	n_held_chunks--;
+	pthread_mutex_unlock(&lock);
 }
 
 uint64_t linux_pages_held(void)

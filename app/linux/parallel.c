@@ -83,7 +83,14 @@ static bool run_parallel(struct host *host, unsigned n, void (*function)(void *c
 	return n_made == n;
 }
 
+static void yield(struct host *host)
+{
+	(void)host;
+	sched_yield();
+}
+
 void linux_parallel_begin(struct host *host)
 {
+	host->yield = yield;
 	host->run_parallel = run_parallel;
 }

@@ -40,7 +40,10 @@ struct allocator {
 	/* alloc fails when `budget` is used up; false: it takes the machine's memory, so the caller must stop */
 	bool is_bounded;
 
-	bool is_started; /* kept by start() and stop() */
+	/* These three are kept by the engine, from start() on. */
+	bool is_started;
+	size_t n_errors;      /* misuses that it has reported */
+	char last_error[120]; /* the last of them in words, or "" */
 	/* Set by the engine when the host refused it pages: what it refuses then is not its fault. The caller clears it. */
 	bool is_starved;
 
@@ -57,16 +60,15 @@ struct allocator {
 	/* The rest may be NULL: the engine cannot. */
 	void *(*realloc)(struct allocator *engine, void *object, size_t size_bytes);
 	void *(*alloc_aligned)(struct allocator *engine, size_t size_bytes, size_t alignment);
+	/* As C's malloc and realloc promise it: aligned to `alignment` and no more, whatever the size. NULL: alloc and realloc are so. */
+	void *(*alloc_plain)(struct allocator *engine, size_t size_bytes);
+	void *(*realloc_plain)(struct allocator *engine, void *object, size_t size_bytes);
 	size_t (*usable_size)(struct allocator *engine, void *object);
 	/* Look at every invariant; true when all hold, else one line in *what. */
 	bool (*check)(struct allocator *engine, const char **what);
 	void (*stats)(struct allocator *engine, struct allocator_stats *stats);
 	/* The most bytes of pages it held at once since start. */
 	size_t (*peak_footprint)(struct allocator *engine);
-	/* Misuses the engine has reported since start. */
-	size_t (*errors)(struct allocator *engine);
-	/* The last of them in words, "" when there was none. */
-	const char *(*last_error)(struct allocator *engine);
 	/* NULL: alloc, free and realloc are that already, on one CPU. */
 	const struct allocator_bare *bare;
 };

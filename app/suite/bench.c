@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bench's driver: all engines take turns, sample by sample, so that
- * whatever slows the machine down for a while slows all of them. A sample is
- * timed in windows shorter than a millisecond; between windows the host gets
- * its turn.
+ * The bench's driver: all engines take turns, sample by sample, so that whatever slows the machine down for a while
+ * slows all of them. A sample is timed in windows shorter than a millisecond; between windows the host gets its turn.
  */
 #include "bench.h"
 
@@ -11,8 +9,7 @@
 
 #define MAX_SAMPLES 255
 #define MIN_SAMPLES 3
-/* What the windows aim at, in fractions of a second: long beside the timer,
- * short beside the host's ticks. */
+/* What the windows aim at, in fractions of a second: long beside the timer, short beside the host's ticks. */
 #define WINDOWS_PER_SECOND 8000
 #define MAX_WINDOW 65536
 /* Each engine's budget. The largest workload holds 8 MiB. */
@@ -32,8 +29,7 @@ struct bench {
 
 /* ------------------------------------------------------------------------------------------------------------
  * The empty loop, as an engine
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static char nothing[64];
 
@@ -64,8 +60,7 @@ static struct allocator engine_loop = {
 
 /* ------------------------------------------------------------------------------------------------------------
  * Samples
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static uint64_t time_window(struct bench *bench, const struct workload *workload, struct lane *lane, uint32_t n_steps)
 {
@@ -125,8 +120,7 @@ static void find_window(struct bench *bench, const struct workload *workload, st
 
 /* ------------------------------------------------------------------------------------------------------------
  * Rows
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static const char *why_not(const struct bench *bench, const struct workload *workload, unsigned i)
 {
@@ -210,8 +204,7 @@ static bool run_row(struct bench *bench, const struct workload *workload, struct
 
 /* ------------------------------------------------------------------------------------------------------------
  * Around the run
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static bool is_chosen(const struct workload *workload, const char *prefix)
 {
@@ -271,9 +264,7 @@ static bool begin(struct bench *bench, const struct suite_options *options)
 	result->outcome = SUITE_CANNOT_RUN;
 	if (result->n_rows_wanted == 0) {
 		text_format(result->failure, sizeof(result->failure),
-		            "There is no part '%.40s'; the parts are workloads, pairs and "
-		            "neighbours.",
-		            options->group);
+		            "There is no part '%.40s'; the parts are workloads, pairs and neighbours.", options->group);
 		return false;
 	}
 	if (measure_get_pages(bench->host, BENCH_MAX_LANES * SLOTS_BYTES, &bench->slots) == NULL) {

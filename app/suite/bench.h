@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bench: every engine side by side in one run. bench_work.c has what is
- * timed, bench.c times it, bench_print.c and the screen show it.
+ * The bench: every engine side by side in one run. bench_work.c has what is timed, bench.c times it, bench_print.c and
+ * the screen show it.
  */
 #ifndef SUITE_BENCH_H
 #define SUITE_BENCH_H
@@ -14,8 +14,7 @@
 
 /* ------------------------------------------------------------------------------------------------------------
  * What is timed
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* An engine at work on one workload. */
 struct lane {
@@ -40,8 +39,7 @@ struct workload {
 	const char *what;
 	unsigned octaves;
 	size_t size_bytes;
-	uint32_t cycle_steps;  /* a sample is a whole cycle of steps; 0: any number of
-                            them */
+	uint32_t cycle_steps;  /* a sample is a whole cycle of steps; 0: any number of them */
 	uint32_t n_operations; /* in a cycle; 0: as many as steps */
 	bool needs_realloc;
 	bool needs_sizes; /* objects of several sizes live at once */
@@ -57,8 +55,7 @@ void bench_clear(struct lane *lane);
 
 /* ------------------------------------------------------------------------------------------------------------
  * What comes out
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 struct bench_cell {
 	const char *why_not; /* no figures, and why; NULL: they are there */
@@ -86,10 +83,9 @@ struct bench_result {
 #define BENCH_LANE_HEAP 1
 
 /*
- * Rows appear in `result` as they are done; the observer may look at it.
- * options->seconds bounds the run, options->group chooses the sections whose
- * names begin so. Engines are started and stopped; engine_heap must not be in
- * use.
+ * Rows appear in `result` as they are done; the observer may look at it. options->seconds bounds the run,
+ * options->group chooses the sections whose names begin so. Engines are started and stopped; engine_heap must not be
+ * in use.
  */
 void suite_bench(struct host *host, const struct suite_options *options, struct measure_observer *observer,
                  struct bench_result *result);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bench as sequential text: a line for each engine and workload as soon as
- * it is measured, or one JSON object.
+ * The bench as sequential text: a line for each engine and workload as soon as it is measured, or one JSON object.
  */
 #include "bench.h"
 #include "text.h"
@@ -24,8 +23,7 @@ static uint64_t ratio(const struct bench_row *row, unsigned lane)
 
 /* ------------------------------------------------------------------------------------------------------------
  * Text
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void print_columns(struct host *host, const struct meter *meter)
 {
@@ -98,8 +96,7 @@ static enum suite_control on_progress(void *ctx, unsigned permille, const char *
 
 /* ------------------------------------------------------------------------------------------------------------
  * JSON
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void print_json_cell(struct host *host, const struct meter *meter, const char *engine,
                             const struct bench_cell *cell)
@@ -129,10 +126,10 @@ static void print_json(struct host *host, const struct bench_result *result)
 	for (unsigned i = 0; i < result->n_rows; i++) {
 		const struct workload *workload = result->rows[i].workload;
 
-		text_print(host,
-		           "%s\n    {\"part\": \"%s\", \"name\": \"%s\", \"what\": \"%s\", "
-		           "\"size\": %zu, \"engines\": [",
-		           i > 0 ? "," : "", workload->section, workload->name, workload->what, workload->size_bytes);
+		text_print(
+			host,
+			"%s\n    {\"part\": \"%s\", \"name\": \"%s\", \"what\": \"%s\", \"size\": %zu, \"engines\": [",
+			i > 0 ? "," : "", workload->section, workload->name, workload->what, workload->size_bytes);
 		for (unsigned lane = 0; lane < result->n_lanes; lane++) {
 			host->write(host, lane > 0 ? ",\n      " : "\n      ");
 			print_json_cell(host, &result->meter, result->lanes[lane], &result->rows[i].cells[lane]);

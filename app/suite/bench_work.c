@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the bench times: the published workloads a, A, b, c (16 B to 4095 B, or
- * to 255 B), d1, d2 (growing), e (first in, first out), f and g (filling), and
- * pairs of alloc and free of one size, alone and between neighbours. Must print
+ * What the bench times: the published workloads a, A, b, c (16 B to 4095 B, or to 255 B), d1, d2 (growing), e (first
+ * in, first out), f and g (filling), and pairs of alloc and free of one size, alone and between neighbours. Must print
  * nothing and look at no clock: all of it may be inside timed code.
  */
 #include "bench.h"
@@ -57,8 +56,7 @@ void bench_clear(struct lane *lane)
 
 /* ------------------------------------------------------------------------------------------------------------
  * Pairs, churn
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void run_pairs(struct lane *lane, uint32_t n_steps)
 {
@@ -107,8 +105,7 @@ static void prepare_populated(struct lane *lane)
 		run_churn(lane, A_CHURN);
 }
 
-/* Three objects, the middle one free again: whatever page it lies in stays in
- * use. */
+/* Three objects, the middle one free again: whatever page it lies in stays in use. */
 static void prepare_neighbours(struct lane *lane)
 {
 	for (unsigned i = 0; i < 3 && !lane->is_refused; i++)
@@ -120,8 +117,7 @@ static void prepare_neighbours(struct lane *lane)
 
 /* ------------------------------------------------------------------------------------------------------------
  * Growing
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static inline bool grow(struct lane *lane, unsigned slot, size_t size_bytes)
 {
@@ -165,8 +161,7 @@ static void run_double(struct lane *lane, uint32_t n_steps)
 
 /* ------------------------------------------------------------------------------------------------------------
  * Queue, fill
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* A step is an alloc or a free. */
 static void run_queue(struct lane *lane, uint32_t n_steps)
@@ -197,8 +192,7 @@ static void prepare_fill(struct lane *lane)
 
 /* ------------------------------------------------------------------------------------------------------------
  * The list
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 #define PAIR(text, size)                                                                           \
 	{                                                                                          \

@@ -13,19 +13,20 @@
 static struct classic classic;
 static struct kpage_chunk area;
 static struct kpage_source pages;
-static char last_error[80];
 
 static void trace(void *ctx, enum classic_event event, const void *address, size_t size_bytes, size_t free_bytes)
 {
 	(void)ctx;
 	(void)size_bytes;
 	(void)free_bytes;
-	if (event == CLASSIC_DOUBLE_FREE || event == CLASSIC_FOREIGN || event == CLASSIC_DAMAGED)
-		text_format(last_error, sizeof(last_error), "%s at %p",
-		            event == CLASSIC_DOUBLE_FREE ? "double free"
-		            : event == CLASSIC_FOREIGN   ? "foreign pointer"
-		                                         : "damaged header",
-		            address);
+	if (event != CLASSIC_DOUBLE_FREE && event != CLASSIC_FOREIGN && event != CLASSIC_DAMAGED)
+		return;
+	engine_classic.n_errors++;
+	text_format(engine_classic.last_error, sizeof(engine_classic.last_error), "%s at %p",
+	            event == CLASSIC_DOUBLE_FREE ? "double free"
+	            : event == CLASSIC_FOREIGN   ? "foreign pointer"
+	                                         : "damaged header",
+	            address);
 }
 
 static bool start(struct allocator *engine, struct host *host, size_t budget_bytes, const char **why)
@@ -49,7 +50,8 @@ static bool start(struct allocator *engine, struct host *host, size_t budget_byt
 	}
 	classic.max_size = MAX_SIZE;
 	classic.trace = trace;
-	last_error[0] = '\0';
+	engine->n_errors = 0;
+	engine->last_error[0] = '\0';
 	engine->ctx = &classic;
 	engine->is_started = true;
 	return true;
@@ -91,18 +93,6 @@ static void stats(struct allocator *engine, struct allocator_stats *stats)
 	stats->footprint_bytes = area.n_pages * KMALLOC_PAGE_SIZE;
 }
 
-static size_t errors(struct allocator *engine)
-{
-	(void)engine;
-	return classic.n_errors;
-}
-
-static const char *last_error_text(struct allocator *engine)
-{
-	(void)engine;
-	return last_error;
-}
-
 struct allocator engine_classic = {
 	.name = "classic",
 	.description = "the ancestor: next fit, one header in front of each block",
@@ -116,6 +106,4 @@ struct allocator engine_classic = {
 	.usable_size = usable_size,
 	.check = check,
 	.stats = stats,
-	.errors = errors,
-	.last_error = last_error_text,
 };

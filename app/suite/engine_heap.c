@@ -7,15 +7,12 @@
 #include "allocator.h"
 #include "text.h"
 
-/* The misuses reported since start, and the last of them in words. */
-static size_t n_errors;
-static char last_error[120];
-
 static void on_error(void *ctx, const struct kmalloc_error *error)
 {
 	(void)ctx;
-	n_errors++;
-	text_format(last_error, sizeof(last_error), "%s at %p", kmalloc_error_name(error->error_class), error->address);
+	engine_heap.n_errors++;
+	text_format(engine_heap.last_error, sizeof(engine_heap.last_error), "%s at %p",
+	            kmalloc_error_name(error->error_class), error->address);
 }
 
 static struct kpage_source host_pages;
@@ -39,8 +36,8 @@ static bool start(struct allocator *engine, struct host *host, size_t budget_byt
 
 	host_pages = host->pages;
 	engine->is_starved = false;
-	n_errors = 0;
-	last_error[0] = '\0';
+	engine->n_errors = 0;
+	engine->last_error[0] = '\0';
 	engine->ctx = kheap_create(NULL, 0, &config);
 	if (engine->ctx == NULL) {
 		*why = "The host gave no pages for the heap's first region.";
@@ -76,6 +73,16 @@ static void *resize(struct allocator *engine, void *object, size_t size_bytes)
 static void *alloc_aligned(struct allocator *engine, size_t size_bytes, size_t alignment)
 {
 	return kheap_alloc_aligned(engine->ctx, size_bytes, alignment, 0);
+}
+
+static void *alloc_plain(struct allocator *engine, size_t size_bytes)
+{
+	return kheap_alloc_aligned(engine->ctx, size_bytes, KMALLOC_ALIGNMENT, 0);
+}
+
+static void *resize_plain(struct allocator *engine, void *object, size_t size_bytes)
+{
+	return kheap_realloc_aligned(engine->ctx, object, size_bytes, KMALLOC_ALIGNMENT);
 }
 
 static size_t usable_size(struct allocator *engine, void *object)
@@ -114,18 +121,6 @@ static size_t peak_footprint(struct allocator *engine)
 	return heap.peak_footprint_bytes;
 }
 
-static size_t errors(struct allocator *engine)
-{
-	(void)engine;
-	return n_errors;
-}
-
-static const char *last_error_text(struct allocator *engine)
-{
-	(void)engine;
-	return last_error;
-}
-
 static const struct allocator_bare bare = { alloc, release, resize, true, false };
 
 struct allocator engine_heap = {
@@ -140,11 +135,11 @@ struct allocator engine_heap = {
 	.free = release,
 	.realloc = resize,
 	.alloc_aligned = alloc_aligned,
+	.alloc_plain = alloc_plain,
+	.realloc_plain = resize_plain,
 	.usable_size = usable_size,
 	.check = check,
 	.stats = stats,
 	.peak_footprint = peak_footprint,
-	.errors = errors,
-	.last_error = last_error_text,
 	.bare = &bare,
 };

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fragmentation, made visible: a heap is filled, churned, made to change its
- * sizes twice, and drained, and at each moment what it holds is set beside what
- * is live. Then Robson's adversary plays against the heap's page runs; its
+ * Fragmentation, made visible: a heap is filled, churned, made to change its sizes twice, and drained, and at each
+ * moment what it holds is set beside what is live. Then Robson's adversary plays against the heap's page runs; its
  * result is known before the run, so it tests placement and accounting.
  */
 #include "measure.h"
@@ -53,8 +52,7 @@ struct frag {
 	size_t live_bytes, target_bytes;
 	size_t turned_over; /* bytes allocated in this phase */
 	unsigned n_slots, n_columns;
-	uint64_t free_before; /* of the machine, where the engine cannot say what it
-                           holds */
+	uint64_t free_before; /* of the machine, where the engine cannot say what it holds */
 	bool is_refused;
 	struct sample samples[N_COLUMNS];
 	size_t peak_live, peak_footprint;
@@ -66,8 +64,7 @@ struct frag {
 
 /* ------------------------------------------------------------------------------------------------------------
  * The work
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void add(struct frag *frag, unsigned octaves, size_t least)
 {
@@ -93,8 +90,7 @@ static void drop(struct frag *frag, unsigned i)
 	frag->slots[i] = frag->slots[--frag->n_slots];
 }
 
-/* Free at random down to so many bytes; in the middle of a change those of the
- * size that goes away. */
+/* Free at random down to so many bytes; in the middle of a change those of the size that goes away. */
 static void make_room(struct frag *frag, size_t down_to, bool only_small, bool only_large)
 {
 	while (frag->live_bytes > down_to && frag->n_slots > 0) {
@@ -166,8 +162,7 @@ static bool run_phases(struct frag *frag)
 
 /* ------------------------------------------------------------------------------------------------------------
  * The adversary, against page runs
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static bool alloc_pages(void *ctx, size_t n_units, uintptr_t *place)
 {
@@ -204,31 +199,26 @@ static bool play(struct frag *frag, void *arena, size_t arena_bytes, unsigned n_
 	return score->has_room && score->used >= score->least && score->used <= score->most;
 }
 
-/* False: a result is not what it must be. Without memory for it there is no
- * result. */
+/* False: a result is not what it must be. Without memory for it there is no result. */
 static bool run_robson(struct frag *frag)
 {
-	/* As much as a perfect allocator needs, the heap's own descriptors, and some
-   * more. */
+	/* As much as a perfect allocator needs, the heap's own descriptors, and some more. */
 	size_t arena_bytes = (robson_most(ROBSON_PAGES, MAX_DOUBLINGS) + ROBSON_PAGES / 2) * KMALLOC_PAGE_SIZE;
 	struct kpage_chunk chunk;
+	void *arena = measure_get_pages(frag->host, arena_bytes, &chunk);
 	bool is_right = true;
-	struct kpage_request request = { .min_pages = arena_bytes / KMALLOC_PAGE_SIZE,
-		                         .want_pages = arena_bytes / KMALLOC_PAGE_SIZE,
-		                         .max_address = UINTPTR_MAX };
 
-	if (!frag->host->pages.get(frag->host->pages.ctx, &request, &chunk))
+	if (arena == NULL)
 		return true;
 	for (unsigned n_doublings = 2; n_doublings <= MAX_DOUBLINGS; n_doublings += 2)
-		is_right = play(frag, (void *)chunk.base, arena_bytes, n_doublings) && is_right;
+		is_right = play(frag, arena, arena_bytes, n_doublings) && is_right;
 	frag->host->pages.put(frag->host->pages.ctx, &chunk);
 	return is_right;
 }
 
 /* ------------------------------------------------------------------------------------------------------------
  * Text
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void plot(const struct frag *frag)
 {
@@ -236,8 +226,9 @@ static void plot(const struct frag *frag)
 	size_t top = frag->peak_footprint > frag->peak_live ? frag->peak_footprint : frag->peak_live;
 	char line[N_COLUMNS + 1], label[16];
 
-	line[N_COLUMNS] = '\0';
 	for (unsigned row = PLOT_ROWS; row-- > 0;) {
+		unsigned length = 0;
+
 		for (unsigned i = 0; i < N_COLUMNS; i++) {
 			const struct sample *sample = &frag->samples[i];
 			unsigned held = (unsigned)(measure_permille(sample->footprint_bytes, top) * PLOT_ROWS / 1001);
@@ -247,7 +238,9 @@ static void plot(const struct frag *frag)
 			          : sample->live_bytes > 0 && live >= row    ? '#'
 			          : held > row                               ? '.'
 			                                                     : ' ';
+			length = line[i] != ' ' ? i + 1 : length;
 		}
+		line[length] = '\0';
 		text_print(host, "%9s |%s\n",
 		           row + 1 == PLOT_ROWS ? text_bytes(label, sizeof(label), top)
 		           : row == 0           ? "0 B"
@@ -256,8 +249,8 @@ static void plot(const struct frag *frag)
 	}
 	text_print(host, "%9s  ", "");
 	for (unsigned phase = 0; phase < N_PHASES; phase++)
-		text_print(host, "%u%-*s", phase + 1, COLUMNS_PER_PHASE - 1, "");
-	text_print(host, "\n%11s* held by the engine   # live\n\n", "");
+		text_print(host, "%-*u", phase + 1 < N_PHASES ? COLUMNS_PER_PHASE : 0, phase + 1);
+	text_print(host, "\n%11s* held by the engine   # live   . held and not live\n\n", "");
 }
 
 static void print_text(const struct frag *frag)
@@ -285,8 +278,7 @@ static void print_scores(const struct frag *frag)
 	char found[16], least[16], most[16];
 
 	text_print(frag->host,
-	           "\nRobson's adversary against page runs: pages used "
-	           "for each of %zu pages live\n"
+	           "\nRobson's adversary against page runs: pages used for each of %zu pages live\n"
 	           "largest block   least possible   found   perfect\n",
 	           ROBSON_PAGES);
 	for (unsigned i = 0; i < frag->n_scores; i++) {
@@ -307,9 +299,7 @@ static void print_json(const struct frag *frag)
 {
 	struct host *host = frag->host;
 
-	text_print(host,
-	           "  \"engine\": \"%s\", \"peak_live\": %zu, \"peak_footprint\": "
-	           "%zu,\n  \"samples\": [",
+	text_print(host, "  \"engine\": \"%s\", \"peak_live\": %zu, \"peak_footprint\": %zu,\n  \"samples\": [",
 	           frag->engine->name, frag->peak_live, frag->peak_footprint);
 	for (unsigned i = 0; i < frag->n_columns; i++)
 		text_print(host, "%s\n    {\"phase\": \"%s\", \"live\": %zu, \"footprint\": %zu}", i > 0 ? "," : "",
@@ -318,8 +308,7 @@ static void print_json(const struct frag *frag)
 	host->write(host, "\n  ],\n  \"robson\": [");
 	for (unsigned i = 0; i < frag->n_scores; i++)
 		text_print(host,
-		           "%s\n    {\"live\": %zu, \"largest\": %u, \"least\": %zu, "
-		           "\"found\": %zu, \"perfect\": %zu}",
+		           "%s\n    {\"live\": %zu, \"largest\": %u, \"least\": %zu, \"found\": %zu, \"perfect\": %zu}",
 		           i > 0 ? "," : "", ROBSON_PAGES, 1u << frag->scores[i].n_doublings, frag->scores[i].least,
 		           frag->scores[i].used, frag->scores[i].most);
 	host->write(host, "\n  ],\n");
@@ -327,8 +316,7 @@ static void print_json(const struct frag *frag)
 
 /* ------------------------------------------------------------------------------------------------------------
  * The command
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static enum suite_outcome run(struct frag *frag, const struct suite_options *options, const char **why)
 {
@@ -364,20 +352,14 @@ static enum suite_outcome run(struct frag *frag, const struct suite_options *opt
 
 enum suite_outcome frag_command(struct host *host, const struct suite_options *options)
 {
-	struct allocator *engine = suite_engine(host, options->engine);
-	enum suite_outcome outcome = SUITE_CANNOT_RUN;
-	const char *why = "";
+	enum suite_outcome outcome;
+	struct allocator *engine;
 	struct kpage_chunk chunk;
-	struct frag *frag;
+	const char *why = "";
+	struct frag *frag = measure_begin(host, options, "frag", sizeof(*frag), &engine, &chunk);
 
-	measure_print_header(host, options, "frag");
-	if (engine == NULL || engine->stats == NULL)
-		return measure_print_end(host, options, "frag", outcome,
-		                         "There is no such engine; `kmalloc info` lists them.");
-	frag = measure_get_pages(host, sizeof(*frag), &chunk);
 	if (frag == NULL)
-		return measure_print_end(host, options, "frag", outcome,
-		                         "The host has no pages for the table of objects.");
+		return SUITE_CANNOT_RUN;
 	frag->host = host;
 	frag->engine = engine;
 	frag->random = options->seed != 0 ? options->seed : 1;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is read from a histogram after the timing: knows the cells, not what is
- * in them.
+ * What is read from a histogram after the timing: knows the cells, not what is in them.
  */
 #include "histogram.h"
 

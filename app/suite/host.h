@@ -30,6 +30,7 @@ enum host_key {
 };
 
 #define HOST_WAIT_FOREVER UINT32_MAX
+#define HOST_PARALLEL_SECONDS 20
 
 /* One range of the machine's memory map, in the firmware's (or the kernel's) own words. */
 struct host_memory_range {
@@ -89,9 +90,27 @@ struct host {
 	bool (*smi_count)(struct host *host, uint32_t *count);
 	/*
 	 * Run function(ctx, 0) ... function(ctx, n - 1) at the same time, each on a CPU of its own, and return when all
-	 * have returned. False: not possible, and nothing ran. NULL: the host cannot start CPUs.
+	 * have returned. False: not possible, and nothing ran, or is_processor_lost. NULL: the host cannot start CPUs.
+	 * The function has 16 KiB of stack, may call nothing of the host but ticks, yield and (through a heap) pages, and
+	 * must be done within HOST_PARALLEL_SECONDS where yield is NULL: there the CPU is stopped when it takes long.
 	 */
 	bool (*run_parallel)(struct host *host, unsigned n, void (*function)(void *ctx, unsigned index), void *ctx);
+	/* run_parallel is NULL: why, in a sentence. */
+	const char *why_one_cpu;
+	/*
+	 * A CPU did not come back and was stopped in the middle of its work, maybe with a lock taken: what it worked on
+	 * must not be touched again.
+	 */
+	bool is_processor_lost;
+	/*
+	 * Between both, function(ctx) is called again and again on this CPU in the middle of whatever runs, as an
+	 * interrupt handler would be; it may call the heap. NULL: this host interrupts nobody. False: it cannot.
+	 */
+	bool (*interrupts_begin)(struct host *host, void (*function)(void *ctx), void *ctx);
+	void (*interrupts_end)(struct host *host);
+
+	/* Let other threads have this CPU, in a wait inside run_parallel(). NULL: there are CPUs, but no threads. */
+	void (*yield)(struct host *host);
 
 	/* Sequential output: no cursor moves, may be redirected to a file. */
 	void (*write)(struct host *host, const char *text);

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Latency: random work in which every call is timed by itself. Timing costs
- * more than a quick call takes, so the empty timer's own histogram stands
- * beside the others. Memory is constant: a histogram for each operation and
- * band of sizes.
+ * Latency: random work in which every call is timed by itself. Timing costs more than a quick call takes, so the empty
+ * timer's own histogram stands beside the others. Memory is constant: a histogram for each operation and band of
+ * sizes.
  */
 #include "histogram.h"
 #include "measure.h"
@@ -13,8 +12,7 @@
 #define LEAST_SIZE 16
 #define N_OCTAVES 12 /* 16 B to 64 KiB */
 #define SEED_OF_NOTHING 1
-/* The firmware's timer ticks every 10 ms at the least, and a window may not
- * hide one. */
+/* The firmware's timer ticks every 10 ms at the least, and a window may not hide one. */
 #define WINDOWS_PER_SECOND 1000
 /* One step in so many resizes instead of replacing, and one times nothing. */
 #define RESIZE_EACH 8
@@ -41,7 +39,7 @@ struct latency {
 	struct histogram histograms[N_OPERATIONS][N_BANDS]; /* of EMPTY only the first is used */
 	struct histogram sums[N_OPERATIONS];
 	bool has_smi;
-	uint32_t n_smi;
+	uint32_t smi_before, smi_after;
 };
 
 static enum band band_of(size_t size_bytes)
@@ -51,8 +49,7 @@ static enum band band_of(size_t size_bytes)
 
 /* ------------------------------------------------------------------------------------------------------------
  * The work
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static uint64_t read_clock(struct latency *latency)
 {
@@ -135,15 +132,11 @@ static void window(struct latency *latency)
 
 /* ------------------------------------------------------------------------------------------------------------
  * The run
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
-static void count_smi(struct latency *latency, bool is_end)
+static bool count_smi(struct latency *latency, uint32_t *count)
 {
-	uint32_t count = 0;
-
-	latency->has_smi = latency->host->smi_count != NULL && latency->host->smi_count(latency->host, &count);
-	latency->n_smi = is_end ? count - latency->n_smi : count;
+	return latency->host->smi_count != NULL && latency->host->smi_count(latency->host, count);
 }
 
 static enum suite_outcome run(struct latency *latency, const struct suite_options *options)
@@ -153,12 +146,12 @@ static enum suite_outcome run(struct latency *latency, const struct suite_option
 	bool is_stopped = false;
 
 	pacer_begin(&pacer, latency->host, measure_print_observer(latency->host, options));
-	count_smi(latency, false);
+	latency->has_smi = count_smi(latency, &latency->smi_before);
 	while (!is_stopped && !latency->is_refused && (passed = pacer_milliseconds(&pacer)) < bound_ms) {
 		window(latency);
 		is_stopped = pacer_stop(&pacer, (unsigned)(passed * 1000 / bound_ms), "");
 	}
-	count_smi(latency, true);
+	latency->has_smi = latency->has_smi && count_smi(latency, &latency->smi_after);
 	for (unsigned i = 0; i < N_SLOTS; i++)
 		if (latency->slots[i].object != NULL)
 			latency->calls.free(latency->calls.engine, latency->slots[i].object);
@@ -170,8 +163,7 @@ static enum suite_outcome run(struct latency *latency, const struct suite_option
 
 /* ------------------------------------------------------------------------------------------------------------
  * Text
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static const unsigned percentiles[] = { 500, 900, 990, 999 };
 
@@ -212,7 +204,10 @@ static void print_bar(const struct latency *latency, enum operation operation, u
 		__builtin_memset(bar, '#', length);
 	bar[length] = '\0';
 	measure_decimal(percent, sizeof(percent), permille * 100, 1);
-	text_print(latency->host, " |%-*s%5s", BAR_COLUMNS, bar, n > 0 ? percent : "");
+	if (n > 0)
+		text_print(latency->host, " |%-*s%5s", BAR_COLUMNS, bar, percent);
+	else
+		text_print(latency->host, " |%*s", operation + 1 < N_OPERATIONS ? BAR_COLUMNS + 5 : 0, "");
 }
 
 static void print_bars(const struct latency *latency)
@@ -230,7 +225,8 @@ static void print_bars(const struct latency *latency)
 	text_print(latency->host, "\nOf each 100 calls, those from so many %s on, up to twice that\n%11s",
 	           latency->meter.has_cycles ? "cycles" : "ticks", "");
 	for (unsigned operation = 0; operation < N_OPERATIONS; operation++)
-		text_print(latency->host, "  %-15s", operations[operation]);
+		text_print(latency->host, "  %-*s", operation + 1 < N_OPERATIONS ? BAR_COLUMNS + 5 : 0,
+		           operations[operation]);
 	text_print(latency->host, "\n");
 	for (unsigned bit = first; bit <= last && first < 63; bit++) {
 		text_print(latency->host, "%'11llu", (unsigned long long)(bit > 0 ? (uint64_t)1 << bit : 0));
@@ -245,9 +241,14 @@ static void print_text(const struct latency *latency)
 	struct host *host = latency->host;
 
 	meter_print(&latency->meter, SUITE_TEXT);
+	if (host->quiet_begin != NULL)
+		text_print(host, "Windows  %u ms long; in them the host's own notifications are kept away\n",
+		           1000 / WINDOWS_PER_SECOND);
 	if (latency->has_smi)
-		text_print(host, "SMI      %u system management interrupts came during the run%s\n", latency->n_smi,
-		           latency->n_smi > 0 ? "; the longest calls may be theirs" : "");
+		text_print(host, "SMI      %u system management interrupts before the run, %u after it%s\n",
+		           latency->smi_before, latency->smi_after,
+		           latency->smi_after != latency->smi_before ? ";\n         the longest calls may be theirs"
+		                                                     : "");
 	else
 		text_print(host, "SMI      not counted on this %s\n",
 		           host->is_virtual_machine ? "virtual machine" : "host");
@@ -294,11 +295,13 @@ static void print_json(const struct latency *latency)
 	struct host *host = latency->host;
 
 	meter_print(&latency->meter, SUITE_JSON);
-	text_print(host, "  \"engine\": \"%s\", \"smi\": ", latency->calls.engine->name);
+	text_print(host, "  \"engine\": \"%s\", \"window_ms\": %u, ", latency->calls.engine->name,
+	           1000 / WINDOWS_PER_SECOND);
 	if (latency->has_smi)
-		text_print(host, "%u,\n  \"latencies\": [\n", latency->n_smi);
+		text_print(host, "\"smi_before\": %u, \"smi_after\": %u,\n", latency->smi_before, latency->smi_after);
 	else
-		text_print(host, "null,\n  \"latencies\": [\n");
+		text_print(host, "\"smi_before\": null, \"smi_after\": null,\n");
+	text_print(host, "  \"latencies\": [\n");
 	for (unsigned operation = 0; operation < EMPTY; operation++)
 		for (unsigned band = 0; band < N_BANDS; band++)
 			if (latency->histograms[operation][band].n > 0)
@@ -310,8 +313,7 @@ static void print_json(const struct latency *latency)
 
 /* ------------------------------------------------------------------------------------------------------------
  * The command
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static enum suite_outcome measure(struct host *host, const struct suite_options *options, struct latency *latency,
                                   struct allocator *engine, const char **why)
@@ -327,8 +329,7 @@ static enum suite_outcome measure(struct host *host, const struct suite_options 
 	outcome = run(latency, options);
 	engine->stop(engine);
 	if (outcome == SUITE_FAILED) {
-		*why = "The engine refused memory although little was live; give it a "
-		       "larger -heap.";
+		*why = "The engine refused memory although little was live; give it a larger -heap.";
 		return SUITE_CANNOT_RUN;
 	}
 	if (options->format == SUITE_JSON)
@@ -340,20 +341,14 @@ static enum suite_outcome measure(struct host *host, const struct suite_options 
 
 enum suite_outcome latency_command(struct host *host, const struct suite_options *options)
 {
-	struct allocator *engine = suite_engine(host, options->engine);
-	enum suite_outcome outcome = SUITE_CANNOT_RUN;
-	const char *why = "";
+	enum suite_outcome outcome;
+	struct allocator *engine;
 	struct kpage_chunk chunk;
-	struct latency *latency;
+	const char *why = "";
+	struct latency *latency = measure_begin(host, options, "latency", sizeof(*latency), &engine, &chunk);
 
-	measure_print_header(host, options, "latency");
-	if (engine == NULL)
-		return measure_print_end(host, options, "latency", outcome,
-		                         "There is no such engine; `kmalloc info` lists them.");
-	latency = measure_get_pages(host, sizeof(*latency), &chunk);
 	if (latency == NULL)
-		return measure_print_end(host, options, "latency", outcome,
-		                         "The host has no pages for the histograms.");
+		return SUITE_CANNOT_RUN;
 	outcome = measure(host, options, latency, engine, &why);
 	host->pages.put(host->pages.ctx, &chunk);
 	return measure_print_end(host, options, "latency", outcome, why);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the measuring commands share. Must never print between
- * meter_quiet_begin() and meter_quiet_end(): on firmware that would be timed,
- * and console output there is not allowed at that level.
+ * What the measuring commands share. Must never print between meter_quiet_begin() and meter_quiet_end(): on firmware
+ * that would be timed, and console output there is not allowed at that level.
  */
 #include "measure.h"
 
@@ -13,8 +12,7 @@
 
 /* ------------------------------------------------------------------------------------------------------------
  * The clock
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void measure_empty(struct meter *meter)
 {
@@ -48,14 +46,8 @@ uint64_t meter_milli_ns(const struct meter *meter, uint64_t milli_units)
 {
 	const uint64_t ns = 1000000000;
 
-	/* Anything longer than a day of units would overflow; the rate is below 2^34.
-   */
+	/* Anything longer than a day of units would overflow; the rate is below 2^34. */
 	return milli_units / meter->rate * ns + milli_units % meter->rate * ns / meter->rate;
-}
-
-uint64_t meter_milliseconds(const struct meter *meter, uint64_t units)
-{
-	return units / meter->rate * 1000 + units % meter->rate * 1000 / meter->rate;
 }
 
 void meter_quiet_begin(const struct meter *meter)
@@ -74,15 +66,11 @@ static void print_clock_json(const struct meter *meter)
 {
 	struct host *host = meter->host;
 
-	text_print(host,
-	           "  \"clock\": {\"unit\": \"%s\", \"per_second\": %llu, "
-	           "\"is_steady\": %s, \"calibration\": ",
+	text_print(host, "  \"clock\": {\"unit\": \"%s\", \"per_second\": %llu, \"is_steady\": %s, \"calibration\": ",
 	           meter->has_cycles ? "cycle" : "tick", (unsigned long long)meter->rate,
 	           meter->has_time ? "true" : "false");
 	measure_print_string(host, host->calibration);
-	text_print(host,
-	           ", \"empty_median\": %llu, \"empty_minimum\": %llu},\n  "
-	           "\"is_virtual_machine\": %s,\n",
+	text_print(host, ", \"empty_median\": %llu, \"empty_minimum\": %llu},\n  \"is_virtual_machine\": %s,\n",
 	           (unsigned long long)meter->empty_median, (unsigned long long)meter->empty_minimum,
 	           host->is_virtual_machine ? "true" : "false");
 }
@@ -115,8 +103,7 @@ void meter_print(const struct meter *meter, enum suite_format format)
 
 /* ------------------------------------------------------------------------------------------------------------
  * Engines
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 struct calls calls_of(struct allocator *engine)
 {
@@ -155,8 +142,7 @@ bool measure_start(struct host *host, struct allocator *engine, size_t wish_byte
 
 /* ------------------------------------------------------------------------------------------------------------
  * Progress
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 void pacer_begin(struct pacer *pacer, struct host *host, struct measure_observer *observer)
 {
@@ -214,8 +200,7 @@ struct measure_observer *measure_print_observer(struct host *host, const struct 
 
 /* ------------------------------------------------------------------------------------------------------------
  * Figures and text
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Shell sort: few values, no recursion. */
 void measure_sort(uint64_t *values, size_t n)
@@ -256,16 +241,17 @@ uint64_t measure_permille(uint64_t part, uint64_t whole)
 	return part / whole * 1000 + part % whole * 1000 / whole;
 }
 
+/* What needs it is escaped. */
 void measure_print_string(struct host *host, const char *text)
 {
-	char piece[2] = { 0, 0 };
-
 	host->write(host, "\"");
 	for (; *text != '\0'; text++) {
-		piece[0] = *text >= ' ' && *text <= '~' ? *text : '?';
-		if (*text == '"' || *text == '\\')
-			host->write(host, "\\");
-		host->write(host, piece);
+		unsigned char c = (unsigned char)*text;
+
+		if (c < ' ' || c > '~')
+			text_print(host, "\\u%04x", c);
+		else
+			text_print(host, c == '"' || c == '\\' ? "\\%c" : "%c", c);
 	}
 	host->write(host, "\"");
 }
@@ -278,8 +264,7 @@ void measure_print_header(struct host *host, const struct suite_options *options
 		return;
 	}
 	text_print(host,
-	           "{\n  \"program\": \"kmalloc\", \"version\": \"%s\", \"build\": "
-	           "\"%s\", \"command\": \"%s\",\n",
+	           "{\n  \"program\": \"kmalloc\", \"version\": \"%s\", \"build\": \"%s\", \"command\": \"%s\",\n",
 	           KMALLOC_VERSION, kmalloc_build(), command);
 	text_print(host, "  \"platform\": \"%s\", \"architecture\": \"%s\", \"cpu\": ", host->platform,
 	           host->architecture);
@@ -287,20 +272,31 @@ void measure_print_header(struct host *host, const struct suite_options *options
 	host->write(host, ",\n");
 }
 
+void *measure_begin(struct host *host, const struct suite_options *options, const char *command, size_t table_bytes,
+                    struct allocator **engine, struct kpage_chunk *chunk)
+{
+	void *table = NULL;
+
+	measure_print_header(host, options, command);
+	*engine = suite_engine(host, options->engine);
+	if (*engine == NULL)
+		(void)measure_print_end(host, options, command, SUITE_CANNOT_RUN,
+		                        "There is no such engine; `kmalloc info` lists them.");
+	else if ((table = measure_get_pages(host, table_bytes, chunk)) == NULL)
+		(void)measure_print_end(host, options, command, SUITE_CANNOT_RUN,
+		                        "The host has no pages for the tables of this measurement.");
+	return table;
+}
+
 enum suite_outcome measure_print_end(struct host *host, const struct suite_options *options, const char *command,
                                      enum suite_outcome outcome, const char *why)
 {
-	static const char *const words[] = { [SUITE_PASSED] = "PASS",
-		                             [SUITE_FAILED] = "FAIL",
-		                             [SUITE_STOPPED] = "STOP",
-		                             [SUITE_CANNOT_RUN] = "CANNOT RUN" };
-
 	if (options->format == SUITE_JSON) {
-		text_print(host, "  \"outcome\": \"%s\", \"why\": ", words[outcome]);
+		text_print(host, "  \"outcome\": \"%s\", \"why\": ", suite_verdict(outcome));
 		measure_print_string(host, why);
 		host->write(host, "\n}\n");
 	} else {
-		text_print(host, "%s  %s%s%s\n", words[outcome], command, why[0] != '\0' ? ": " : "", why);
+		text_print(host, "%s  %s%s%s\n", suite_verdict(outcome), command, why[0] != '\0' ? ": " : "", why);
 	}
 	return outcome;
 }

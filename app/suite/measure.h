@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the measuring commands (bench, latency, frag, scale) share: the clock
- * and what it costs, how engines are called while they are timed, how figures
- * are printed, and how a user stops a run. Integers only: the firmware's
- * programs keep out of the FPU.
+ * What the measuring commands (bench, latency, frag, scale) share: the clock and what it costs, how engines are called
+ * while they are timed, how figures are printed, and how a user stops a run. Integers only: the firmware's programs
+ * keep out of the FPU.
  */
 #ifndef SUITE_MEASURE_H
 #define SUITE_MEASURE_H
@@ -12,11 +11,9 @@
 
 /* ------------------------------------------------------------------------------------------------------------
  * The clock
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
-/* The processor's own counter where there is one, else the host's clock. Its
- * unit is a cycle, or a tick. */
+/* The processor's own counter where there is one, else the host's clock. Its unit is a cycle, or a tick. */
 struct meter {
 	struct host *host;
 	uint64_t (*now)(struct host *host);
@@ -30,21 +27,17 @@ struct meter {
 void meter_begin(struct meter *meter, struct host *host);
 /* Thousandths of a unit in thousandths of a nanosecond. */
 uint64_t meter_milli_ns(const struct meter *meter, uint64_t milli_units);
-uint64_t meter_milliseconds(const struct meter *meter, uint64_t units);
 /* Between both the host keeps its own work away, for at most 2 ms. */
 void meter_quiet_begin(const struct meter *meter);
 void meter_quiet_end(const struct meter *meter);
-/* Lines about the clock for people, or members of a JSON object, each followed
- * by a comma. */
+/* Lines about the clock for people, or members of a JSON object, each followed by a comma. */
 void meter_print(const struct meter *meter, enum suite_format format);
 
 /* ------------------------------------------------------------------------------------------------------------
  * Engines, called as directly as they can be
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
-/* The functions of an engine that are timed: its bare ones where it has some.
- */
+/* The functions of an engine that are timed: its bare ones where it has some. */
 struct calls {
 	struct allocator *engine;
 	void *(*alloc)(struct allocator *engine, size_t size_bytes);
@@ -54,8 +47,9 @@ struct calls {
 
 struct calls calls_of(struct allocator *engine);
 
-/* The random numbers of the published workloads (xorshift64), and a size drawn
- * from `octaves` octaves from `least` on. */
+/*
+ * The random numbers of the published workloads (xorshift64), and a size drawn from `octaves` octaves from `least` on.
+ */
 static inline uint64_t measure_random(uint64_t *state)
 {
 	*state ^= *state << 13;
@@ -74,8 +68,7 @@ static inline size_t measure_size(uint64_t *state, unsigned octaves, size_t leas
 
 /* ------------------------------------------------------------------------------------------------------------
  * Progress, figures, text
- * ---------------------------------------------------------------------------------------------------------
- */
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Told at most ten times a second, never inside timed code. */
 struct measure_observer {
@@ -83,8 +76,7 @@ struct measure_observer {
 	enum suite_control (*progress)(void *ctx, unsigned permille, const char *what);
 };
 
-/* Asks the observer when it is time to; true: the run ends. Keeps the watchdog
- * wound up. */
+/* Asks the observer when it is time to; true: the run ends. Keeps the watchdog wound up. */
 struct pacer {
 	struct host *host;
 	struct measure_observer *observer;
@@ -101,18 +93,22 @@ struct measure_observer *measure_print_observer(struct host *host, const struct 
 
 /* Zeroed pages of the host for tables; NULL: it has none. */
 void *measure_get_pages(struct host *host, size_t size_bytes, struct kpage_chunk *chunk);
-/* Start an engine with at most wish_bytes, or an equal share of what there is;
- * false: one line in *why. */
+/* Start an engine with at most wish_bytes, or an equal share of what there is; false: one line in *why. */
 bool measure_start(struct host *host, struct allocator *engine, size_t wish_bytes, const char **why);
 
 void measure_sort(uint64_t *values, size_t n);
-/* Thousandths as "12.3", with as many decimals (0..3), or "-" when there is no
- * such figure. */
+/* Thousandths as "12.3", with as many decimals (0..3), or "-" when there is no such figure. */
 char *measure_decimal(char *out, size_t size, uint64_t milli, unsigned decimals);
 /* part / whole in thousandths, without overflow; 0 when whole is 0. */
 uint64_t measure_permille(uint64_t part, uint64_t whole);
 /* The first line of a command, or the opening of its JSON object. */
 void measure_print_header(struct host *host, const struct suite_options *options, const char *command);
+/*
+ * What a measurement of options->engine begins with: the header, the engine, zeroed pages for its tables. NULL: it
+ * cannot run, and all is said.
+ */
+void *measure_begin(struct host *host, const struct suite_options *options, const char *command, size_t table_bytes,
+                    struct allocator **engine, struct kpage_chunk *chunk);
 /* A JSON string with its quotes. */
 void measure_print_string(struct host *host, const char *text);
 /* The last line of a command; for JSON the outcome and the closing brace. */

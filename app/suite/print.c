@@ -150,7 +150,7 @@ struct observer *suite_print_observer(struct host *host, const struct suite_opti
  * The commands
  * --------------------------------------------------------------------------------------------------------- */
 
-static const char *verdict(enum suite_outcome outcome)
+const char *suite_verdict(enum suite_outcome outcome)
 {
 	switch (outcome) {
 	case SUITE_PASSED:
@@ -188,7 +188,7 @@ static enum suite_outcome run_selftest(struct host *host, const struct suite_opt
 		text_print(host, "Bail out! stopped by the user\n");
 	if (result.n_failed > 0)
 		text_print(host, "%sThe first failure: %s\n", comment, result.first_failure);
-	text_print(host, "%s%s  selftest: %u passed, %u failed, %u skipped\n", comment, verdict(result.outcome),
+	text_print(host, "%s%s  selftest: %u passed, %u failed, %u skipped\n", comment, suite_verdict(result.outcome),
 	           result.n_passed, result.n_failed, result.n_skipped);
 	return result.outcome;
 }
@@ -230,7 +230,7 @@ static enum suite_outcome run_stress(struct host *host, const struct suite_optio
 		text_print(host, "%s%s\n%sTo repeat it: %s\n", comment, result.failure, comment, result.repeat);
 	text_print(host,
 	           "%s%s  stress: engine %s, seed %llu, %'llu operations in %llu s, %'llu refused, %llu failures\n",
-	           comment, verdict(result.outcome), result.last.engine, (unsigned long long)result.last.seed,
+	           comment, suite_verdict(result.outcome), result.last.engine, (unsigned long long)result.last.seed,
 	           (unsigned long long)result.last.operations, (unsigned long long)(result.last.elapsed_ms / 1000),
 	           (unsigned long long)result.last.refused, (unsigned long long)result.last.failures);
 	suite_stress_release();
@@ -293,24 +293,19 @@ static void summarize(struct map_summary *summary, const struct host_memory_rang
 
 static void print_map(struct host *host)
 {
-	size_t n = host->memory_map(host, NULL, 0), n_pages;
-	struct kpage_request request = { .max_address = UINTPTR_MAX };
+	/* Taking pages may split a range. */
+	size_t n = host->memory_map(host, NULL, 0) + 8, seen;
 	struct host_memory_range *ranges;
 	struct kpage_chunk chunk;
 	struct map_summary summary = { 0 };
 	char size[16], largest[16];
 
-	/* Taking pages may split a range. */
-	n += 8;
-	n_pages = (n * sizeof(*ranges) + KMALLOC_PAGE_SIZE - 1) / KMALLOC_PAGE_SIZE;
-	request.min_pages = request.want_pages = n_pages;
-	if (!host->pages.get(host->pages.ctx, &request, &chunk)) {
+	ranges = measure_get_pages(host, n * sizeof(*ranges), &chunk);
+	if (ranges == NULL) {
 		text_print(host, "Memory map     no pages to read it into\n");
 		return;
 	}
-	ranges = (struct host_memory_range *)chunk.base;
-	size_t seen = host->memory_map(host, ranges, n);
-
+	seen = host->memory_map(host, ranges, n);
 	for (size_t i = 0; i < seen && i < n; i++)
 		summarize(&summary, &ranges[i]);
 	text_print(host, "Memory map     %zu ranges\n", seen);

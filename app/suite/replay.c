@@ -5,6 +5,7 @@
  */
 #include "replay.h"
 
+#include "measure.h"
 #include "pattern.h"
 #include "text.h"
 
@@ -178,6 +179,12 @@ static bool is_aligned(struct replay *replay, const struct slot *slot, size_t al
 	return fail(replay, SUITE_FAILED, what, slot->number);
 }
 
+/* What was recorded is malloc and realloc, and their callers expect no more alignment than those promise. */
+static void *alloc_plain(struct allocator *engine, size_t size)
+{
+	return engine->alloc_plain != NULL ? engine->alloc_plain(engine, size) : engine->alloc(engine, size);
+}
+
 static bool make_object(struct replay *replay, struct slot *slot, const struct trace_event *event)
 {
 	struct allocator *engine = replay->engine;
@@ -187,7 +194,7 @@ static bool make_object(struct replay *replay, struct slot *slot, const struct t
 		alignment = (size_t)1 << event->log2_alignment;
 		slot->object = engine->alloc_aligned(engine, size, alignment);
 	} else {
-		slot->object = engine->alloc(engine, size);
+		slot->object = alloc_plain(engine, size);
 	}
 	if (slot->object == NULL)
 		return may_lack(replay, slot, event->size);
@@ -198,11 +205,16 @@ static bool make_object(struct replay *replay, struct slot *slot, const struct t
 	return true;
 }
 
-/* As malloc users resize where there is no realloc. */
-static void *move_object(struct allocator *engine, void *object, size_t old_size, size_t size)
+/* Where there is no realloc, as its users would do it. */
+static void *resize_plain(struct allocator *engine, void *object, size_t old_size, size_t size)
 {
-	void *moved = engine->alloc(engine, size);
+	void *moved;
 
+	if (engine->realloc_plain != NULL)
+		return engine->realloc_plain(engine, object, size);
+	if (engine->realloc != NULL)
+		return engine->realloc(engine, object, size);
+	moved = alloc_plain(engine, size);
 	if (moved != NULL) {
 		__builtin_memcpy(moved, object, old_size < size ? old_size : size);
 		engine->free(engine, object);
@@ -219,8 +231,7 @@ static bool resize_object(struct replay *replay, struct slot *slot, uint64_t siz
 
 	if (slot->object == NULL)
 		return make_object(replay, slot, &fresh);
-	moved = engine->realloc != NULL ? engine->realloc(engine, slot->object, (size_t)size)
-	                                : move_object(engine, slot->object, (size_t)slot->size, (size_t)size);
+	moved = resize_plain(engine, slot->object, (size_t)slot->size, (size_t)size);
 	if (moved == NULL) {
 		if (!may_lack(replay, slot, size))
 			return false;
@@ -363,10 +374,10 @@ static bool is_sound(struct replay *replay)
 
 	if (engine->check != NULL && !engine->check(engine, &what))
 		return fail(replay, SUITE_FAILED, what, replay->n_objects);
-	if (engine->errors == NULL || engine->errors(engine) == 0)
+	if (engine->n_errors == 0)
 		return true;
 	return fail(replay, SUITE_FAILED,
-	            engine->last_error != NULL ? engine->last_error(engine) : "the engine reported a misuse.",
+	            engine->last_error[0] != '\0' ? engine->last_error : "the engine reported a misuse.",
 	            replay->n_objects);
 }
 
@@ -400,6 +411,17 @@ static void verify_pass(struct replay *replay, uint64_t heap_bytes)
 	engine->stop(engine);
 }
 
+/* The threads at once, where there are several and the host can. */
+static void threads_pass(struct replay *replay, uint64_t heap_bytes)
+{
+	if (!replay_can_thread(replay->host, replay->engine, &replay->trace) || !start_engine(replay, heap_bytes))
+		return;
+	replay_threads(replay->host, replay->engine, &replay->trace, replay->result);
+	if (replay->result->outcome == SUITE_PASSED)
+		is_sound(replay);
+	replay->engine->stop(replay->engine);
+}
+
 static void time_passes(struct replay *replay, uint64_t heap_bytes)
 {
 	struct replay_result *result = replay->result;
@@ -431,19 +453,17 @@ static void time_passes(struct replay *replay, uint64_t heap_bytes)
 static bool get_table(struct replay *replay)
 {
 	struct host *host = replay->host;
+	/* An event was counted for each by trace_open, so there are no more of them than bytes in the file. */
 	uint64_t n_slots = replay->trace.counts.n_slots > 0 ? replay->trace.counts.n_slots : 1;
-	/* A slot was counted for each by trace_open, so there are no more of them than bytes in the file. */
-	size_t n_pages = ((size_t)n_slots * sizeof(struct slot) + KMALLOC_PAGE_SIZE - 1) / KMALLOC_PAGE_SIZE;
-	struct kpage_request request = { .min_pages = n_pages, .want_pages = n_pages, .max_address = UINTPTR_MAX };
 
-	if (!host->pages.get(host->pages.ctx, &request, &replay->table)) {
+	replay->slots = measure_get_pages(host, (size_t)n_slots * sizeof(struct slot), &replay->table);
+	if (replay->slots == NULL) {
 		replay->result->outcome = SUITE_CANNOT_RUN;
 		text_format(replay->result->failure, sizeof(replay->result->failure),
 		            "There is no memory for a table of the trace's %llu objects; choose a smaller trace.",
 		            (unsigned long long)n_slots);
 		return false;
 	}
-	replay->slots = (struct slot *)replay->table.base;
 	replay->n_slots = n_slots;
 	return true;
 }
@@ -494,6 +514,8 @@ void suite_replay(struct host *host, const struct suite_options *options, const 
 	result->outcome = SUITE_PASSED;
 	if (check_pass(&replay))
 		verify_pass(&replay, options->heap_bytes);
+	if (result->outcome == SUITE_PASSED)
+		threads_pass(&replay, options->heap_bytes);
 	if (result->outcome == SUITE_PASSED)
 		time_passes(&replay, options->heap_bytes);
 	host->pages.put(host->pages.ctx, &replay.table);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Replay: what a recorded program did with its heap, done again on an engine. First with every block filled and verified,
- * then without, for the time.
+ * Replay: what a recorded program did with its heap, done again on an engine. First with every block filled and verified, in
+ * one thread and then in as many as the program had; then without, for the time.
  */
 #ifndef SUITE_REPLAY_H
 #define SUITE_REPLAY_H
@@ -25,7 +25,11 @@ struct replay_result {
 	uint64_t ticks;          /* of the quickest pass without filling */
 	uint64_t reading_ticks;  /* of a pass that reads the trace and does nothing */
 	unsigned n_rounds;       /* passes without filling */
-	char failure[200];       /* one sentence */
+	/* With the threads at once: how many; 0: the trace has only one, or the host or the engine cannot. */
+	unsigned n_parallel;
+	uint64_t parallel_ticks; /* filling and verifying included */
+	uint64_t parallel_footprint_bytes;
+	char failure[200]; /* one sentence */
 };
 
 /*
@@ -38,6 +42,14 @@ void suite_replay(struct host *host, const struct suite_options *options, const 
 /* The same for options->file, read through the host. */
 void suite_replay_file(struct host *host, const struct suite_options *options, enum suite_control (*poll)(void *ctx),
                        void *ctx, struct replay_result *result);
+
+/*
+ * Replay a trace that was checked, on a started engine, each of its threads on a thread of its own; every block is filled and
+ * verified (replay_threads.c). Only where replay_can_thread(); only a failure changes result->outcome.
+ */
+bool replay_can_thread(const struct host *host, const struct allocator *engine, const struct trace *trace);
+void replay_threads(struct host *host, struct allocator *engine, const struct trace *trace,
+                    struct replay_result *result);
 
 /* `replay` as sequential text or JSON (replay_print.c). */
 void replay_print(struct host *host, const struct suite_options *options, const struct replay_result *result);

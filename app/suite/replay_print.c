@@ -2,6 +2,7 @@
 /*
  * The result of a replay for people, and as one JSON object on one line for machines.
  */
+#include "measure.h"
 #include "replay.h"
 #include "text.h"
 
@@ -34,36 +35,11 @@ uint64_t replay_footprint_permille(const struct replay_result *result)
 	return result->peak_rounded_bytes > 0 ? result->peak_footprint_bytes * 1000 / result->peak_rounded_bytes : 0;
 }
 
-static const char *word(enum suite_outcome outcome)
-{
-	static const char *const words[] = {
-		[SUITE_PASSED] = "PASS",
-		[SUITE_FAILED] = "FAIL",
-		[SUITE_STOPPED] = "STOP",
-		[SUITE_CANNOT_RUN] = "CANNOT RUN",
-	};
-	return words[outcome];
-}
-
-/* A JSON string; what JSON does not take as it is becomes an escape. */
 static void print_string(struct host *host, const char *key, const char *text)
 {
-	char out[600];
-	size_t n = 0;
-
-	for (; *text != '\0' && n + 8 < sizeof(out); text++) {
-		unsigned char c = (unsigned char)*text;
-		if (c == '"' || c == '\\')
-			out[n++] = '\\';
-		if (c < ' ' || c > '~')
-			n += (size_t)text_format(out + n, sizeof(out) - n, "\\u%04x", c);
-		else
-			out[n++] = (char)c;
-	}
-	out[n] = '\0';
-	text_print(host, "\"%s\": \"", key);
-	host->write(host, out);
-	host->write(host, "\", ");
+	text_print(host, "\"%s\": ", key);
+	measure_print_string(host, text);
+	host->write(host, ", ");
 }
 
 static void print_number(struct host *host, const char *key, uint64_t number)
@@ -110,7 +86,11 @@ static void print_json(struct host *host, const struct suite_options *options, c
 	print_known(host, "reading_picoseconds_per_operation",
 	            replay_picoseconds(host, result->reading_ticks, result->n_operations), has_time);
 	print_number(host, "rounds", result->n_rounds);
-	text_print(host, "\"outcome\": \"%s\"}\n", word(result->outcome));
+	print_number(host, "parallel_threads", result->n_parallel);
+	print_known(host, "parallel_us", microseconds(host, result->parallel_ticks), result->n_parallel > 0);
+	print_known(host, "parallel_footprint_bytes", result->parallel_footprint_bytes,
+	            result->parallel_footprint_bytes > 0);
+	text_print(host, "\"outcome\": \"%s\"}\n", suite_verdict(result->outcome));
 }
 
 static void print_trace(struct host *host, const struct replay_result *result)
@@ -158,6 +138,20 @@ static void print_time(struct host *host, const struct replay_result *result)
 	           result->n_rounds);
 }
 
+static void print_threads(struct host *host, const struct replay_result *result)
+{
+	char footprint[16];
+
+	if (result->n_parallel == 0)
+		return;
+	text_print(host, "Threads      %u at once, verifying: %'llu us", result->n_parallel,
+	           (unsigned long long)microseconds(host, result->parallel_ticks));
+	if (result->parallel_footprint_bytes > 0)
+		text_print(host, ", footprint peak %s",
+		           text_bytes(footprint, sizeof(footprint), result->parallel_footprint_bytes));
+	text_print(host, "\n");
+}
+
 static void print_text(struct host *host, const struct suite_options *options, const struct replay_result *result)
 {
 	char verified[16];
@@ -166,6 +160,7 @@ static void print_text(struct host *host, const struct suite_options *options, c
 		print_trace(host, result);
 	if (result->outcome == SUITE_PASSED) {
 		print_footprint(host, result);
+		print_threads(host, result);
 		print_time(host, result);
 	}
 	if (result->n_too_large > 0)
@@ -176,7 +171,7 @@ static void print_text(struct host *host, const struct suite_options *options, c
 		           (unsigned long long)result->n_operations,
 		           text_bytes(verified, sizeof(verified), result->verified_bytes));
 	else
-		text_print(host, "%s  replay: %s\n", word(result->outcome), result->failure);
+		text_print(host, "%s  replay: %s\n", suite_verdict(result->outcome), result->failure);
 }
 
 void replay_print(struct host *host, const struct suite_options *options, const struct replay_result *result)

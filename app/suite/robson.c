@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Robson's adversary. Only plays against the functions that it is given; what a
- * unit is, is theirs.
+ * Robson's adversary. Only plays against the functions that it is given; what a unit is, is theirs.
  */
 #include "robson.h"
 
@@ -39,8 +38,7 @@ static bool covers(const struct robson_block *block, uintptr_t offset, size_t st
 	return first < block->place + block->size;
 }
 
-/* What keeping the blocks at this offset denies the allocator: the rest of each
- * window of `step` units. */
+/* What keeping the blocks at this offset denies the allocator: the rest of each window of `step` units. */
 static size_t denied(const struct robson *robson, uintptr_t offset, size_t step)
 {
 	size_t sum = 0;

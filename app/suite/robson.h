@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Robson's adversary (Journal of the ACM 21(3), 1974): for M units live at most
- * and blocks of 1, 2, 4 ... 2^L units, it makes any allocator that cannot move
- * blocks use at least M * (1 + L / 2) - 2^L + 1 units. One that wastes nothing
- * by itself uses no more than M * (1 + L / 2), so the result is known before
- * the run.
+ * Robson's adversary (Journal of the ACM 21(3), 1974): for M units live at most and blocks of 1, 2, 4 ... 2^L units,
+ * it makes any allocator that cannot move blocks use at least M * (1 + L / 2) - 2^L + 1 units. One that wastes nothing
+ * by itself uses no more than M * (1 + L / 2), so the result is known before the run.
  */
 #ifndef SUITE_ROBSON_H
 #define SUITE_ROBSON_H

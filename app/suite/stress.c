@@ -3,6 +3,7 @@
  * The stress run: starts the engine, drives stress_work.c within the bounds, checks the engine, tells the observer,
  * and gives the verdict. Times decide only when to look, never what is done.
  */
+#include "measure.h"
 #include "stress.h"
 #include "text.h"
 
@@ -196,15 +197,12 @@ static bool cannot_run(struct stress_result *result, const char *why)
 /* The table of blocks, from the host: the engine must not hold what it is tested with. */
 static bool get_slots(struct stress *s, size_t capacity, struct kpage_chunk *table)
 {
-	size_t n_slots = capacity / BYTES_PER_SLOT, n_pages;
-	struct kpage_request request = { .max_address = UINTPTR_MAX };
+	size_t n_slots = capacity / BYTES_PER_SLOT;
 
 	n_slots = n_slots < MIN_SLOTS ? MIN_SLOTS : n_slots > MAX_SLOTS ? MAX_SLOTS : n_slots;
-	n_pages = (n_slots * sizeof(struct slot) + KMALLOC_PAGE_SIZE - 1) / KMALLOC_PAGE_SIZE;
-	request.min_pages = request.want_pages = n_pages;
-	if (!s->host->pages.get(s->host->pages.ctx, &request, table))
+	s->slots = measure_get_pages(s->host, n_slots * sizeof(struct slot), table);
+	if (s->slots == NULL)
 		return cannot_run(s->result, "The host has no pages for the table of blocks.");
-	s->slots = (struct slot *)table->base;
 	s->max_slots = (uint32_t)n_slots;
 	return true;
 }
@@ -238,7 +236,7 @@ static void prepare(struct stress *s, const struct suite_options *options)
 	if (s->engine->stats != NULL)
 		s->engine->stats(s->engine, &stats);
 	s->live_bytes_before = stats.live_bytes;
-	s->errors_before = s->engine->errors != NULL ? s->engine->errors(s->engine) : 0;
+	s->errors_before = s->engine->n_errors;
 	s->progress.engine = s->engine->name;
 	s->progress.seed = options->seed;
 	s->progress.bound_ms = (uint64_t)options->seconds * 1000;

@@ -326,12 +326,9 @@ static bool choose(struct stress *s)
 
 static bool no_new_errors(struct stress *s)
 {
-	size_t n = s->engine->errors != NULL ? s->engine->errors(s->engine) : 0;
-
-	if (n == s->errors_before)
+	if (s->engine->n_errors == s->errors_before)
 		return true;
-	return stress_fail(s, "the engine reported a misuse that did not happen: %s",
-	                   s->engine->last_error != NULL ? s->engine->last_error(s->engine) : "");
+	return stress_fail(s, "the engine reported a misuse that did not happen: %s", s->engine->last_error);
 }
 
 bool stress_step(struct stress *s)

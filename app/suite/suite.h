@@ -58,6 +58,9 @@ extern const char suite_usage[];
  */
 enum suite_outcome { SUITE_PASSED, SUITE_FAILED, SUITE_STOPPED, SUITE_CANNOT_RUN };
 
+/* "PASS", "FAIL", "STOP", "CANNOT RUN". */
+const char *suite_verdict(enum suite_outcome outcome);
+
 enum suite_control { SUITE_GO_ON, SUITE_PAUSE, SUITE_STOP };
 
 enum case_state { CASE_PASSED, CASE_FAILED, CASE_SKIPPED };

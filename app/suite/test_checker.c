@@ -141,7 +141,7 @@ static void reseal(struct wreck *w, uint8_t *object, size_t size, uint32_t flags
 	struct block *block = block_of(object);
 
 	save(w, block, sizeof(uint64_t));
-	block_seal(w->heap, block, (uint32_t)size | flags, block->tag & 0xff);
+	block_seal(w->heap, block, (uint32_t)size | flags, block_label(block));
 }
 
 static void break_block_size_small(struct wreck *w)
@@ -192,23 +192,18 @@ static void break_block_link_outside(struct wreck *w)
 
 static void break_block_head(struct wreck *w)
 {
-	unsigned fl, sl;
+	unsigned bin = block_bin_of(block_size(block_of(w->blocks[1])));
 
-	block_bin_of(block_size(block_of(w->blocks[1])), &fl, &sl);
-	save(w, &w->heap->blocks.heads[fl][sl], sizeof(struct block *));
-	w->heap->blocks.heads[fl][sl] = NULL;
+	save(w, &w->heap->blocks.heads[bin], sizeof(struct block *));
+	w->heap->blocks.heads[bin] = NULL;
 }
 
 static void break_block_bitmap(struct wreck *w)
 {
-	save(w, &w->heap->blocks.sl_bits[BLOCK_FL - 1], sizeof(w->heap->blocks.sl_bits[0]));
-	w->heap->blocks.sl_bits[BLOCK_FL - 1] ^= 1;
-}
+	uint64_t *word = &w->heap->blocks.bits[BLOCK_BINS / 64 - 1];
 
-static void break_block_top_bitmap(struct wreck *w)
-{
-	save(w, &w->heap->blocks.fl_bits, sizeof(w->heap->blocks.fl_bits));
-	w->heap->blocks.fl_bits ^= 1u << (BLOCK_FL - 1);
+	save(w, word, sizeof(*word));
+	*word ^= (uint64_t)1 << 63;
 }
 
 static void break_slab_bits(struct wreck *w)
@@ -311,21 +306,21 @@ static void break_page_body(struct wreck *w)
 	w->region->kinds[page_of(w, w->runs[2])] = PAGE_BODY;
 }
 
-static struct region **section_of(struct wreck *w)
+static struct section *section_of(struct wreck *w)
 {
 	size_t i = 0;
 
-	while (w->heap->sections[i] != w->region)
+	while (w->heap->sections[i].region != w->region)
 		i++;
 	return &w->heap->sections[i];
 }
 
 static void break_section_gone(struct wreck *w)
 {
-	struct region **section = section_of(w);
+	struct section *section = section_of(w);
 
 	save(w, section, sizeof(*section));
-	*section = NULL;
+	*section = (struct section){ 0 };
 }
 
 static void break_section_count(struct wreck *w)
@@ -394,7 +389,6 @@ static const struct {
 	{ KHEAP_FAULT_BLOCK_LIST, true, break_block_link_outside, "a link out of the heap" },
 	{ KHEAP_FAULT_BLOCK_LIST, true, break_block_head, "a list that lost its head" },
 	{ KHEAP_FAULT_BLOCK_BITMAP, false, break_block_bitmap, "a bit for an empty list of blocks" },
-	{ KHEAP_FAULT_BLOCK_BITMAP, false, break_block_top_bitmap, "a bit for an empty group of lists of blocks" },
 	{ KHEAP_FAULT_SLAB_BITS, true, break_slab_bits, "a free object past a slab's last" },
 	{ KHEAP_FAULT_SLAB_LIST, true, break_slab_head, "a class that lost its slabs" },
 	{ KHEAP_FAULT_SLAB_LIST, true, break_slab_link, "a slab with a wrong link" },

@@ -3,6 +3,7 @@
  * The suite's own tools: text, numbers, options, random numbers and patterns. First, because every later verdict is
  * made with them.
  */
+#include "keys.h"
 #include "pattern.h"
 #include "selftest.h"
 
@@ -253,6 +254,43 @@ static void patterns_find_every_byte(struct test *t)
 	CHECK(t, pattern_verify(bytes, 8, 8) != PATTERN_INTACT, "blocks 7 and 8 carry the same pattern");
 }
 
+/* What a terminal sends after Esc, and how much of it has been read. */
+static const char *sent;
+
+static int next_sent(void)
+{
+	return *sent != '\0' ? (unsigned char)*sent++ : KEYS_NO_BYTE;
+}
+
+static void keys_are_decoded(struct test *t)
+{
+	static const struct {
+		const char *text;
+		int key;
+	} sequences[] = {
+		{ "[A", HOST_KEY_UP },         { "OB", HOST_KEY_DOWN },
+		{ "[C", HOST_KEY_RIGHT },      { "[1;5D", HOST_KEY_LEFT },
+		{ "[H", HOST_KEY_HOME },       { "[1~", HOST_KEY_HOME },
+		{ "[8~", HOST_KEY_END },       { "OF", HOST_KEY_END },
+		{ "[3~", HOST_KEY_BACKSPACE }, { "[5;3~", HOST_KEY_PAGE_UP },
+		{ "[6~", HOST_KEY_PAGE_DOWN }, { "OP", HOST_KEY_NONE },
+		{ "[15~", HOST_KEY_NONE },     { "[[A", HOST_KEY_NONE },
+		{ "[?1;2c", HOST_KEY_NONE },   { "[99999999999~", HOST_KEY_NONE },
+		{ "[", HOST_KEY_NONE },        { "O", HOST_KEY_NONE },
+		{ "[1", HOST_KEY_NONE },
+	};
+
+	for (size_t i = 0; i < sizeof(sequences) / sizeof(sequences[0]); i++) {
+		sent = sequences[i].text + 1;
+		CHECK(t, keys_sequence(sequences[i].text[0], next_sent) == sequences[i].key,
+		      "Esc %s is decoded as another key", sequences[i].text);
+		CHECK(t, *sent == '\0', "Esc %s was not read to its end", sequences[i].text);
+	}
+	sent = "0000000000000000000000000000000000000000";
+	CHECK(t, keys_sequence('[', next_sent) == HOST_KEY_NONE && text_length(sent) > 8,
+	      "a sequence without an end was read for ever");
+}
+
 static const struct test_case cases[] = {
 	{ "numbers are formatted as printf would", numbers_are_formatted },
 	{ "strings are formatted, cut and padded as printf would", strings_are_formatted },
@@ -263,5 +301,6 @@ static const struct test_case cases[] = {
 	{ "a seed gives the random numbers that it has to give", random_numbers_repeat },
 	{ "random sizes cover all octaves equally", random_sizes_cover_octaves },
 	{ "a pattern shows every changed byte", patterns_find_every_byte },
+	{ "the keys of terminals are told apart, and unknown ones swallowed", keys_are_decoded },
 };
 TEST_GROUP(text, cases);

@@ -1,22 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The benchmark: a line for each workload as soon as it is measured, a column for each engine, the median in each cell. The
- * numbers with their minima and ratios are what `kmalloc bench` prints.
+ * numbers with their minima and ratios are what `kmalloc bench` prints. From here a key leads on to several processors.
  */
 #include "../suite/bench.h"
 #include "../suite/text.h"
-#include "run.h"
+#include "measure_view.h"
 
-#define SECONDS 10
+#define DECIMAL 2 /* cells of a point and a digit */
 
 struct bench_view {
-	struct run run;
+	struct measure_view view;
 	struct bench_result result;
-	struct pager pager;
-	unsigned permille;
-	const char *what;
-	bool is_over, is_stopping;
 };
+
+/* What ends in units: one decimal below 1000, none below 100,000, thousands above. The units stand below each other. */
+static void draw_figure(struct screen *screen, unsigned row, unsigned end, enum style style, uint64_t milli)
+{
+	char figure[24];
+
+	if (milli < 1000000) {
+		screen_print_right(screen, row, end, style, "%s", measure_decimal(figure, sizeof(figure), milli, 1));
+		return;
+	}
+	screen_print_right(screen, row, end - DECIMAL, style, "%s",
+	                   measure_decimal(figure, sizeof(figure), milli < 100000000 ? milli : milli / 1000, 0));
+	if (milli >= 100000000)
+		screen_cell(screen, row, end - DECIMAL, style, 'k');
+}
 
 static void draw_line(struct ui *ui, void *ctx, unsigned row, size_t index)
 {
@@ -24,7 +35,6 @@ static void draw_line(struct ui *ui, void *ctx, unsigned row, size_t index)
 	const struct bench_row *line = &view->result.rows[index];
 	const struct meter *meter = &view->result.meter;
 	struct screen *screen = ui->screen;
-	char figure[24];
 
 	screen_text(screen, row, LAYOUT_TEXT, LAYOUT_BENCH_WHAT - LAYOUT_TEXT - 1, STYLE_BRIGHT, line->workload->name);
 	screen_text(screen, row, LAYOUT_BENCH_WHAT,
@@ -37,16 +47,16 @@ static void draw_line(struct ui *ui, void *ctx, unsigned row, size_t index)
 
 		if (end > screen->columns)
 			break;
-		/* A fifth digit says nothing that the first four do not. */
-		measure_decimal(figure, sizeof(figure), milli, milli < 1000000 ? 1 : 0);
-		screen_print_right(screen, row, end, lane == BENCH_LANE_HEAP ? STYLE_BRIGHT : STYLE_NORMAL, "%s",
-		                   cell->why_not == NULL ? figure : "-");
+		if (cell->why_not != NULL)
+			screen_print_right(screen, row, end - DECIMAL, STYLE_NORMAL, "-");
+		else
+			draw_figure(screen, row, end, lane == BENCH_LANE_HEAP ? STYLE_BRIGHT : STYLE_NORMAL, milli);
 	}
 }
 
-static void draw_heading(struct ui *ui, unsigned row, const struct bench_view *view)
+static void draw_heading(struct ui *ui, void *ctx, unsigned row)
 {
-	const struct bench_result *result = &view->result;
+	const struct bench_result *result = &((const struct bench_view *)ctx)->result;
 
 	if (result->n_lanes == 0)
 		return;
@@ -62,80 +72,36 @@ static void draw_heading(struct ui *ui, unsigned row, const struct bench_view *v
 	}
 }
 
-static void draw(struct bench_view *view)
+static enum suite_outcome measure(struct measure_view *view, const struct suite_options *options,
+                                  struct measure_observer *observer)
 {
-	struct ui *ui = view->run.ui;
-	unsigned row = LAYOUT_BODY_ROW, end, width = ui->screen->columns > 50 ? ui->screen->columns - 40 : 20;
-	char keys[64];
+	struct bench_result *result = &((struct bench_view *)view)->result;
 
-	text_format(keys, sizeof(keys), "%s%s", view->is_over ? "Enter back" : "Esc stop (asks)",
-	            view->is_over ? pager_keys(ui, view->pager.n_lines, frame_body_rows(ui) - 3) : "");
-	frame_begin(ui, "Benchmark", ui->host->is_virtual_machine ? "virtual machine: do not compare" : "", keys);
-	end = frame_body_end(ui);
-	if (!view->is_over) {
-		bar(ui, row, LAYOUT_TEXT, width, view->permille, 1000);
-		screen_print(ui->screen, row, LAYOUT_TEXT + width + 2, STYLE_NORMAL, "%u %%  %s", view->permille / 10,
-		             view->what);
-	} else if (view->result.outcome == SUITE_CANNOT_RUN) {
-		paragraph(ui, row, LAYOUT_TEXT, 2, STYLE_BAD, view->result.failure);
-	} else {
-		screen_text(ui->screen, row, LAYOUT_TEXT, ui->screen->columns, STYLE_BRIGHT,
-		            view->result.outcome == SUITE_STOPPED
-		                    ? "STOPPED"
-		                    : "DONE. `loop` is the loop around the calls, and is in each figure.");
-	}
-	row += 2;
-	if (row + 2 < end) {
-		draw_heading(ui, row++, view);
-		view->pager.n_lines = view->result.n_rows;
-		/* What was measured last is what one watches. */
-		if (!view->is_over)
-			view->pager.top = view->result.n_rows;
-		pager_draw(ui, &view->pager, row, end - row, draw_line, view);
-	}
-	screen_flush(ui->screen);
-}
-
-static enum suite_control on_progress(void *ctx, unsigned permille, const char *what)
-{
-	struct bench_view *view = ctx;
-	int key = poll_key(view->run.ui);
-
-	view->permille = permille;
-	view->what = what;
-	if (key == HOST_KEY_ESC)
-		view->is_stopping = run_ask_stop(&view->run);
-	if (key == HOST_KEY_ESC || key == KEY_REDRAW || run_may_draw(&view->run))
-		draw(view);
-	return view->is_stopping ? SUITE_STOP : SUITE_GO_ON;
+	suite_bench(view->run.ui->host, options, observer, result);
+	view->failure = result->failure;
+	return result->outcome;
 }
 
 void bench_screen(struct ui *ui)
 {
 	/* Too large for a firmware's stack frame. */
 	static struct bench_view view;
-	struct suite_options options = *ui->options;
-	struct measure_observer observer = { &view, on_progress };
 	int key;
 
-	options.seconds = SECONDS;
-	options.group = NULL;
-	view.is_over = view.is_stopping = false;
-	view.permille = 0;
-	view.what = "";
-	view.pager = (struct pager){ .n_lines = 0 };
-	/* The bench starts a heap of its own. */
-	ui_heap_stop(ui);
-	run_begin(&view.run, ui);
 	view.result.n_rows = view.result.n_lanes = 0;
-	draw(&view);
-	suite_bench(ui->host, &options, &observer, &view.result);
-	ui_heap_start(ui);
-	run_ended(ui, view.result.outcome);
-	view.is_over = true;
-	view.pager.top = 0;
+	view.view = (struct measure_view){
+		.title = "Benchmark",
+		.note = "`loop` is the loop around the calls, and is in each figure.",
+		.keys = "   S several processors",
+		.n_rows = &view.result.n_rows,
+		.measure = measure,
+		.draw_heading = draw_heading,
+		.draw_line = draw_line,
+	};
+	measure_view_run(&view.view, ui);
 	do {
-		draw(&view);
-		key = key_letter(wait_key(ui));
-	} while (pager_key(&view.pager, key) || (key != HOST_KEY_ENTER && key != HOST_KEY_ESC && key != 'q'));
+		key = measure_view_wait(&view.view);
+		if (key == 's')
+			scale_screen(ui);
+	} while (key != HOST_KEY_ENTER && key != HOST_KEY_ESC && key != 'q');
 }

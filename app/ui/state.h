@@ -31,6 +31,7 @@ void statistics_screen(struct ui *ui);
 void memory_map_screen(struct ui *ui);
 void settings_screen(struct ui *ui);
 void bench_screen(struct ui *ui);
+void scale_screen(struct ui *ui);
 void replay_screen(struct ui *ui);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Misuse, one function each: the program must be stopped inside it. */
 #define _GNU_SOURCE
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,12 +60,17 @@ void misuse_realloc_freed(void)
 	free(kept);
 }
 
+/* Past the object's last usable byte stands, as a rule, what describes the next one. */
 void misuse_overrun(void)
 {
-	char *object = malloc(40);
+	enum { OBJECTS = 16, SIZE = 1000 };
+	char *objects[OBJECTS];
 
-	memset(hide(object), 1, hide_size(41));
-	free(object);
+	for (int i = 0; i < OBJECTS; i++)
+		objects[i] = malloc(SIZE);
+	memset(hide(objects[OBJECTS / 2]), 1, hide_size(malloc_usable_size(objects[OBJECTS / 2]) + 8));
+	for (int i = 0; i < OBJECTS; i++)
+		free(objects[i]);
 }
 
 void misuse_wrong_size(void)

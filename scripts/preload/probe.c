@@ -57,6 +57,20 @@ size_t resident_bytes(void)
 	return (size_t)resident * 4096;
 }
 
+size_t peak_resident_bytes(void)
+{
+	FILE *file = fopen("/proc/self/status", "r");
+	unsigned long kib = 0;
+	char line[256];
+
+	CHECK(file);
+	while (fgets(line, sizeof(line), file) && sscanf(line, "VmHWM: %lu", &kib) != 1)
+		;
+	fclose(file);
+	CHECK(kib);
+	return kib * 1024;
+}
+
 uint64_t random_next(uint64_t *state)
 {
 	*state ^= *state << 13;
@@ -86,7 +100,11 @@ static const struct probe probes[] = {
 	{ "trim", probe_trim },
 	{ "returns", probe_returns },
 	{ "short-threads", probe_short_threads },
+	{ "detached-threads", probe_detached_threads },
+	{ "many-threads", probe_many_threads },
+	{ "late-frees", probe_late_frees },
 	{ "producer-consumer", probe_producer_consumer },
+	{ "spike", probe_spike },
 	{ "fork-in-threads", probe_fork_in_threads },
 	{ "address-limit", probe_address_limit },
 	{ "locked", probe_locked },

@@ -24,8 +24,15 @@ void *hide(void *pointer);
 bool is_aligned(const void *object, size_t alignment);
 bool is_filled(const unsigned char *byte, unsigned char value, size_t n);
 size_t resident_bytes(void);
+/* The most that it ever was. */
+size_t peak_resident_bytes(void);
 uint64_t random_next(uint64_t *state);
 #define RANDOM_SEED UINT64_C(88172645463325252)
+
+/* threads.c: allocate, fill, check and free, for so many steps. */
+void churn(uint64_t seed, size_t n_steps);
+/* Churns for a moment; returns an object for another thread to free. */
+void *short_thread(void *seed);
 
 void probe_loaded(void);
 void probe_malloc(void);
@@ -40,7 +47,11 @@ void probe_aligned_reuse(void);
 void probe_trim(void);
 void probe_returns(void);
 void probe_short_threads(void);
+void probe_detached_threads(void);
+void probe_many_threads(void);
+void probe_late_frees(void);
 void probe_producer_consumer(void);
+void probe_spike(void);
 void probe_fork_in_threads(void);
 void probe_address_limit(void);
 void probe_locked(void);

@@ -24,6 +24,12 @@ static struct kport_lock start_lock;
 /* Bytes of freed large objects whose pages were not given back: a guess, because what takes them again need not be large. */
 static size_t idle_bytes;
 
+/* A thread ends: what its cache holds must not wait for the next one. */
+static void thread_leaves(void)
+{
+	kheap_leave(the_heap);
+}
+
 __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 {
 	kport_lock_state state = kport_lock(&start_lock);
@@ -38,8 +44,10 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 			config.secret = 0;
 		errno = saved;
 		heap = kheap_create(NULL, 0, &config);
-		if (heap)
+		if (heap) {
 			preload_fork_begin();
+			kport_cpu_leaving = thread_leaves;
+		}
 		__atomic_store_n(&the_heap, heap, __ATOMIC_RELEASE);
 	}
 	kport_unlock(&start_lock, state);
@@ -86,15 +94,25 @@ __attribute__((noinline)) static void large_release(struct kheap *heap, void *ob
 
 /* ---- for the operators too -------------------------------------------------------------------------------------- */
 
-inline void *preload_alloc(size_t size_bytes)
+/* The first object of all, and large ones. */
+__attribute__((noinline)) static void *alloc_rare(size_t size_bytes)
 {
 	struct kheap *heap = heap_get();
 
-	if (UNLIKELY(!heap))
+	if (!heap)
 		return NULL;
-	if (UNLIKELY(size_bytes >= LARGE))
+	if (size_bytes >= LARGE)
 		large_taken(size_bytes);
-	return kheap_alloc(heap, size_bytes, 0);
+	return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, 0);
+}
+
+inline void *preload_alloc(size_t size_bytes)
+{
+	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+
+	if (UNLIKELY(!heap || size_bytes >= LARGE))
+		return alloc_rare(size_bytes);
+	return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, 0);
 }
 
 void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
@@ -104,17 +122,29 @@ void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
 	return heap ? kheap_alloc_aligned(heap, size_bytes, alignment, 0) : NULL;
 }
 
-/* Without a heap nothing was handed out: freeing something then is misuse, and the heap must be there to say so. */
-inline void preload_free(void *object)
+/* NULL, what may be large, and the time before the first object: freeing one then is misuse, and the heap must be there to say so. */
+__attribute__((noinline)) static void free_rare(void *object)
 {
-	struct kheap *heap = heap_get();
+	struct kheap *heap = object ? heap_get() : NULL;
 
-	if (UNLIKELY(!heap || !object))
+	if (!heap)
 		return;
-	/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
-	if (!IS_HARDENED && UNLIKELY((uintptr_t)object % KMALLOC_PAGE_SIZE == 0))
+	/* The hardened build writes to all that is freed, so there it would be in vain. */
+	if (!IS_HARDENED)
 		large_release(heap, object);
 	kheap_free(heap, object);
+	preload_look(heap);
+}
+
+inline void preload_free(void *object)
+{
+	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+
+	/* Large objects are whole pages; NULL looks like one. */
+	if (UNLIKELY(!heap || (uintptr_t)object % KMALLOC_PAGE_SIZE == 0))
+		free_rare(object);
+	else
+		kheap_free(heap, object);
 }
 
 void preload_free_sized(void *object, size_t size_bytes)
@@ -122,7 +152,7 @@ void preload_free_sized(void *object, size_t size_bytes)
 	struct kheap *heap = heap_get();
 
 	if (heap)
-		kheap_free_sized(heap, object, size_bytes);
+		kheap_free_aligned_sized(heap, object, KMALLOC_ALIGNMENT, size_bytes);
 }
 
 void preload_free_aligned_sized(void *object, size_t alignment, size_t size_bytes)
@@ -138,7 +168,7 @@ static void *alloc_zeroed(struct kheap *heap, size_t size_bytes)
 	char *object;
 
 	if (size_bytes < ZERO_BY_KERNEL)
-		return kheap_alloc(heap, size_bytes, KMALLOC_ZERO);
+		return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, KMALLOC_ZERO);
 	object = preload_alloc(size_bytes);
 	if (!object)
 		return NULL;
@@ -157,12 +187,16 @@ static void *alloc_zeroed(struct kheap *heap, size_t size_bytes)
 
 /* ---- C and POSIX ------------------------------------------------------------------------------------------------- */
 
+__attribute__((noinline, cold)) static void *no_memory(void)
+{
+	errno = ENOMEM;
+	return NULL;
+}
+
 /* NULL is want of memory, whatever was asked for. */
 static inline void *or_enomem(void *object)
 {
-	if (UNLIKELY(!object))
-		errno = ENOMEM;
-	return object;
+	return LIKELY(object != NULL) ? object : no_memory();
 }
 
 static bool is_power_of_two(size_t number)
@@ -219,17 +253,15 @@ EXPORT void *realloc(void *object, size_t size_bytes)
 		return or_enomem(NULL);
 	if (UNLIKELY(size_bytes >= LARGE) && object && (uintptr_t)object % KMALLOC_PAGE_SIZE == 0)
 		return or_enomem(large_resize(heap, object, size_bytes));
-	return or_enomem(kheap_realloc(heap, object, size_bytes));
+	return or_enomem(kheap_realloc_aligned(heap, object, size_bytes, KMALLOC_ALIGNMENT));
 }
 
 EXPORT void *reallocarray(void *object, size_t n, size_t size_bytes)
 {
 	size_t total;
 
-	if (__builtin_mul_overflow(n, size_bytes, &total)) {
-		errno = ENOMEM;
-		return NULL;
-	}
+	if (__builtin_mul_overflow(n, size_bytes, &total))
+		return no_memory();
 	return realloc(object, total);
 }
 
@@ -289,10 +321,8 @@ EXPORT void *pvalloc(size_t size_bytes)
 {
 	size_t whole = size_bytes ? size_bytes : 1;
 
-	if (__builtin_add_overflow(whole, KMALLOC_PAGE_SIZE - 1, &whole)) {
-		errno = ENOMEM;
-		return NULL;
-	}
+	if (__builtin_add_overflow(whole, KMALLOC_PAGE_SIZE - 1, &whole))
+		return no_memory();
 	return valloc(whole & ~(KMALLOC_PAGE_SIZE - 1));
 }
 
@@ -305,33 +335,14 @@ EXPORT size_t malloc_usable_size(void *object)
 	return heap ? kheap_usable_size(heap, object) : 0;
 }
 
-struct discarded {
-	bool any;
-};
-
-/* The lock is held: no call of the heap here. */
-static bool discard_free_run(void *ctx, const struct kheap_range *range)
-{
-	struct discarded *discarded = ctx;
-
-	if (range->kind == KHEAP_PAGE_RUN && !range->is_live && preload_discard((void *)range->base, range->size_bytes))
-		discarded->any = true;
-	return true;
-}
-
 /* 1: memory was given back. What may stay for the next time (`pad`) is the heap's own choice. */
 EXPORT int malloc_trim(size_t pad)
 {
 	struct kheap *heap = heap_get();
-	struct discarded discarded = { false };
 
 	(void)pad;
 	if (!heap)
 		return 0;
-	discarded.any = kheap_trim(heap) > 0;
-	/* Free pages hold nothing: what describes them lies elsewhere. In the hardened build they hold poison. */
-	if (!IS_HARDENED)
-		kheap_walk(heap, discard_free_run, &discarded);
 	__atomic_store_n(&idle_bytes, 0, __ATOMIC_RELAXED);
-	return discarded.any;
+	return preload_purge(heap);
 }

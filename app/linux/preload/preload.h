@@ -6,11 +6,12 @@
  *   malloc.c     malloc and its relatives
  *   operators.c  C++'s operators new and delete
  *   pages.c      the page source: mmap and munmap
- *   lock.c       what port.h needs: waiting, and fork
+ *   purge.c      pages that stay free go back to the system
+ *   fork.c       fork() while other threads are inside the heap
  *   report.c     misuse: one line on the standard error output, then abort
  *
  * Everything here may run before the constructors of any library, from inside the dynamic linker, and after the destructors. So
- * nothing may call a function that allocates (stdio does), needs a constructor, or has thread-local state of its own.
+ * nothing may call a function that allocates (stdio does), needs a constructor, or finds thread-local state by a call.
  */
 #ifndef PRELOAD_H
 #define PRELOAD_H
@@ -43,7 +44,13 @@ size_t preload_mapped_bytes(void);
 /* Give the whole pages inside [start, start + size) back; they read as zero from now on. False: they could not be. */
 bool preload_discard(void *start, size_t size_bytes);
 
-/* lock.c: keep fork() safe from now on. */
+/* purge.c */
+/* Give all that is free back to the system; false: nothing was. O(heap). */
+bool preload_purge(struct kheap *heap);
+/* The same when it is due and worth it; to be called now and then, with no lock held. */
+void preload_look(struct kheap *heap);
+
+/* fork.c: keep fork() safe from now on. */
 void preload_fork_begin(void);
 
 /* report.c */

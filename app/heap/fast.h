@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The fast path: what a CPU cache can answer, without a lock, a loop or a call. Magazines are those of Bonwick and Adams, "Magazines and
+ * Vmem" (USENIX 2001), kept as stacks of pointers, so that nothing is written into a free object but one key.
+ *
+ * Every function here may be interrupted at any point by code that calls the heap, if INTERRUPTS says so: the cache is entered first.
+ * Hardened builds have none of this, because their checks cost many times what it saves.
+ */
+#ifndef HEAP_FAST_H
+#define HEAP_FAST_H
+
+#include "internal.h"
+
+#define FAST_MAX ((size_t)256) /* up to here a size's class is the size in granules */
+
+/* By a block's size in granules: its class, for 17 to 256. */
+extern const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1];
+
+#ifdef CHECKING
+/* Called wherever an interrupt could come while a cache is half changed, so that a test can be that interrupt. */
+extern void (*kheap_interrupt_hook)(void);
+#define INTERRUPT_POINT() (kheap_interrupt_hook ? kheap_interrupt_hook() : (void)0)
+#else
+#define INTERRUPT_POINT() ((void)0)
+#endif
+
+INLINE struct cpu_cache *cpu_of(struct kheap *heap)
+{
+#if KPORT_CPUS > 1
+	return heap->cpus[kport_cpu()];
+#else
+	return &heap->cpu0;
+#endif
+}
+
+/* False: it is half changed, or there is none. */
+INLINE bool cpu_enter(struct cpu_cache *cache)
+{
+#if INTERRUPTS
+	if (UNLIKELY(__atomic_load_n(&cache->inside, __ATOMIC_RELAXED)))
+		return false;
+	__atomic_store_n(&cache->inside, 1, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	INTERRUPT_POINT();
+#else
+	(void)cache;
+#endif
+	return true;
+}
+
+INLINE void cpu_leave(struct cpu_cache *cache)
+{
+#if INTERRUPTS
+	INTERRUPT_POINT();
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n(&cache->inside, 0, __ATOMIC_RELAXED);
+#else
+	(void)cache;
+#endif
+}
+
+/* The object on top, or NULL. */
+INLINE void *magazine_pop(struct magazine *magazine)
+{
+	void **top = magazine->top;
+	void *object = *top;
+
+	if (LIKELY(object != NULL)) {
+		magazine->top = top - 1;
+		*key_word((uintptr_t)object) = 0;
+	}
+	return object;
+}
+
+/* False: it is full. */
+INLINE bool magazine_push(const struct kheap *heap, struct magazine *magazine, void *object)
+{
+	void **top = magazine->top;
+
+	if (UNLIKELY(top == magazine->limit))
+		return false;
+	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
+	top[1] = object;
+	magazine->top = top + 1;
+	return true;
+}
+
+/* NULL: not for a size like this, or not without the shared storeys. */
+INLINE void *fast_alloc(struct kheap *heap, size_t size)
+{
+	struct cpu_cache *cache = cpu_of(heap);
+	void *object;
+
+	if (HARDENED || UNLIKELY(size > FAST_MAX) || !cpu_enter(cache))
+		return NULL;
+	/* A magazine is as large as a granule, and its number is the size in granules. */
+	_Static_assert(sizeof(struct magazine) == GRANULE && PAGE_SLAB == 1, "the index of a magazine is a rounded size");
+	object = magazine_pop((struct magazine *)((uintptr_t)cache->magazines + align_up(size, GRANULE)));
+	cpu_leave(cache);
+	return object;
+}
+
+/* Does an object of a slab of this kind start here? Exact for every offset in a page; what is behind the last object holds a key. */
+INLINE bool starts_object(const struct cpu_cache *cache, uintptr_t address, unsigned kind)
+{
+	uint32_t reciprocal = cache->reciprocals[kind];
+
+	return (uint32_t)(address % PAGE_SIZE) * reciprocal < reciprocal;
+}
+
+/* In front of an area's first page is another one, which need not be the heap's: no header is looked for there. */
+INLINE bool may_be_payload(uintptr_t address, unsigned kind)
+{
+	return address % GRANULE == 0 && (kind != PAGE_BLOCK_HEAD || address % PAGE_SIZE);
+}
+
+INLINE void fast_free_kind(struct kheap *heap, void *object, unsigned kind)
+{
+	struct cpu_cache *cache = cpu_of(heap);
+	bool is_done;
+
+	if (HARDENED || UNLIKELY(!starts_object(cache, (uintptr_t)object, kind))) {
+		cpu_free_other(heap, object, kind);
+		return;
+	}
+	if (UNLIKELY(is_cached(heap, (uintptr_t)object)) || !cpu_enter(cache)) {
+		cpu_free_small(heap, object, kind);
+		return;
+	}
+	is_done = magazine_push(heap, &cache->magazines[kind], object);
+	cpu_leave(cache);
+	if (UNLIKELY(!is_done))
+		cpu_free_small(heap, object, kind);
+}
+
+INLINE void fast_free(struct kheap *heap, void *object)
+{
+	size_t page = ((uintptr_t)object >> PAGE_SHIFT) - heap->window.first_page;
+
+	if (HARDENED || UNLIKELY(page >= heap->window.n_pages))
+		cpu_free_miss(heap, object);
+	else
+		fast_free_kind(heap, object, heap->window.kinds[page]);
+}
+
+/* A page's kind, and where that of its region's first page stands; kinds NULL: the address is not the heap's. */
+struct page_place {
+	const uint8_t *kinds;
+	size_t page; /* in its region */
+	struct region *region;
+};
+
+INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
+{
+	uintptr_t number = address >> PAGE_SHIFT;
+	const struct section *section;
+	struct page_place place;
+	uint32_t sequence;
+
+	do {
+		sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
+		/* The mask first: tables only grow, so it is never too large for the table. */
+		size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
+		const struct section *table = heap->sections;
+
+		place.kinds = NULL;
+		for (size_t i = address >> SECTION_SHIFT;; i++) {
+			section = &table[i & mask];
+			place.page = number - section->first_page;
+			if (LIKELY(place.page < section->n_pages)) {
+				place.kinds = section->kinds;
+				place.region = section->region;
+				break;
+			}
+			if (!section->region)
+				break;
+		}
+		load_fence();
+	} while (KPORT_CPUS > 1 &&
+	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));
+#if KPORT_CPUS == 1 && !INTERRUPTS
+	if (place.kinds)
+		heap->window = *section;
+#endif
+	return place;
+}
+
+/* What the page of this address is, by the section table; PAGE_BODY when it is not the heap's. */
+INLINE unsigned kind_of(struct kheap *heap, uintptr_t address)
+{
+	struct page_place place = place_of(heap, address);
+
+	return place.kinds ? place.kinds[place.page] & (HARDENED ? PAGE_KIND_MASK : 0xff) : PAGE_BODY;
+}
+
+#endif
