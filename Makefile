@@ -11,6 +11,7 @@
 
 CC     := $(if $(filter default,$(origin CC)),gcc,$(CC))
 LD     := ld
+OBJCOPY ?= objcopy
 AR     := $(if $(filter default,$(origin AR)),ar,$(AR))
 PYTHON ?= /usr/bin/python3 -B
 BUILD  ?= build
@@ -52,6 +53,8 @@ UEFI += -DKMALLOC_PORT_HEADER='"../app/efi/port.h"'
 FLAGS_release  :=
 FLAGS_hardened := -DKMALLOC_HARDENED=1
 FLAGS_check    := -DKMALLOC_CHECK=1
+# The check build with CPU caches, which canaries and poison would leave unused.
+FLAGS_caches   := -DKMALLOC_CHECK=1 -DKMALLOC_HARDENED=0
 FLAGS_asan     := -DKMALLOC_CHECK=1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 # What each folder of app/ adds, on either host.
@@ -89,7 +92,7 @@ $(BUILD)/build-id: FORCE
 # Linux: build/linux/<variant>/kmalloc and libkmalloc.a
 # ---------------------------------------------------------------------------------------------------------------
 
-LINUX_VARIANTS := release hardened check asan
+LINUX_VARIANTS := release hardened check caches asan
 LINUX_FOLDERS  := $(SHARED_FOLDERS) linux linux/port
 LINUX_PORT     := -DKMALLOC_PORT_HEADER='"../app/linux/port/port.h"'
 
@@ -101,6 +104,8 @@ $(BUILD)/linux/$(1)/$(2)/%.o: app/$(2)/%.c $(BUILD)/linux/$(1)/flags
 	$$(Q)$$(CC) $$(COMMON) -fPIE $$(LINUX_PORT) $$(FOLDER_$(2)) $$(CFLAGS) $$(FLAGS_$(1)) $$(call build_id_flag,$$<) -c -o $$@ $$<
 endef
 
+# The library is one object, in which the heap's inner names (those of hidden visibility) are local: a user's program
+# may have functions of the same names.
 # $(call linux_variant,<variant>)
 define linux_variant
 $(foreach user,$(BUILD_ID_USERS),$(eval $(BUILD)/linux/$(1)/$(user:app/%.c=%.o): $(BUILD)/build-id))
@@ -116,7 +121,8 @@ $(BUILD)/linux/$(1)/sources: FORCE | $(SETUP)
 $(BUILD)/linux/$(1)/libkmalloc.a: $(call objects,linux/$(1),heap linux/port) $(BUILD)/linux/$(1)/sources
 	$$(call say,AR,$$@)
 	@rm -f $$@
-	$$(Q)$$(AR) rcsD $$@ $$(filter %.o,$$^)
+	$$(Q)$$(LD) -r -o $$(@D)/whole.o $$(filter %.o,$$^) && $$(OBJCOPY) --localize-hidden $$(@D)/whole.o
+	$$(Q)$$(AR) rcsD $$@ $$(@D)/whole.o
 
 $(BUILD)/linux/$(1)/kmalloc: $(call objects,linux/$(1),classic suite ui linux) $(BUILD)/linux/$(1)/libkmalloc.a \
                              $(BUILD)/linux/$(1)/sources
@@ -306,7 +312,7 @@ test: $(TEST_HOST_NEEDS) $(TEST_EFI_NEEDS) | $(SETUP) ## test-host, test-preload
 	@scripts/test.sh "$(PYTHON) scripts/test_host.py --build $(BUILD)" "$(PYTHON) scripts/test_preload.py --build $(BUILD)" \
 	                 "$(PYTHON) scripts/test_efi.py --build $(BUILD)"
 
-test-host: $(TEST_HOST_NEEDS) | $(SETUP) ## test the heap and the suite on Linux (release, hardened, check, sanitizers), and the products' form
+test-host: $(TEST_HOST_NEEDS) | $(SETUP) ## test the heap and the suite on Linux (release, hardened, check, caches, sanitizers), and the products' form
 	@$(PYTHON) scripts/test_host.py --build $(BUILD)
 
 test-preload: $(PRELOAD_LIBRARIES) | $(SETUP) ## test libkmalloc.so: what malloc promises, and real programs beside themselves without it

@@ -24,7 +24,7 @@ from expect import assert_passed, assert_tap, last_line, stress_figures
 from screen import Terminal
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-VARIANTS = ("release", "hardened", "check", "asan")
+VARIANTS = ("release", "hardened", "check", "caches", "asan")
 PASSED, FAILED, STOPPED, WRONG = 0, 1, 2, 3
 
 
@@ -214,14 +214,14 @@ def undefined_symbols(library, folder):
     return [name for name in re.findall(r" U (\S+)", run_command("nm", "-u", whole)) if name != "_GLOBAL_OFFSET_TABLE_"]
 
 
-@case("release", "hardened", "check")
+@case("release", "hardened", "check", "caches")
 def library_stands_alone(context, variant):
     """libkmalloc.a needs nothing: no libc, no compiler library"""
     missing = undefined_symbols(context.build / "linux" / variant / "libkmalloc.a", context.folder)
     assert not missing, f"undefined: {missing}"
 
 
-@case("release", "hardened", "check")
+@case("release", "hardened", "check", "caches")
 def library_uses_no_fpu(context, variant):
     """libkmalloc.a leaves FPU, SSE and AVX registers alone"""
     text = run_command("objdump", "-d", "--no-show-raw-insn", context.build / "linux" / variant / "libkmalloc.a")

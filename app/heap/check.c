@@ -4,6 +4,7 @@
  * has not looked up first, and ends on any heap, however damaged. What can be told from one page is checked page by page, so that
  * kheap_check_step can do it in steps; what holds for the whole heap is checked by kheap_check on top.
  */
+#include "small.h"
 #include "internal.h"
 
 struct check {

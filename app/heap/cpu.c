@@ -8,59 +8,54 @@
  * the heap do objects go back to their slabs, a few at a time. Blocks of 272 bytes and more have magazines of their own, without a depot.
  *
  * Bounded: no call moves more than a few objects, except where the heap is about to grow or to fail, or was told to drain.
- *
- * Thrifty: before the heap asks for pages, and before it fails, what is cached goes back if it is worth it (heap.c). Every IDLE_MISSES misses
- * of a CPU one class is looked at: if it had none of them it gives half of its objects back, in the end its clip too.
  */
-#include "fast.h"
+#include "cpu.h"
 
-#define CLIP_OBJECTS (CLIP_WORDS - 1)
-#define REFILL 16 /* objects that go from a slab to a magazine in one call, at most, */
-#define FLUSH 2   /* and back */
+#define REFILL 16 /* objects that go from a slab to a magazine in one call, at most */
 #define MISSES_FOR_CLIP 8
-#define CLIP_MIN_FOOTPRINT 16 /* pages: in smaller heaps the space of the magazines would be too much */
-#define BLOCKS_MIN_FOOTPRINT 1280 /* pages; for a CPU that misses blocks often, an eighth of it */
-#define BLOCKS_BUSY 4000
-#define BLOCK_CLASSES_BYTES ((size_t)178 << 10) /* one block of each class */
-#define IDLE_MISSES 32
-#define EMPTY_CLIPS 32 /* kept for the next time, 8 KiB */
 #define BUSY_STAND_INS 200    /* so often a class's blocks are freed until it gets a slab all the same, */
 #define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare */
-#define PLENTY_SHARE 16
-#define PLENTY_MIN_PAGES 512
-#define DEPOT_SHARE 8 /* the depot holds at most an eighth of the heap, */
-#define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
-#define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
-#define MAGAZINE_MIN_BYTES ((size_t)2048)
-#define MAGAZINE_MAX_BYTES ((size_t)8192)
 
-#define STEPS16(n) n, (n) + 1, (n) + 2, (n) + 3, (n) + 4, (n) + 5, (n) + 6, (n) + 7, (n) + 8, (n) + 9, (n) + 10, (n) + 11, (n) + 12, (n) + 13, (n) + 14, (n) + 15
-#define TWICE8(n) n, n, (n) + 1, (n) + 1, (n) + 2, (n) + 2, (n) + 3, (n) + 3, (n) + 4, (n) + 4, (n) + 5, (n) + 5, (n) + 6, (n) + 6, (n) + 7, (n) + 7
-#define FOUR4(n) n, n, n, n, (n) + 1, (n) + 1, (n) + 1, (n) + 1, (n) + 2, (n) + 2, (n) + 2, (n) + 2, (n) + 3, (n) + 3, (n) + 3, (n) + 3
+#define STEPS16(n)                                                                                              \
+	n, (n) + 1, (n) + 2, (n) + 3, (n) + 4, (n) + 5, (n) + 6, (n) + 7, (n) + 8, (n) + 9, (n) + 10, (n) + 11, \
+		(n) + 12, (n) + 13, (n) + 14, (n) + 15
+#define TWICE8(n)                                                                                                \
+	n, n, (n) + 1, (n) + 1, (n) + 2, (n) + 2, (n) + 3, (n) + 3, (n) + 4, (n) + 4, (n) + 5, (n) + 5, (n) + 6, \
+		(n) + 6, (n) + 7, (n) + 7
+#define FOUR4(n)                                                                                                       \
+	n, n, n, n, (n) + 1, (n) + 1, (n) + 1, (n) + 1, (n) + 2, (n) + 2, (n) + 2, (n) + 2, (n) + 3, (n) + 3, (n) + 3, \
+		(n) + 3
 /* Rounded up, because it is asked for the block that is needed. 272 to 1024 in steps of 16, to 2048 of 32, to 4096 of 64. */
-const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = {
-	STEPS16(0) /* not used */, 0 /* not used */, STEPS16(0), STEPS16(16), STEPS16(32), TWICE8(48), TWICE8(56), TWICE8(64),
-	TWICE8(72), FOUR4(80), FOUR4(84), FOUR4(88), FOUR4(92), FOUR4(96), FOUR4(100), FOUR4(104), FOUR4(108)
-};
+const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = { STEPS16(0) /* not used */,
+	                                                             0 /* not used */,
+	                                                             STEPS16(0),
+	                                                             STEPS16(16),
+	                                                             STEPS16(32),
+	                                                             TWICE8(48),
+	                                                             TWICE8(56),
+	                                                             TWICE8(64),
+	                                                             TWICE8(72),
+	                                                             FOUR4(80),
+	                                                             FOUR4(84),
+	                                                             FOUR4(88),
+	                                                             FOUR4(92),
+	                                                             FOUR4(96),
+	                                                             FOUR4(100),
+	                                                             FOUR4(104),
+	                                                             FOUR4(108) };
 
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */
 static void *const no_object;
 #define NO_SLOT ((void **)(uintptr_t)&no_object)
-#define NONE { NO_SLOT, NO_SLOT }
-static const struct cpu_cache no_cache = {
-	.magazines = { NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE },
+#define NONE                     \
+	{                        \
+		NO_SLOT, NO_SLOT \
+	}
+const struct cpu_cache kheap_no_cache = {
+	.magazines = { NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE,
+	               NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE },
 	.inside = 1,
 };
-#define NO_CACHE ((struct cpu_cache *)(uintptr_t)&no_cache)
-
-static size_t block_class_size(unsigned block_class)
-{
-	if (block_class < 48)
-		return BLOCK_CLASS_MIN + block_class * 16;
-	if (block_class < 80)
-		return 1024 + (block_class - 47) * (size_t)32;
-	return 2048 + (block_class - 79) * (size_t)64;
-}
 
 #ifdef CHECKING
 void (*kheap_interrupt_hook)(void);
@@ -85,16 +80,6 @@ unsigned kport_thread_begin(void)
 
 /* ---- a cache's life --------------------------------------------------------------------------------------------- */
 
-INLINE void magazine_use(struct cpu_cache *cache, unsigned class_index, void **bottom, size_t n_objects)
-{
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
-
-	bottom[0] = NULL;
-	cache->states[class_index].bottom = bottom;
-	magazine->top = bottom;
-	magazine->limit = bottom + n_objects;
-}
-
 static void cache_init_small(struct cpu_cache *cache)
 {
 	fill_words(cache, 0, sizeof(*cache));
@@ -117,17 +102,8 @@ void cpu_init(struct kheap *heap)
 #endif
 }
 
-/* Without the lock: a host may have to number this CPU first. */
-INLINE void cpu_begin(void)
-{
 #if KPORT_CPUS > 1
-	if (UNLIKELY(kport_cpu() == KPORT_CPUS))
-		kport_cpu_begin();
-#endif
-}
-
-#if KPORT_CPUS > 1
-COLD static struct cpu_cache *cache_create(struct kheap *heap)
+COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 {
 	unsigned cpu = kport_cpu();
 	struct page_desc *run;
@@ -146,435 +122,6 @@ COLD static struct cpu_cache *cache_create(struct kheap *heap)
 	return cache;
 }
 #endif
-
-/* This CPU's cache, to be changed with the lock held; NULL: it has none, or is changed by what we interrupted. */
-static struct cpu_cache *own_cache(struct kheap *heap)
-{
-	struct cpu_cache *cache = cpu_of(heap);
-
-	if (HARDENED)
-		return NULL;
-#if KPORT_CPUS > 1
-	if (UNLIKELY(cache == NO_CACHE))
-		return cache_create(heap);
-#endif
-	return INTERRUPTS && cache->inside ? NULL : cache;
-}
-
-static void overhead_free(struct kheap *heap, struct page_desc *run)
-{
-	heap->counters.overhead_pages -= run->n_pages;
-	run_free(heap, run->region, desc_page(run), run->n_pages);
-}
-
-/* ---- clips ------------------------------------------------------------------------------------------------------ */
-
-/* Is there memory to be had for speed? Not in a small heap, nor in one that cannot grow and is nearly full. */
-static bool has_plenty(const struct kheap *heap, size_t min_pages)
-{
-	const struct counters *counters = &heap->counters;
-
-	if (counters->footprint_pages < min_pages)
-		return false;
-	return heap->config.source.get || (counters->footprint_pages >= PLENTY_MIN_PAGES &&
-	                                   counters->free_run_pages >= counters->footprint_pages / PLENTY_SHARE);
-}
-
-static struct clip *clip_take(struct kheap *heap)
-{
-	struct clip *clip = heap->depot.empty;
-
-	if (clip) {
-		heap->depot.empty = clip->slots[0];
-		heap->depot.n_empty--;
-		return clip;
-	}
-	return has_plenty(heap, CLIP_MIN_FOOTPRINT) ? cache_take_internal(&heap->cache_of_clips) : NULL;
-}
-
-static void clip_give(struct kheap *heap, struct clip *clip)
-{
-	if (heap->depot.n_empty >= EMPTY_CLIPS) {
-		cache_free_internal(&heap->cache_of_clips, clip);
-		return;
-	}
-	clip->slots[0] = heap->depot.empty;
-	heap->depot.empty = clip;
-	heap->depot.n_empty++;
-}
-
-static void empty_clips_free(struct kheap *heap)
-{
-	struct clip *clip;
-
-	while ((clip = heap->depot.empty) != NULL) {
-		heap->depot.empty = clip->slots[0];
-		cache_free_internal(&heap->cache_of_clips, clip);
-	}
-	heap->depot.n_empty = 0;
-}
-
-/* How many objects a class's magazine may hold: 31, 8 KiB of them, and a share of the heap. */
-static unsigned clip_limit(const struct kheap *heap, unsigned class_index)
-{
-	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
-	size_t bytes = min_size(max_size(footprint / MAGAZINE_SHARE, MAGAZINE_MIN_BYTES), MAGAZINE_MAX_BYTES);
-
-	return (unsigned)max_size(min_size((uint32_t)bytes / (uint32_t)slab_object_size(class_index), CLIP_OBJECTS), SMALL_WORDS - 1);
-}
-
-/* Make `clip`, with n objects in it, the class's magazine. */
-INLINE void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned class_index, struct clip *clip, unsigned n)
-{
-	unsigned limit = clip_limit(heap, class_index);
-
-	magazine_use(cache, class_index, clip->slots, n > limit ? n : limit);
-	cache->magazines[PAGE_SLAB + class_index].top += n;
-}
-
-static struct clip *loaded_clip(const struct cpu_cache *cache, unsigned class_index)
-{
-	return (struct clip *)cache->states[class_index].bottom;
-}
-
-/* The spare for the magazine, which is full or empty. */
-INLINE void clip_swap(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
-{
-	struct magazine_state *state = &cache->states[class_index];
-	struct clip *loaded = loaded_clip(cache, class_index);
-	unsigned n = (unsigned)(cache->magazines[PAGE_SLAB + class_index].top - state->bottom);
-
-	clip_load(heap, cache, class_index, state->spare, state->n_spare);
-	state->spare = loaded;
-	state->n_spare = (uint8_t)n;
-}
-
-/* ---- objects between caches and the storeys below ------------------------------------------------------------------ */
-
-/* The same for what is known to be a block. */
-static void give_back_block(struct kheap *heap, void *object)
-{
-	struct block *block = block_of_payload((uintptr_t)object);
-	struct region *region = region_of(heap, (uintptr_t)object);
-
-	size_t usable = block_size(block) - BLOCK_HEADER;
-
-	if (UNLIKELY(!block_tag_holds(heap, block))) {
-		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
-		return;
-	}
-	unsigned class_index = label_slab_class(block_label(block));
-
-	count_free(heap, usable);
-	if (UNLIKELY(!block_free(heap, region, block)))
-		uncount_free(heap, usable);
-	else if (class_index != SLAB_NO_CLASS)
-		heap->slabs[class_index].n_in_blocks--;
-}
-
-/* An object leaves the caches: it is nobody's now. If its surroundings are damaged, that is reported, and it stays live. */
-static void give_back(struct kheap *heap, void *pointer)
-{
-	uintptr_t address = (uintptr_t)pointer;
-	struct region *region = region_of(heap, address);
-	size_t page = (address >> PAGE_SHIFT) - region->first_page;
-	enum page_kind kind = page_kind_of(region, page);
-	size_t index;
-
-	if (!is_slab(kind)) {
-		give_back_block(heap, pointer);
-		return;
-	}
-	unsigned class_index = (unsigned)kind - PAGE_SLAB;
-
-	/* What never was handed out, but freed, is known by its bit. */
-	if (slab_index(class_index, address % PAGE_SIZE, &index) && slab_free(heap, region, page, class_index, index))
-		count_free(heap, slab_object_size(class_index));
-	else
-		heap_error(heap, KMALLOC_DOUBLE_FREE, address, slab_object_size(class_index));
-}
-
-static void magazine_flush(struct kheap *heap, struct magazine *magazine, size_t n)
-{
-	while (n-- && *magazine->top)
-		give_back(heap, *magazine->top--);
-}
-
-/* All n objects of a clip that is in no magazine. */
-static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
-{
-	for (; n; n--)
-		give_back(heap, clip->slots[n]);
-}
-
-static struct clip *tagged_clip(uintptr_t tagged)
-{
-	return (struct clip *)align_down(tagged, CLIP_WORDS);
-}
-
-static void depot_push(struct kheap *heap, unsigned class_index, struct clip *clip, unsigned n)
-{
-	clip->slots[0] = (void *)heap->depot.full[class_index];
-	heap->depot.full[class_index] = (uintptr_t)clip | n;
-	heap->depot.bytes += n * slab_object_size(class_index);
-}
-
-static struct clip *depot_pop(struct kheap *heap, unsigned class_index, unsigned *n)
-{
-	uintptr_t tagged = heap->depot.full[class_index];
-
-	if (!tagged)
-		return NULL;
-	struct clip *clip = tagged_clip(tagged);
-
-	*n = tagged % CLIP_WORDS;
-	heap->depot.full[class_index] = (uintptr_t)clip->slots[0];
-	heap->depot.bytes -= *n * slab_object_size(class_index);
-	clip->slots[0] = NULL;
-	return clip;
-}
-
-static bool depot_has_room(const struct kheap *heap)
-{
-	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
-
-	return heap->depot.bytes < max_size(footprint / DEPOT_SHARE, DEPOT_MIN_BYTES);
-}
-
-/* ---- draining --------------------------------------------------------------------------------------------------- */
-
-static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
-{
-	struct magazine_state *state = &cache->states[class_index];
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
-	bool any = *magazine->top != NULL;
-
-	magazine_flush(heap, magazine, SIZE_MAX);
-	if (state->n_spare) {
-		clip_flush(heap, state->spare, state->n_spare);
-		state->n_spare = 0;
-		any = true;
-	}
-	return any;
-}
-
-/* The class is drained: its magazine is a small one again. */
-static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
-{
-	struct magazine_state *state = &cache->states[class_index];
-
-	if (state->spare)
-		clip_give(heap, state->spare);
-	state->spare = NULL;
-	if (state->has_clip)
-		clip_give(heap, loaded_clip(cache, class_index));
-	else
-		return;
-	state->has_clip = false;
-	state->n_misses = 0;
-	magazine_use(cache, class_index, cache->small[class_index], SMALL_WORDS - 1);
-}
-
-static bool blocks_drain(struct kheap *heap, struct block_cache *blocks)
-{
-	bool any = false;
-
-	for (unsigned i = 0; blocks && i < BLOCK_CLASSES; i++) {
-		any = any || *blocks->magazines[i].top;
-		magazine_flush(heap, &blocks->magazines[i], SIZE_MAX);
-	}
-	return any;
-}
-
-static void blocks_end(struct kheap *heap, struct cpu_cache *cache)
-{
-	if (cache->blocks)
-		overhead_free(heap, cache->blocks_run);
-	cache->blocks = NULL;
-}
-
-static bool depot_drain(struct kheap *heap)
-{
-	bool any = false;
-	struct clip *clip;
-	unsigned n;
-
-	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
-		while ((clip = depot_pop(heap, i, &n)) != NULL) {
-			clip_flush(heap, clip, n);
-			clip_give(heap, clip);
-			any = true;
-		}
-	}
-	return any;
-}
-
-static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
-{
-	bool any = blocks_drain(heap, cache->blocks);
-
-	for (unsigned i = 0; i < SLAB_CLASSES; i++)
-		any |= class_drain(heap, cache, i);
-	return any;
-}
-
-COLD bool cpu_drain(struct kheap *heap)
-{
-	struct cpu_cache *cache = own_cache(heap);
-	bool any = !HARDENED && depot_drain(heap);
-
-	/* Other CPUs' caches are theirs alone: they see the new number when they next come for something. */
-	heap->depot.drain_epoch++;
-	if (cache) {
-		cache->drain_epoch = heap->depot.drain_epoch;
-		any |= cache_drain_all(heap, cache);
-	}
-	return any;
-}
-
-COLD bool cpu_drain_large(struct kheap *heap)
-{
-	struct cpu_cache *cache = own_cache(heap);
-	bool any = !HARDENED && depot_drain(heap);
-
-	if (cache)
-		any |= blocks_drain(heap, cache->blocks);
-	return any;
-}
-
-COLD size_t cpu_cached_bytes(struct kheap *heap)
-{
-	struct cpu_cache *cache = own_cache(heap);
-	size_t n = heap->depot.bytes;
-
-	for (unsigned i = 0; cache && cache->blocks && i < BLOCK_CLASSES; i++)
-		n += (size_t)(cache->blocks->magazines[i].top - cache->blocks->slots[i]) * block_class_size(i);
-	return n;
-}
-
-COLD bool cpu_reset(struct kheap *heap)
-{
-	bool any = cpu_drain(heap);
-	struct cpu_cache *cache = own_cache(heap);
-
-	for (unsigned i = 0; cache && i < SLAB_CLASSES; i++)
-		class_shrink(heap, cache, i);
-	if (cache)
-		blocks_end(heap, cache);
-	empty_clips_free(heap);
-	return any;
-}
-
-COLD void kheap_leave(struct kheap *heap)
-{
-	kport_lock_state state = heap_lock(heap);
-	struct cpu_cache *cache = HARDENED ? NULL : cpu_of(heap);
-
-	if (cache && cache != NO_CACHE && !(INTERRUPTS && cache->inside)) {
-		cache_drain_all(heap, cache);
-		for (unsigned i = 0; i < SLAB_CLASSES; i++)
-			class_shrink(heap, cache, i);
-		blocks_end(heap, cache);
-#if KPORT_CPUS > 1
-		if (cache->run) {
-			heap->cpus[kport_cpu()] = NO_CACHE;
-			overhead_free(heap, cache->run);
-		}
-#endif
-	}
-	heap_unlock(heap, state);
-}
-
-/* One class, if nothing was missing since the last time: half of it goes. */
-static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
-{
-	struct magazine_state *state = &cache->states[class_index];
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
-	struct clip *clip;
-	unsigned n;
-
-	if (state->was_missed) {
-		state->was_missed = false;
-		return;
-	}
-	/* Of the depot too, so that what nobody wants does not stay: through the spare. */
-	if (!state->n_spare && state->has_clip && (clip = depot_pop(heap, class_index, &n)) != NULL) {
-		if (state->spare)
-			clip_give(heap, state->spare);
-		state->spare = clip;
-		state->n_spare = (uint8_t)n;
-	}
-	if (!*magazine->top && state->n_spare)
-		clip_swap(heap, cache, class_index);
-	magazine_flush(heap, magazine, min_size((size_t)(magazine->top - state->bottom + 1) / 2, FLUSH));
-	if (!*magazine->top && !state->n_spare)
-		class_shrink(heap, cache, class_index);
-}
-
-/* How many blocks of a class a cache holds: all classes together at most a sixteenth of the heap. */
-static size_t block_slots(const struct kheap *heap)
-{
-	size_t n = (heap->counters.footprint_pages << PAGE_SHIFT) / 16 / BLOCK_CLASSES_BYTES;
-
-	return max_size(2, min_size(n, BLOCK_SLOTS - 1));
-}
-
-/* In a heap that is large enough a CPU gets magazines for blocks. */
-static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
-{
-	bool is_busy = cache->n_block_misses >= BLOCKS_BUSY;
-
-	if (cache->blocks || !has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT))
-		return;
-	struct page_desc *run = run_alloc(heap, pages_for(sizeof(struct block_cache)), 0, UINTPTR_MAX, PAGE_OVERHEAD);
-
-	if (!run)
-		return;
-	struct block_cache *blocks = (struct block_cache *)desc_address(run);
-
-	heap->counters.overhead_pages += run->n_pages;
-	size_t n = block_slots(heap);
-
-	for (unsigned i = 0; i < BLOCK_CLASSES; i++) {
-		blocks->slots[i][0] = NULL;
-		blocks->magazines[i] = (struct magazine){ blocks->slots[i], blocks->slots[i] + n };
-	}
-	cache->blocks_run = run;
-	cache->blocks = blocks;
-}
-
-/* What nobody takes goes, one at a time. */
-static void blocks_idle(struct kheap *heap, struct block_cache *blocks, unsigned block_class)
-{
-	struct magazine *magazine = &blocks->magazines[block_class];
-	void **limit = blocks->slots[block_class] + block_slots(heap);
-
-	if (*magazine->top)
-		give_back_block(heap, *magazine->top--);
-	if (magazine->top <= limit)
-		magazine->limit = limit;
-}
-
-/* Every so many misses of this CPU. */
-COLD static void note_round(struct kheap *heap, struct cpu_cache *cache)
-{
-	if (cache->drain_epoch != heap->depot.drain_epoch) {
-		cache->drain_epoch = heap->depot.drain_epoch;
-		cache_drain_all(heap, cache);
-	}
-	earn_blocks(heap, cache);
-	cache->hand = (uint8_t)((cache->hand + 1u) % (SLAB_CLASSES + BLOCK_CLASSES));
-	if (cache->hand < SLAB_CLASSES)
-		class_idle(heap, cache, cache->hand);
-	else if (cache->blocks)
-		blocks_idle(heap, cache->blocks, cache->hand - SLAB_CLASSES);
-}
-
-INLINE void note_miss(struct kheap *heap, struct cpu_cache *cache)
-{
-	if (UNLIKELY(++cache->n_misses % IDLE_MISSES == 0))
-		note_round(heap, cache);
-}
 
 /* ---- misses of slab classes ----------------------------------------------------------------------------------------- */
 
@@ -704,8 +251,8 @@ void *cpu_block_miss(struct kheap *heap, unsigned block_class)
 	cpu_begin();
 	kport_lock_state state = heap_lock(heap);
 	struct cpu_cache *cache = own_cache(heap);
-	uintptr_t object = block_alloc(heap, block_class_size(block_class) - BLOCK_HEADER, GRANULE,
-	                               LABEL_SIZED + block_class);
+	uintptr_t object =
+		block_alloc(heap, block_class_size(block_class) - BLOCK_HEADER, GRANULE, LABEL_SIZED + block_class);
 
 	if (object)
 		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
@@ -723,8 +270,7 @@ void *cpu_block_miss(struct kheap *heap, unsigned block_class)
 /*
  * The magazine for a live block that starts here, or NULL. Nothing is believed before the block's check word holds.
  */
-INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address,
-                                          unsigned kind)
+INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address, unsigned kind)
 {
 	const struct block *block = block_of_payload(address);
 
@@ -902,12 +448,4 @@ COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
 #endif
 	*n_objects = sum.n_objects;
 	*n_bytes = sum.n_bytes;
-}
-
-COLD void cpu_heap_made(struct kheap *heap)
-{
-	struct cpu_cache *cache = own_cache(heap);
-
-	if (cache)
-		earn_blocks(heap, cache);
 }

@@ -94,7 +94,8 @@ INLINE void *fast_alloc(struct kheap *heap, size_t size)
 	if (HARDENED || UNLIKELY(size > FAST_MAX) || !cpu_enter(cache))
 		return NULL;
 	/* A magazine is as large as a granule, and its number is the size in granules. */
-	_Static_assert(sizeof(struct magazine) == GRANULE && PAGE_SLAB == 1, "the index of a magazine is a rounded size");
+	_Static_assert(sizeof(struct magazine) == GRANULE && PAGE_SLAB == 1,
+	               "the index of a magazine is a rounded size");
 	object = magazine_pop((struct magazine *)((uintptr_t)cache->magazines + align_up(size, GRANULE)));
 	cpu_leave(cache);
 	return object;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From an address back to the object: free, sizes, resizing. The address may be anything; it is looked up in the section table and in the
+ * From an address back to the object, and freeing it. The address may be anything; it is looked up in the section table and in the
  * descriptors before the memory behind it is touched.
  */
 #include "fast.h"

@@ -84,7 +84,7 @@ static void check_sometimes(struct kheap *heap)
 #endif
 
 /* Call out: there is a misuse to report, or a region to put back. */
-static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
+COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 {
 	struct kmalloc_error error = heap->pending;
 	struct region *region = heap->detached;
@@ -182,8 +182,8 @@ uintptr_t alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsi
 		size = object_size;
 		alignment = max_size(alignment, object_alignment);
 	}
-	bool is_sized = align_up(size + BLOCK_HEADER, GRANULE) - BLOCK_HEADER >= object_size &&
-	                alignment >= object_alignment;
+	bool is_sized =
+		align_up(size + BLOCK_HEADER, GRANULE) - BLOCK_HEADER >= object_size && alignment >= object_alignment;
 	unsigned label = (is_sized ? LABEL_SLAB_SIZED : LABEL_SLAB) + class_index;
 	uintptr_t object = block_alloc(heap, size, alignment, label);
 
@@ -374,6 +374,14 @@ static __attribute__((noinline)) void *alloc_miss(struct kheap *heap, size_t siz
 	return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), flags);
 }
 
+/* Kept apart, so that what finds a block in its magazine needs no stack. */
+static __attribute__((noinline)) void *alloc_block_miss(struct kheap *heap, size_t size, unsigned block_class)
+{
+	void *object = cpu_block_miss(heap, block_class);
+
+	return object ? object : alloc_any(heap, size, GRANULE, 0);
+}
+
 /* A block that as many bytes fit in as a CPU cache keeps. */
 static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t size)
 {
@@ -387,8 +395,7 @@ static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t si
 		if (LIKELY(object != NULL))
 			return object;
 	}
-	object = cpu_block_miss(heap, block_class);
-	return object ? object : alloc_any(heap, size, GRANULE, 0);
+	return alloc_block_miss(heap, size, block_class);
 }
 
 /* A power of two above FAST_MAX, aligned to itself. */
@@ -416,8 +423,8 @@ void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)
 		if (LIKELY(object != NULL))
 			return object;
 		if (!HARDENED && size_bytes - FAST_MAX - 1 < BLOCK_CLASS_MAX - BLOCK_HEADER - FAST_MAX)
-			return is_power_of_two(size_bytes) ? alloc_power(heap, size_bytes) :
-			                                     alloc_block(heap, size_bytes);
+			return is_power_of_two(size_bytes) ? alloc_power(heap, size_bytes)
+			                                   : alloc_block(heap, size_bytes);
 	}
 	return alloc_miss(heap, size_bytes, flags, 0);
 }

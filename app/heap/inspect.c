@@ -2,6 +2,7 @@
 /*
  * Looking at a heap: statistics, the owner of an address, a walk over everything. Reads only, and believes no length that leads out of its area.
  */
+#include "small.h"
 #include "internal.h"
 
 /* ---- one range ------------------------------------------------------------------------------------------------------ */

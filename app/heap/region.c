@@ -6,146 +6,18 @@
  * Growth asks for a sixteenth of what the heap has, so that the source is asked seldom and little is held in vain; one empty chunk is
  * kept, the rest go back.
  */
+#include "small.h"
 #include "internal.h"
 
 #define FIRST_CHUNK_PAGES 8
 #define GROWTH_SHARE 16 /* a chunk is a sixteenth of what the heap has */
 #define MIN_CHUNK_PAGES 8
-#define SMALL_HEAP_PAGES 64 /* smaller ones grow by half of that */
+#define SMALL_HEAP_PAGES 64               /* smaller ones grow by half of that */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
 #define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap, */
 #define SPARE_MIN_PAGES 64                /* or 256 KiB */
 #define TAIL_MAX_PAGES 256                /* in larger regions the rest of a page is not worth an area */
 #define TAIL_MIN_BYTES 128
-
-/* ---- the section table ----------------------------------------------------------------------------------------- */
-
-static size_t first_section(const struct region *region)
-{
-	return region->first_page >> (SECTION_SHIFT - PAGE_SHIFT);
-}
-
-static size_t last_section(const struct region *region)
-{
-	return (region->first_page + region->n_pages - 1) >> (SECTION_SHIFT - PAGE_SHIFT);
-}
-
-/* Between these two, readers without the lock look again. */
-static void sections_begin(struct kheap *heap)
-{
-	__atomic_store_n(&heap->sections_sequence, heap->sections_sequence + 1, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-}
-
-static void sections_end(struct kheap *heap)
-{
-	__atomic_store_n(&heap->sections_sequence, heap->sections_sequence + 1, __ATOMIC_RELEASE);
-}
-
-static void sections_insert(struct kheap *heap, struct region *region)
-{
-	for (size_t section = first_section(region); section <= last_section(region); section++) {
-		size_t i = section & heap->section_mask;
-
-		while (heap->sections[i].region && heap->sections[i].n_pages)
-			i = (i + 1) & heap->section_mask;
-		if (!heap->sections[i].region)
-			heap->n_sections_used++;
-		heap->sections[i] = (struct section){ region->first_page, region->n_pages, region->kinds, region };
-		heap->n_sections++;
-	}
-}
-
-static void sections_remove(struct kheap *heap, const struct region *region)
-{
-	sections_begin(heap);
-	for (size_t section = first_section(region); section <= last_section(region); section++) {
-		size_t i = section & heap->section_mask;
-
-		while (heap->sections[i].region != region || !heap->sections[i].n_pages)
-			i = (i + 1) & heap->section_mask;
-		heap->sections[i].n_pages = 0;
-		heap->n_sections--;
-	}
-	sections_end(heap);
-}
-
-/* Enter every region anew into `table`, which has mask + 1 entries. */
-static void sections_rebuild(struct kheap *heap, struct section *table, size_t mask)
-{
-	sections_begin(heap);
-	fill_words(table, 0, (mask + 1) * sizeof(*table));
-	heap->sections = table;
-	__atomic_store_n(&heap->section_mask, mask, __ATOMIC_RELEASE);
-	heap->n_sections = 0;
-	heap->n_sections_used = 0;
-	for (struct region *region = heap->regions; region; region = region->next)
-		sections_insert(heap, region);
-	sections_end(heap);
-}
-
-static void table_free(struct kheap *heap, struct page_desc *table)
-{
-	heap->counters.overhead_pages -= table->n_pages;
-	run_free(heap, table->region, desc_page(table), table->n_pages);
-}
-
-/* Tables that were outgrown and that nobody can be reading any more. */
-static void old_sections_free(struct kheap *heap)
-{
-	struct page_desc *next;
-
-	for (struct page_desc *table = heap->old_sections; table; table = next) {
-		next = table->next;
-		table_free(heap, table);
-	}
-	heap->old_sections = NULL;
-}
-
-/* Move the table, which needs room for n entries, to a page run of its own. Every region is in the list. */
-static bool sections_move(struct kheap *heap, size_t n)
-{
-	size_t n_entries = max_size((size_t)1 << (log2_floor(4 * n - 1)), PAGE_SIZE / sizeof(struct section));
-	size_t n_pages = (n_entries * sizeof(struct section)) >> PAGE_SHIFT;
-	struct page_desc *desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_OVERHEAD);
-	struct page_desc *old = heap->sections_run;
-
-	if (!desc)
-		return false;
-	sections_rebuild(heap, (struct section *)desc_address(desc), n_entries - 1);
-	heap->sections_run = desc;
-	heap->counters.overhead_pages += n_pages;
-	if (old && KPORT_CPUS > 1) {
-		old->next = heap->old_sections;
-		heap->old_sections = old;
-	} else if (old) {
-		table_free(heap, old);
-	}
-	return true;
-}
-
-/* Enter a new region, which is in the list and whose pages are in the bins already: the table may have to grow on them. */
-static bool sections_add(struct kheap *heap, struct region *region)
-{
-	size_t more = last_section(region) - first_section(region) + 1;
-
-	size_t room = (heap->section_mask + 1) / 2;
-
-	/* The small table that every heap has may be fuller. */
-	if (heap->sections == heap->inline_sections)
-		room += room / 2;
-	if (heap->n_sections_used + more <= room) {
-		sections_begin(heap);
-		sections_insert(heap, region);
-		sections_end(heap);
-		return true;
-	}
-	if (heap->n_sections + more <= room) {
-		sections_rebuild(heap, heap->sections, heap->section_mask);
-		return true;
-	}
-	return sections_move(heap, heap->n_sections + more);
-}
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
@@ -517,7 +389,9 @@ bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 	heap_unlock(heap, state);
 	if (footprint >= limit || request.min_pages > limit - footprint)
 		return false;
-	request.want_pages = min_size(max_size(footprint / GROWTH_SHARE, footprint < SMALL_HEAP_PAGES ? MIN_CHUNK_PAGES / 2 : MIN_CHUNK_PAGES), MAX_CHUNK_PAGES);
+	request.want_pages = min_size(max_size(footprint / GROWTH_SHARE,
+	                                       footprint < SMALL_HEAP_PAGES ? MIN_CHUNK_PAGES / 2 : MIN_CHUNK_PAGES),
+	                              MAX_CHUNK_PAGES);
 	request.want_pages = min_size(max_size(request.want_pages, request.min_pages), limit - footprint);
 	if (!chunk_get(&heap->config.source, &request, &chunk))
 		return false;

@@ -141,8 +141,8 @@ struct wish {
 
 INLINE void *wish_alloc(struct kheap *heap, const struct wish *wish)
 {
-	return wish->is_natural ? kheap_alloc(heap, wish->size, 0) :
-	                          kheap_alloc_aligned(heap, wish->size, wish->alignment, 0);
+	return wish->is_natural ? kheap_alloc(heap, wish->size, 0)
+	                        : kheap_alloc_aligned(heap, wish->size, wish->alignment, 0);
 }
 
 static void *move(struct kheap *heap, void *pointer, size_t usable, const struct wish *wish)

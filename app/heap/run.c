@@ -8,23 +8,6 @@
  */
 #include "internal.h"
 
-void run_bin_of(size_t n_pages, unsigned *fl, unsigned *sl)
-{
-	if (n_pages < RUN_SL) {
-		*fl = 0;
-		*sl = (unsigned)n_pages;
-		return;
-	}
-	unsigned top = log2_floor(n_pages);
-
-	*fl = top - RUN_SL_SHIFT + 1;
-	*sl = (unsigned)(n_pages >> (top - RUN_SL_SHIFT)) & (RUN_SL - 1);
-	if (*fl >= RUN_FL) {
-		*fl = RUN_FL - 1;
-		*sl = RUN_SL - 1;
-	}
-}
-
 static struct run_bins *bins_of(struct kheap *heap, const struct region *region, size_t page)
 {
 	return &heap->runs[page_zone(region->first_page + page)];

@@ -11,7 +11,7 @@
 #define SMALL_CLASSES 16 /* 16, 32 .. 256; then 512, 1024, 2048 */
 
 const uint16_t kheap_object_sizes[SLAB_CLASSES] = { 16,  32,  48,  64,  80,  96,  112, 128,  144, 160,
-	                                             176, 192, 208, 224, 240, 256, 512, 1024, 2048 };
+	                                            176, 192, 208, 224, 240, 256, 512, 1024, 2048 };
 
 /* 1 / size in units of 2^-24, rounded up: exact for every offset in a page, because 4095 * (size - 1) < 2^24. */
 #define RECIPROCAL(size) (((1u << 24) + (size)-1) / (size))
@@ -23,7 +23,8 @@ static const uint32_t reciprocals[SLAB_CLASSES] = { RECIPROCAL(16),  RECIPROCAL(
 	                                            RECIPROCAL(512), RECIPROCAL(1024), RECIPROCAL(2048) };
 
 /* That fit a page. */
-static const uint16_t objects_of[SLAB_CLASSES] = { 256, 128, 85, 64, 51, 42, 36, 32, 28, 25, 23, 21, 19, 18, 17, 16, 8, 4, 2 };
+static const uint16_t objects_of[SLAB_CLASSES] = { 256, 128, 85, 64, 51, 42, 36, 32, 28, 25,
+	                                           23,  21,  19, 18, 17, 16, 8,  4,  2 };
 
 unsigned slab_objects(unsigned class_index)
 {

@@ -71,7 +71,7 @@ static bool find_slab(struct test *t, struct wreck *w)
 	for (w->slab = 0; w->slab < w->region->n_pages; w->slab++) {
 		enum page_kind kind = page_kind_of(w->region, w->slab);
 
-		if (kind < PAGE_SLAB || slab_object_size((unsigned)(kind - PAGE_SLAB)) > 64)
+		if (kind < PAGE_SLAB || kind >= PAGE_OVERHEAD || slab_object_size((unsigned)(kind - PAGE_SLAB)) > 64)
 			continue;
 		w->slab_class = (unsigned)(kind - PAGE_SLAB);
 		if (w->heap->slabs[w->slab_class].partial == &w->region->descs[w->slab])

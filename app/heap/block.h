@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Blocks and their areas: the header in front of every block, and what block.c and area.c do for the other storeys.
+ */
+#ifndef HEAP_BLOCK_H
+#define HEAP_BLOCK_H
+
+#include "layout.h"
+
+#pragma GCC visibility push(hidden)
+
+/* ---- block.c ------------------------------------------------------------------------------------------------ */
+
+static inline size_t block_size(const struct block *block)
+{
+	return block->size_flags & ~(uint32_t)BLOCK_FLAGS;
+}
+
+static inline struct block *block_at(uintptr_t address)
+{
+	return (struct block *)address;
+}
+
+static inline struct block *block_next(struct block *block)
+{
+	return block_at((uintptr_t)block + block_size(block));
+}
+
+static inline struct block *block_of_payload(uintptr_t payload)
+{
+	return block_at(payload - BLOCK_HEADER);
+}
+
+static inline uintptr_t block_payload(const struct block *block)
+{
+	return (uintptr_t)block + BLOCK_HEADER;
+}
+
+/* The size that a free block repeats in its last word. */
+static inline uint64_t *block_footer(struct block *block)
+{
+	return (uint64_t *)((uintptr_t)block + block_size(block) - BLOCK_FOOTER);
+}
+
+/*
+ * The check word of a header: multiplicative hashing (Knuth, TAOCP 3, 6.4), whose top bits depend on all bits below. It does not cover
+ * BLOCK_PREV_FREE, which changes with the neighbour; that one is believed only if the block before confirms it.
+ */
+#define HEADER_LABEL_SHIFT 32
+#define HEADER_CHECK_SHIFT 40
+
+/*
+ * The header in one piece: whoever owns a block reads it without the lock, to free it, while its neighbour may be changing
+ * BLOCK_PREV_FREE or BLOCK_FIRST in it. Either value will do.
+ */
+INLINE uint64_t block_header(const struct block *block)
+{
+	return __atomic_load_n((const word_alias *)(uintptr_t)block, __ATOMIC_RELAXED);
+}
+
+INLINE void block_set_header(struct block *block, uint64_t header)
+{
+	__atomic_store_n((word_alias *)(uintptr_t)block, header, __ATOMIC_RELAXED);
+}
+
+/* `header` may have any check word. */
+INLINE uint64_t header_check(const struct kheap *heap, const struct block *block, uint64_t header)
+{
+	uint64_t x = (header & ~(uint64_t)BLOCK_PREV_FREE) << (64 - HEADER_CHECK_SHIFT);
+
+	return ((x ^ ((uintptr_t)block + heap->secret)) * 0x9e3779b97f4a7c15u) >> HEADER_CHECK_SHIFT;
+}
+
+/* Does the check word of this header hold? Touches the header only. */
+INLINE bool block_tag_holds(const struct kheap *heap, const struct block *block)
+{
+	uint64_t header = block_header(block);
+
+	return header >> HEADER_CHECK_SHIFT == header_check(heap, block, header);
+}
+
+INLINE unsigned block_label(const struct block *block)
+{
+	return block_header(block) >> HEADER_LABEL_SHIFT & 0xff;
+}
+
+INLINE void block_seal(const struct kheap *heap, struct block *block, uint32_t size_flags, unsigned label)
+{
+	uint64_t header = size_flags | (uint64_t)label << HEADER_LABEL_SHIFT;
+
+	block_set_header(block, header | header_check(heap, block, header) << HEADER_CHECK_SHIFT);
+}
+
+INLINE unsigned block_bin_of(size_t size)
+{
+	size_t units = size / GRANULE;
+	unsigned shift;
+
+	if (units < 1 << BIN_SHIFT)
+		return (unsigned)units;
+	shift = log2_floor(units) - BIN_SHIFT;
+	return (shift << BIN_SHIFT) + (unsigned)(units >> shift);
+}
+
+/* Payload of at least `size` bytes aligned to `alignment`, or 0. */
+uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned label);
+/* The slab class that a block of this label stands in for, or SLAB_NO_CLASS. */
+static inline unsigned label_slab_class(unsigned label)
+{
+	if (label >= LABEL_SLAB_SIZED)
+		return label - LABEL_SLAB_SIZED < SLAB_CLASSES ? label - LABEL_SLAB_SIZED : SLAB_NO_CLASS;
+	return label - LABEL_SLAB < SLAB_CLASSES ? label - LABEL_SLAB : SLAB_NO_CLASS;
+}
+/* The block was checked by heap_find. False: a neighbour's tag is damaged (reported), nothing changed. */
+bool block_free(struct kheap *heap, struct region *region, struct block *block);
+/* Make the payload `size` bytes long where it stands. */
+bool block_resize(struct kheap *heap, struct region *region, struct block *block,
+                  size_t size); /* region: only to shrink */
+/* A free block of `size` bytes where none was: sealed, in its bin, the block behind it told. */
+void block_insert_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags);
+/* Is there a free block at this address, whatever it is? */
+bool block_is_free(const struct kheap *heap, const struct block *block);
+/* Take a free block out of its bin; false: its links are damaged. */
+bool block_retire(struct kheap *heap, struct block *block);
+
+/* ---- area.c ------------------------------------------------------------------------------------------------- */
+
+/* Pages that are in no list become an area, the first page from `offset` on. */
+void area_create(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t offset);
+/* Get pages for a block of `need` bytes with this alignment. */
+bool area_grow(struct kheap *heap, size_t need, size_t alignment);
+/* A free block is about to be used, or to change. */
+void area_used_up(struct kheap *heap, struct block *block);
+INLINE void area_used(struct kheap *heap, struct block *block)
+{
+	if (UNLIKELY(block == heap->empty_area))
+		area_used_up(heap, block);
+}
+/* A free block in no bin: give pages back if enough of it is whole pages; false: nothing done. */
+bool area_trim(struct kheap *heap, struct region *region, struct block *block);
+/* Give the empty area that is kept back. */
+bool area_drain(struct kheap *heap);
+/* The page that begins the area of this one. */
+size_t area_head(const struct region *region, size_t page);
+/* The first header of the area that begins with this page. */
+struct block *area_first(const struct region *region, size_t head);
+/* Is the tail area of a region wholly free? True when it has none. */
+bool area_tail_is_free(const struct kheap *heap, const struct region *region);
+/* Take the tail area's block out of the bins, because its region goes. */
+bool area_tail_retire(struct kheap *heap, struct region *region);
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * For files with nothing that is on a fast path: included first, it has them compiled for size, whatever the rest is compiled for.
+ */
+#ifndef HEAP_SMALL_H
+#define HEAP_SMALL_H
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("Os")
+#endif
+
+#endif

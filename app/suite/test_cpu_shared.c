@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * CPU caches in company: interruptions that call the heap wherever a cache is half changed, and a processor that frees
+ * what another one allocates. The first needs the check build with caches, whose hook is such an interruption; this file
+ * knows the heap's inside for that, and to count what is cached.
+ */
+#include "../heap/fast.h"
+#include "../heap/internal.h"
+
+#include "pattern.h"
+#include "selftest.h"
+
+#define ARENA ((size_t)8 << 20)
+#define LARGEST 600 /* slabs and blocks */
+
+/* The heap's own counters take what is cached for live. */
+static size_t n_cached(struct kheap *heap)
+{
+	struct kheap_stats stats;
+
+	kheap_get_stats(heap, &stats);
+	return heap->counters.live_objects - stats.live_objects;
+}
+
+/* ------------------------------------------------------------------------------------------------------------
+ * Interruptions wherever a cache is half changed
+ * --------------------------------------------------------------------------------------------------------- */
+
+#if defined(CHECKING) && !HARDENED
+
+#define N_OPERATIONS 100000
+#define N_INTERRUPTIONS 10000 /* at least */
+#define N_SLOTS 128
+#define GIVE_BACK_EACH 5000
+
+/* What somebody has of a heap; objects that two have show, because each fills them with its own pattern. */
+struct holder {
+	struct kheap *heap;
+	struct random random;
+	uint8_t *objects[N_SLOTS];
+	size_t sizes[N_SLOTS];
+	uint64_t keys[N_SLOTS];
+	unsigned n_steps, n_refused;
+	const void *wrong; /* an object that was not as it was left, or that somebody had already */
+};
+
+static bool has(const struct holder *holder, const void *object)
+{
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		if (holder->objects[i] == object)
+			return true;
+	return false;
+}
+
+static void holder_free(struct holder *holder, unsigned i)
+{
+	uint8_t *object = holder->objects[i];
+
+	if (object == NULL)
+		return;
+	if (pattern_verify(object, holder->keys[i], holder->sizes[i]) != PATTERN_INTACT && holder->wrong == NULL)
+		holder->wrong = object;
+	/* Before it is free: an interruption may get it in the middle of the call. */
+	holder->objects[i] = NULL;
+	kheap_free(holder->heap, object);
+}
+
+/* Free an object, or allocate one where none is. */
+static void holder_step(struct holder *holder, const struct holder *other)
+{
+	unsigned i = random_below(&holder->random, N_SLOTS);
+	uint8_t *object;
+
+	holder->n_steps++;
+	if (holder->objects[i] != NULL) {
+		holder_free(holder, i);
+		return;
+	}
+	holder->sizes[i] = random_size(&holder->random, 1, LARGEST);
+	object = kheap_alloc(holder->heap, holder->sizes[i], 0);
+	if (object == NULL) {
+		holder->n_refused++;
+		return;
+	}
+	if ((has(holder, object) || has(other, object)) && holder->wrong == NULL)
+		holder->wrong = object;
+	holder->objects[i] = object;
+	holder->keys[i] = random_next(&holder->random);
+	pattern_fill(object, holder->keys[i], 0, holder->sizes[i]);
+}
+
+static struct holder interrupted, interrupting;
+
+/* An interruption is not interrupted, also when the heap would let it be. */
+static void step_of_interruption(void)
+{
+	static bool is_inside;
+
+	if (is_inside)
+		return;
+	is_inside = true;
+	holder_step(&interrupting, &interrupted);
+	is_inside = false;
+}
+
+static void holders_work(struct kheap *heap)
+{
+	kheap_interrupt_hook = step_of_interruption;
+	while (interrupted.n_steps < N_OPERATIONS && interrupted.wrong == NULL && interrupting.wrong == NULL) {
+		holder_step(&interrupted, &interrupting);
+		if (interrupted.n_steps % GIVE_BACK_EACH == 0)
+			(void)kheap_trim(heap);
+		else if (interrupted.n_steps % GIVE_BACK_EACH == GIVE_BACK_EACH / 2)
+			kheap_leave(heap);
+	}
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		holder_free(&interrupted, i);
+	kheap_interrupt_hook = NULL;
+	for (unsigned i = 0; i < N_SLOTS; i++)
+		holder_free(&interrupting, i);
+}
+
+static void interruptions_may_come_anywhere(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats stats;
+
+	TRY(heap != NULL);
+	interrupted = (struct holder){ .heap = heap };
+	interrupting = (struct holder){ .heap = heap };
+	random_seed(&interrupted.random, t->options->seed);
+	random_seed(&interrupting.random, t->options->seed + 1);
+	holders_work(heap);
+	CHECK(t, interrupted.wrong == NULL, "the object at %p of what was interrupted is somebody's, too",
+	      interrupted.wrong);
+	CHECK(t, interrupting.wrong == NULL, "the object at %p of an interruption is somebody's, too",
+	      interrupting.wrong);
+	CHECK(t, interrupted.n_refused + interrupting.n_refused == 0, "%u requests were refused",
+	      interrupted.n_refused + interrupting.n_refused);
+	CHECK(t, interrupting.n_steps > N_INTERRUPTIONS, "there were %u interruptions in %u operations",
+	      interrupting.n_steps, N_OPERATIONS);
+	TRY(test_sound(t, heap, "interruptions"));
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.live_objects == 0, "%zu objects are live when all have been freed", stats.live_objects);
+	kheap_leave(heap);
+	(void)kheap_trim(heap);
+	CHECK(t, n_cached(heap) == 0, "%zu objects are cached after kheap_leave and kheap_trim", n_cached(heap));
+	test_note(t, "%u interruptions in %u operations", interrupting.n_steps, interrupted.n_steps);
+}
+
+#else
+
+static void interruptions_may_come_anywhere(struct test *t)
+{
+	test_skip(t, "only the check build with CPU caches can be interrupted at a chosen point");
+}
+
+#endif
+
+/* ------------------------------------------------------------------------------------------------------------
+ * One processor allocates, another one frees
+ * --------------------------------------------------------------------------------------------------------- */
+
+#define N_PASSED 100000
+#define N_RING 256
+#define FOOTPRINT_MOST ((size_t)4 << 20)
+#define PASSING_SECONDS 15
+
+struct parcel {
+	size_t size; /* of all, this too */
+	uint64_t key;
+};
+
+struct belt {
+	struct host *host;
+	struct kheap *heap;
+	uint64_t end; /* in ticks: who waits longer gives up */
+	struct random random;
+	struct parcel *ring[N_RING];
+	unsigned n_sent, n_received;
+	bool has_failed; /* somebody gave up */
+	const char *why;
+};
+
+/* False: it took too long, or the other one has given up. */
+static bool belt_wait(struct belt *belt)
+{
+	if (__atomic_load_n(&belt->has_failed, __ATOMIC_RELAXED) || belt->host->ticks(belt->host) > belt->end)
+		return false;
+	if (belt->host->yield != NULL)
+		belt->host->yield(belt->host);
+	return true;
+}
+
+static const char *send_all(struct belt *belt)
+{
+	for (unsigned i = 0; i < N_PASSED; i++) {
+		size_t size = random_size(&belt->random, sizeof(struct parcel), LARGEST);
+		struct parcel *parcel = kheap_alloc(belt->heap, size, 0);
+
+		if (parcel == NULL)
+			return "an object was refused";
+		*parcel = (struct parcel){ size, random_next(&belt->random) };
+		pattern_fill(parcel + 1, parcel->key, 0, size - sizeof(*parcel));
+		while (i - __atomic_load_n(&belt->n_received, __ATOMIC_ACQUIRE) == N_RING)
+			if (!belt_wait(belt))
+				return "nobody frees what was allocated";
+		belt->ring[i % N_RING] = parcel;
+		__atomic_store_n(&belt->n_sent, i + 1, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+static const char *receive_all(struct belt *belt)
+{
+	for (unsigned i = 0; i < N_PASSED; i++) {
+		struct parcel *parcel;
+
+		while (__atomic_load_n(&belt->n_sent, __ATOMIC_ACQUIRE) == i)
+			if (!belt_wait(belt))
+				return "nothing comes to be freed";
+		parcel = belt->ring[i % N_RING];
+		__atomic_store_n(&belt->n_received, i + 1, __ATOMIC_RELEASE);
+		if (parcel->size > LARGEST ||
+		    pattern_verify(parcel + 1, parcel->key, parcel->size - sizeof(*parcel)) != PATTERN_INTACT)
+			return "an object was changed on its way";
+		kheap_free(belt->heap, parcel);
+	}
+	return NULL;
+}
+
+static void pass(void *ctx, unsigned index)
+{
+	struct belt *belt = ctx;
+	const char *why = index == 0 ? send_all(belt) : receive_all(belt);
+
+	if (why != NULL && !__atomic_exchange_n(&belt->has_failed, true, __ATOMIC_ACQ_REL))
+		belt->why = why;
+	kheap_leave(belt->heap);
+}
+
+static struct kheap *heap_on_host_pages(struct test *t)
+{
+	struct kheap_config config = test_config(t);
+
+	config.source = t->host->pages;
+	config.limit_bytes = 2 * ARENA;
+	return test_heap_in(t, NULL, 0, &config);
+}
+
+static void another_processor_may_free(struct test *t)
+{
+	static struct belt belt;
+	struct host *host = t->host;
+	struct kheap_stats stats;
+	bool is_run;
+
+	if (host->run_parallel == NULL || host->n_cpus < 2) {
+		test_skip(t, "there is only one processor");
+		return;
+	}
+	belt = (struct belt){ .host = host, .heap = heap_on_host_pages(t) };
+	TRY(belt.heap != NULL);
+	belt.end = host->ticks(host) + PASSING_SECONDS * host->ticks_per_second;
+	random_seed(&belt.random, t->options->seed);
+	is_run = host->run_parallel(host, 2, pass, &belt);
+	if (host->is_processor_lost)
+		t->is_damaged = true;
+	CHECK(t, is_run, "the host could not run two processors at once");
+	CHECK(t, !belt.has_failed, "%s, after %u of %u objects", belt.why, belt.n_received, N_PASSED);
+	kheap_get_stats(belt.heap, &stats);
+	CHECK(t, stats.live_objects == 0, "%zu objects are live when all have been freed", stats.live_objects);
+	CHECK(t, stats.peak_footprint_bytes <= FOOTPRINT_MOST, "%u objects on their way took %zu bytes", N_RING,
+	      stats.peak_footprint_bytes);
+	TRY(test_sound(t, belt.heap, "another processor freed"));
+	(void)kheap_trim(belt.heap);
+	CHECK(t, n_cached(belt.heap) == 0, "%zu objects are cached when both processors have left",
+	      n_cached(belt.heap));
+	test_note(t, "%u objects, %zu bytes of pages", N_PASSED, stats.peak_footprint_bytes);
+}
+
+static const struct test_case cases[] = {
+	{ "interruptions may come wherever a cache is half changed", interruptions_may_come_anywhere },
+	{ "one processor may free all that another one allocates", another_processor_may_free },
+};
+
+TEST_GROUP(caches_shared, cases);
