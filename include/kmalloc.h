@@ -8,9 +8,9 @@
  * Rules that hold for every function here
  *  - Sizes are in bytes, pages are KMALLOC_PAGE_SIZE bytes. Failure is NULL or false and changes nothing.
  *  - Cost is O(1) unless the function says otherwise; O(pages) means pages asked for, zeroed or copied.
- *  - From: any context in which the port's lock may be taken. With the default port that is any CPU, but not
- *    an interrupt handler that may have interrupted the heap on its own CPU: give the port a lock that masks
- *    interrupts for that. No function needs an operating system, firmware or another heap, so all of them work
+ *  - From: any context that the port allows (kmalloc_port.h). The default port: one CPU where it is compiled
+ *    -ffreestanding, any thread where it is not, and no handler that may have interrupted the heap on its own
+ *    CPU; a port of your own makes it any CPU and any handler. No function needs an operating system, firmware or another heap, so all of them work
  *    before other CPUs are started and after ExitBootServices (unless the page source you gave does not).
  *  - Callbacks (page source, error, low memory) are called with no lock held and may call the heap.
  *  - Misuse (freeing twice, a stranger's pointer...) never changes the heap: it is reported to on_error and
@@ -254,7 +254,7 @@ size_t kcache_prefill(struct kcache *cache, size_t n);
 struct kheap_stats {
 	size_t live_bytes; /* usable bytes of all live objects */
 	size_t live_objects;
-	size_t peak_live_bytes; /* the most that live_bytes ever was */
+	size_t peak_live_bytes; /* the most that live_bytes ever was, with what lay in CPU caches */
 	size_t footprint_bytes; /* all pages of all regions, the heap's own included */
 	size_t peak_footprint_bytes;
 	size_t overhead_bytes;     /* pages that hold the heap's own descriptors */
@@ -265,9 +265,9 @@ struct kheap_stats {
 	size_t n_free_ranges; /* free page runs and free blocks */
 	/* 1000 * (1 - sqrt(sum f^2) / sum f) over the free ranges f: 0 when all is in one. */
 	unsigned fragmentation_permille;
-	uint64_t n_allocs;   /* calls that gave an object, */
-	uint64_t n_frees;    /* that freed one, */
-	uint64_t n_failures; /* that returned NULL for want of memory, */
+	uint64_t n_allocs;   /* objects that left the shared storeys: a CPU cache hands one out again uncounted */
+	uint64_t n_frees;    /* and that went back, or lie in caches; */
+	uint64_t n_failures; /* calls that returned NULL for want of memory, */
 	uint64_t n_errors;   /* and misuses reported */
 	uint64_t n_grown;    /* chunks got from the page source, */
 	uint64_t n_shrunk;   /* and put back */

@@ -50,24 +50,39 @@ static inline size_t max_size(size_t a, size_t b)
 	return a > b ? a : b;
 }
 
+/* From so many words on x86's string instructions are faster than a loop. The direction flag is clear, as the ABI asks. */
+#define REP_WORDS 32
+
 /* Start is aligned to 8; the last word may reach up to 7 bytes past n, inside the object's 16-byte granule. */
 static inline void fill_words(void *start, uint64_t value, size_t n_bytes)
 {
 	word_alias *word = start;
-	word_alias *end = word + (n_bytes + 7) / 8;
+	size_t n_words = (n_bytes + 7) / 8;
 
-	while (word < end)
-		*word++ = value;
+#if defined(__x86_64__)
+	if (n_words >= REP_WORDS) {
+		__asm__ volatile("rep stosq" : "+D"(word), "+c"(n_words) : "a"(value) : "memory");
+		return;
+	}
+#endif
+	for (word_alias *end = word + n_words; word < end; word++)
+		*word = value;
 }
 
 static inline void copy_words(void *to, const void *from, size_t n_bytes)
 {
 	word_alias *out = to;
 	const word_alias *in = from;
-	word_alias *end = out + (n_bytes + 7) / 8;
+	size_t n_words = (n_bytes + 7) / 8;
 
-	while (out < end)
-		*out++ = *in++;
+#if defined(__x86_64__)
+	if (n_words >= REP_WORDS) {
+		__asm__ volatile("rep movsq" : "+D"(out), "+S"(in), "+c"(n_words) : : "memory");
+		return;
+	}
+#endif
+	for (word_alias *end = out + n_words; out < end; out++, in++)
+		*out = *in;
 }
 
 /* Loads before it come before loads after it. x86 keeps them in order by itself. */
