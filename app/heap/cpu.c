@@ -288,7 +288,8 @@ INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *
 	if (KPORT_CPUS > 1 && cache == NO_CACHE)
 		return NULL;
 	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
-	if (heap->slabs[class_index].is_busy || cache->states[class_index].n_stand_ins == BUSY_STAND_INS)
+	if (heap->slabs[class_index].n_slabs || heap->slabs[class_index].is_busy ||
+	    cache->states[class_index].n_stand_ins == BUSY_STAND_INS)
 		return NULL;
 	cache->states[class_index].n_stand_ins++;
 	return &cache->magazines[PAGE_SLAB + class_index];
