@@ -47,13 +47,11 @@ const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = { STEPS16(0) 
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */
 static void *const no_object;
 #define NO_SLOT ((void **)(uintptr_t)&no_object)
-#define NONE                     \
-	{                        \
-		NO_SLOT, NO_SLOT \
-	}
+#define NONE NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT
+_Static_assert(PAGE_SLAB + SLAB_CLASSES == 20, "twice NONE");
 const struct cpu_cache kheap_no_cache = {
-	.magazines = { NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE,
-	               NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE },
+	.tops = { NONE, NONE },
+	.limits = { NONE, NONE },
 	.inside = 1,
 };
 
@@ -83,7 +81,7 @@ unsigned kport_thread_begin(void)
 static void cache_init_small(struct cpu_cache *cache)
 {
 	fill_words(cache, 0, sizeof(*cache));
-	cache->magazines[0] = (struct magazine)NONE;
+	cache->tops[0] = cache->limits[0] = NO_SLOT;
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		uint64_t size = slab_object_size(i);
 
@@ -129,12 +127,12 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
+	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
 
 	if (LIKELY(state->has_clip) || ++state->n_misses < MISSES_FOR_CLIP)
 		return;
 	struct clip *clip = clip_take(heap);
-	size_t n = (size_t)(magazine->top - state->bottom);
+	size_t n = (size_t)(*magazine.top - state->bottom);
 
 	state->n_misses = 0;
 	if (!clip)
@@ -149,7 +147,7 @@ static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 static void refill(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
+	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
 
 	unsigned n = 0;
 	struct clip *clip = state->has_clip ? depot_pop(heap, class_index, &n) : NULL;
@@ -164,10 +162,10 @@ static void refill(struct kheap *heap, struct cpu_cache *cache, unsigned class_i
 	}
 	if (!slab_is_earned(heap, class_index))
 		return;
-	n = (unsigned)min_size(REFILL, (size_t)(magazine->limit - magazine->top));
-	n = slab_take(heap, class_index, n, magazine->top + 1);
+	n = (unsigned)min_size(REFILL, (size_t)(*magazine.limit - *magazine.top));
+	n = slab_take(heap, class_index, n, *magazine.top + 1);
 
-	magazine->top += n;
+	*magazine.top += n;
 	count_alloc(heap, n, n * slab_object_size(class_index));
 }
 
@@ -190,8 +188,8 @@ void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size
 		void *object = NULL;
 
 		/* Interrupted since the miss, the magazine may have objects again. */
-		if (*own->magazines[PAGE_SLAB + class_index].top || swap_spare(heap, own, class_index, true))
-			object = magazine_pop(&own->magazines[PAGE_SLAB + class_index]);
+		if (*own->tops[PAGE_SLAB + class_index] || swap_spare(heap, own, class_index, true))
+			object = magazine_pop(slab_magazine(own, PAGE_SLAB + class_index));
 		cpu_leave(own);
 		if (object)
 			return object;
@@ -202,11 +200,11 @@ void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size
 	void *object = NULL;
 
 	if (cache) {
-		struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
+		struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
 
 		cache->states[class_index].was_missed = true;
 		earn_clip(heap, cache, class_index);
-		if (!*magazine->top)
+		if (!**magazine.top)
 			refill(heap, cache, class_index);
 		object = magazine_pop(magazine);
 		note_miss(heap, cache);
@@ -224,7 +222,7 @@ void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size
 static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
+	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
 	struct clip *clip = NULL;
 
 	if (state->spare && !state->n_spare) {
@@ -240,7 +238,7 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 	if (state->spare)
 		depot_push(heap, class_index, state->spare, state->n_spare);
 	state->spare = loaded_clip(cache, class_index);
-	state->n_spare = (uint8_t)(magazine->top - state->bottom);
+	state->n_spare = (uint8_t)(*magazine.top - state->bottom);
 	clip_load(heap, cache, class_index, clip, 0);
 }
 
@@ -268,45 +266,45 @@ void *cpu_block_miss(struct kheap *heap, unsigned block_class)
 /* ---- free --------------------------------------------------------------------------------------------------------- */
 
 /*
- * The magazine for a live block that starts here, or NULL. Nothing is believed before the block's check word holds.
+ * The magazine for a live block that starts here, or NO_MAGAZINE. Nothing is believed before the block's check word holds.
  */
-INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address, unsigned kind)
+INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address, size_t kind)
 {
 	const struct block *block = block_of_payload(address);
 
 	if (!may_be_payload(address, kind) || !block_tag_holds(heap, block) || is_cached(heap, address))
-		return NULL;
+		return NO_MAGAZINE;
 	/* One that is free has the plain label. */
 	unsigned label = block_label(block);
 
 	if (label - LABEL_SIZED < BLOCK_CLASSES)
-		return cache->blocks ? &cache->blocks->magazines[label - LABEL_SIZED] : NULL;
+		return cache->blocks ? block_magazine(cache->blocks, label - LABEL_SIZED) : NO_MAGAZINE;
 	if (label - LABEL_SLAB_SIZED >= SLAB_CLASSES)
-		return NULL;
+		return NO_MAGAZINE;
 	unsigned class_index = label - LABEL_SLAB_SIZED;
 
 	if (KPORT_CPUS > 1 && cache == NO_CACHE)
-		return NULL;
+		return NO_MAGAZINE;
 	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
 	if (heap->slabs[class_index].n_slabs || heap->slabs[class_index].is_busy ||
 	    cache->states[class_index].n_stand_ins == BUSY_STAND_INS)
-		return NULL;
+		return NO_MAGAZINE;
 	cache->states[class_index].n_stand_ins++;
-	return &cache->magazines[PAGE_SLAB + class_index];
+	return slab_magazine(cache, PAGE_SLAB + class_index);
 }
 
 /* The magazine is full: make room, or let its class have what it has earned. */
-static void magazine_full(struct kheap *heap, struct cpu_cache *cache, struct magazine *magazine)
+static void magazine_full(struct kheap *heap, struct cpu_cache *cache, struct magazine magazine)
 {
-	unsigned class_index = (unsigned)(magazine - cache->magazines) - PAGE_SLAB;
+	unsigned class_index = (unsigned)(magazine.top - cache->tops) - PAGE_SLAB;
 
 	if (class_index < SLAB_CLASSES) {
 		cache->states[class_index].was_missed = true;
 		earn_clip(heap, cache, class_index);
-		if (magazine->top == magazine->limit)
+		if (*magazine.top == *magazine.limit)
 			make_room(heap, cache, class_index);
 	} else {
-		give_back_block(heap, *magazine->top--);
+		give_back_block(heap, *(*magazine.top)--);
 	}
 	note_miss(heap, cache);
 }
@@ -327,24 +325,24 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 }
 
 /* With the lock: a magazine that is full, and whatever no magazine takes. */
-static __attribute__((noinline)) void free_shared(struct kheap *heap, void *object, unsigned kind)
+static __attribute__((noinline)) void free_shared(struct kheap *heap, void *object, size_t kind)
 {
 	uintptr_t address = (uintptr_t)object;
 
 	cpu_begin();
 	kport_lock_state state = heap_lock(heap);
 	struct cpu_cache *cache = own_cache(heap);
-	struct magazine *magazine = NULL;
+	struct magazine magazine = NO_MAGAZINE;
 
 	if (!cache)
 		;
 	else if (kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD)
 		magazine = magazine_of_block(heap, cache, address, kind);
 	else if (starts_object(cache, address, kind) && !is_cached(heap, address))
-		magazine = &cache->magazines[kind];
-	if (magazine && magazine->top == magazine->limit)
+		magazine = slab_magazine(cache, kind);
+	if (magazine.top && *magazine.top == *magazine.limit)
 		magazine_full(heap, cache, magazine);
-	if (!magazine || !magazine_push(heap, magazine, object)) {
+	if (!magazine.top || !magazine_push(heap, magazine, object)) {
 		if (cache && (kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD))
 			earn_slab(heap, cache, address);
 		free_locked(heap, address);
@@ -352,7 +350,7 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	heap_unlock(heap, state);
 }
 
-void cpu_free_small(struct kheap *heap, void *object, unsigned kind)
+void cpu_free_small(struct kheap *heap, void *object, size_t kind)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 	bool is_done = false;
@@ -360,21 +358,21 @@ void cpu_free_small(struct kheap *heap, void *object, unsigned kind)
 	/* A spare takes what the magazine has no room for. */
 	if (!HARDENED && starts_object(cache, (uintptr_t)object, kind) && !is_cached(heap, (uintptr_t)object) &&
 	    cpu_enter(cache)) {
-		if (swap_spare(heap, cache, kind - PAGE_SLAB, false))
-			is_done = magazine_push(heap, &cache->magazines[kind], object);
+		if (swap_spare(heap, cache, (unsigned)kind - PAGE_SLAB, false))
+			is_done = magazine_push(heap, slab_magazine(cache, kind), object);
 		cpu_leave(cache);
 	}
 	if (!is_done)
 		free_shared(heap, object, kind);
 }
 
-void cpu_free_other(struct kheap *heap, void *object, unsigned kind)
+void cpu_free_other(struct kheap *heap, void *object, size_t kind)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 
 	if (!HARDENED && kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD && cpu_enter(cache)) {
-		struct magazine *magazine = magazine_of_block(heap, cache, (uintptr_t)object, kind);
-		bool is_done = magazine && magazine_push(heap, magazine, object);
+		struct magazine magazine = magazine_of_block(heap, cache, (uintptr_t)object, kind);
+		bool is_done = magazine.top && magazine_push(heap, magazine, object);
 
 		cpu_leave(cache);
 		if (LIKELY(is_done))
@@ -387,7 +385,7 @@ void cpu_free_miss(struct kheap *heap, void *object)
 {
 	if (!object)
 		return;
-	unsigned kind = kind_of(heap, (uintptr_t)object);
+	size_t kind = kind_of(heap, (uintptr_t)object);
 
 	fast_free_kind(heap, object, kind);
 }
@@ -413,9 +411,9 @@ static void slots_count(struct kheap *heap, void **top, size_t n, struct sum *su
 	}
 }
 
-static void magazine_count(struct kheap *heap, const struct magazine *magazine, struct sum *sum)
+static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
 {
-	slots_count(heap, __atomic_load_n(&magazine->top, __ATOMIC_RELAXED), SIZE_MAX, sum);
+	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), SIZE_MAX, sum);
 }
 
 COLD static void cache_count(struct kheap *heap, const struct cpu_cache *cache, struct sum *sum)
@@ -423,12 +421,12 @@ COLD static void cache_count(struct kheap *heap, const struct cpu_cache *cache, 
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		const struct magazine_state *state = &cache->states[i];
 
-		magazine_count(heap, &cache->magazines[PAGE_SLAB + i], sum);
+		top_count(heap, &cache->tops[PAGE_SLAB + i], sum);
 		if (state->n_spare)
 			slots_count(heap, state->spare->slots + state->n_spare, state->n_spare, sum);
 	}
 	for (unsigned i = 0; cache->blocks && i < BLOCK_CLASSES; i++)
-		magazine_count(heap, &cache->blocks->magazines[i], sum);
+		top_count(heap, &cache->blocks->tops[i], sum);
 }
 
 COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)

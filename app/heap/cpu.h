@@ -63,12 +63,12 @@ static inline size_t block_class_size(unsigned block_class)
 
 INLINE void magazine_use(struct cpu_cache *cache, unsigned class_index, void **bottom, size_t n_objects)
 {
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
+	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
 
 	bottom[0] = NULL;
 	cache->states[class_index].bottom = bottom;
-	magazine->top = bottom;
-	magazine->limit = bottom + n_objects;
+	*magazine.top = bottom;
+	*magazine.limit = bottom + n_objects;
 }
 
 /* ---- clips and the depot ------------------------------------------------------------------------------------------ */
@@ -93,7 +93,7 @@ INLINE void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 	unsigned limit = clip_limit(heap, class_index);
 
 	magazine_use(cache, class_index, clip->slots, n > limit ? n : limit);
-	cache->magazines[PAGE_SLAB + class_index].top += n;
+	cache->tops[PAGE_SLAB + class_index] += n;
 }
 
 static inline struct clip *loaded_clip(const struct cpu_cache *cache, unsigned class_index)
@@ -106,7 +106,7 @@ INLINE void clip_swap(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 {
 	struct magazine_state *state = &cache->states[class_index];
 	struct clip *loaded = loaded_clip(cache, class_index);
-	unsigned n = (unsigned)(cache->magazines[PAGE_SLAB + class_index].top - state->bottom);
+	unsigned n = (unsigned)(cache->tops[PAGE_SLAB + class_index] - state->bottom);
 
 	clip_load(heap, cache, class_index, state->spare, state->n_spare);
 	state->spare = loaded;
@@ -152,7 +152,7 @@ static inline bool depot_has_room(const struct kheap *heap)
 /* What is known to be a block. */
 void give_back_block(struct kheap *heap, void *object);
 /* The n topmost objects of a magazine, or all that it has. */
-void magazine_flush(struct kheap *heap, struct magazine *magazine, size_t n);
+void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n);
 
 /* ---- what is not needed is given up --------------------------------------------------------------------------------- */
 

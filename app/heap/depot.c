@@ -112,10 +112,10 @@ static void give_back(struct kheap *heap, void *pointer)
 		heap_error(heap, KMALLOC_DOUBLE_FREE, address, slab_object_size(class_index));
 }
 
-void magazine_flush(struct kheap *heap, struct magazine *magazine, size_t n)
+void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n)
 {
-	while (n-- && *magazine->top)
-		give_back(heap, *magazine->top--);
+	while (n-- && **magazine.top)
+		give_back(heap, *(*magazine.top)--);
 }
 
 /* All n objects of a clip that is in no magazine. */
@@ -130,8 +130,8 @@ static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
 static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
-	bool any = *magazine->top != NULL;
+	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
+	bool any = **magazine.top != NULL;
 
 	magazine_flush(heap, magazine, SIZE_MAX);
 	if (state->n_spare) {
@@ -164,8 +164,8 @@ static bool blocks_drain(struct kheap *heap, struct block_cache *blocks)
 	bool any = false;
 
 	for (unsigned i = 0; blocks && i < BLOCK_CLASSES; i++) {
-		any = any || *blocks->magazines[i].top;
-		magazine_flush(heap, &blocks->magazines[i], SIZE_MAX);
+		any = any || *blocks->tops[i];
+		magazine_flush(heap, block_magazine(blocks, i), SIZE_MAX);
 	}
 	return any;
 }
@@ -232,7 +232,7 @@ COLD size_t cpu_cached_bytes(struct kheap *heap)
 	size_t n = heap->depot.bytes;
 
 	for (unsigned i = 0; cache && cache->blocks && i < BLOCK_CLASSES; i++)
-		n += (size_t)(cache->blocks->magazines[i].top - cache->blocks->slots[i]) * block_class_size(i);
+		n += (size_t)(cache->blocks->tops[i] - cache->blocks->slots[i]) * block_class_size(i);
 	return n;
 }
 
@@ -273,7 +273,7 @@ COLD void kheap_leave(struct kheap *heap)
 static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine *magazine = &cache->magazines[PAGE_SLAB + class_index];
+	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
 	struct clip *clip;
 	unsigned n;
 
@@ -288,10 +288,10 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned cla
 		state->spare = clip;
 		state->n_spare = (uint8_t)n;
 	}
-	if (!*magazine->top && state->n_spare)
+	if (!**magazine.top && state->n_spare)
 		clip_swap(heap, cache, class_index);
-	magazine_flush(heap, magazine, min_size((size_t)(magazine->top - state->bottom + 1) / 2, FLUSH));
-	if (!*magazine->top && !state->n_spare)
+	magazine_flush(heap, magazine, min_size((size_t)(*magazine.top - state->bottom + 1) / 2, FLUSH));
+	if (!**magazine.top && !state->n_spare)
 		class_shrink(heap, cache, class_index);
 }
 
@@ -321,7 +321,8 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 
 	for (unsigned i = 0; i < BLOCK_CLASSES; i++) {
 		blocks->slots[i][0] = NULL;
-		blocks->magazines[i] = (struct magazine){ blocks->slots[i], blocks->slots[i] + n };
+		blocks->tops[i] = blocks->slots[i];
+		blocks->limits[i] = blocks->slots[i] + n;
 	}
 	cache->blocks_run = run;
 	cache->blocks = blocks;
@@ -330,13 +331,13 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 /* What nobody takes goes, one at a time. */
 static void blocks_idle(struct kheap *heap, struct block_cache *blocks, unsigned block_class)
 {
-	struct magazine *magazine = &blocks->magazines[block_class];
+	struct magazine magazine = block_magazine(blocks, block_class);
 	void **limit = blocks->slots[block_class] + block_slots(heap);
 
-	if (*magazine->top)
-		give_back_block(heap, *magazine->top--);
-	if (magazine->top <= limit)
-		magazine->limit = limit;
+	if (**magazine.top)
+		give_back_block(heap, *(*magazine.top)--);
+	if (*magazine.top <= limit)
+		*magazine.limit = limit;
 }
 
 COLD void note_round(struct kheap *heap, struct cpu_cache *cache)

@@ -59,29 +59,41 @@ INLINE void cpu_leave(struct cpu_cache *cache)
 #endif
 }
 
-/* The object on top, or NULL. */
-INLINE void *magazine_pop(struct magazine *magazine)
+INLINE struct magazine slab_magazine(struct cpu_cache *cache, size_t kind)
 {
-	void **top = magazine->top;
+	return (struct magazine){ &cache->tops[kind], &cache->limits[kind] };
+}
+
+INLINE struct magazine block_magazine(struct block_cache *blocks, unsigned block_class)
+{
+	return (struct magazine){ &blocks->tops[block_class], &blocks->limits[block_class] };
+}
+
+#define NO_MAGAZINE ((struct magazine){ NULL, NULL })
+
+/* The object on top, or NULL. */
+INLINE void *magazine_pop(struct magazine magazine)
+{
+	void **top = *magazine.top;
 	void *object = *top;
 
 	if (LIKELY(object != NULL)) {
-		magazine->top = top - 1;
+		*magazine.top = top - 1;
 		*key_word((uintptr_t)object) = 0;
 	}
 	return object;
 }
 
 /* False: it is full. */
-INLINE bool magazine_push(const struct kheap *heap, struct magazine *magazine, void *object)
+INLINE bool magazine_push(const struct kheap *heap, struct magazine magazine, void *object)
 {
-	void **top = magazine->top;
+	void **top = *magazine.top;
 
-	if (UNLIKELY(top == magazine->limit))
+	if (UNLIKELY(top == *magazine.limit))
 		return false;
 	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
 	top[1] = object;
-	magazine->top = top + 1;
+	*magazine.top = top + 1;
 	return true;
 }
 
@@ -93,16 +105,14 @@ INLINE void *fast_alloc(struct kheap *heap, size_t size)
 
 	if (HARDENED || UNLIKELY(size > FAST_MAX) || !cpu_enter(cache))
 		return NULL;
-	/* A magazine is as large as a granule, and its number is the size in granules. */
-	_Static_assert(sizeof(struct magazine) == GRANULE && PAGE_SLAB == 1,
-	               "the index of a magazine is a rounded size");
-	object = magazine_pop((struct magazine *)((uintptr_t)cache->magazines + align_up(size, GRANULE)));
+	_Static_assert(PAGE_SLAB == 1, "the number of a magazine is the size in granules");
+	object = magazine_pop(slab_magazine(cache, (unsigned)((size + GRANULE - 1) / GRANULE)));
 	cpu_leave(cache);
 	return object;
 }
 
 /* Does an object of a slab of this kind start here? Exact for every offset in a page; what is behind the last object holds a key. */
-INLINE bool starts_object(const struct cpu_cache *cache, uintptr_t address, unsigned kind)
+INLINE bool starts_object(const struct cpu_cache *cache, uintptr_t address, size_t kind)
 {
 	uint32_t reciprocal = cache->reciprocals[kind];
 
@@ -110,12 +120,12 @@ INLINE bool starts_object(const struct cpu_cache *cache, uintptr_t address, unsi
 }
 
 /* In front of an area's first page is another one, which need not be the heap's: no header is looked for there. */
-INLINE bool may_be_payload(uintptr_t address, unsigned kind)
+INLINE bool may_be_payload(uintptr_t address, size_t kind)
 {
 	return address % GRANULE == 0 && (kind != PAGE_BLOCK_HEAD || address % PAGE_SIZE);
 }
 
-INLINE void fast_free_kind(struct kheap *heap, void *object, unsigned kind)
+INLINE void fast_free_kind(struct kheap *heap, void *object, size_t kind)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 	bool is_done;
@@ -128,7 +138,7 @@ INLINE void fast_free_kind(struct kheap *heap, void *object, unsigned kind)
 		cpu_free_small(heap, object, kind);
 		return;
 	}
-	is_done = magazine_push(heap, &cache->magazines[kind], object);
+	is_done = magazine_push(heap, slab_magazine(cache, kind), object);
 	cpu_leave(cache);
 	if (UNLIKELY(!is_done))
 		cpu_free_small(heap, object, kind);
@@ -187,7 +197,7 @@ INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
 }
 
 /* What the page of this address is, by the section table; PAGE_BODY when it is not the heap's. */
-INLINE unsigned kind_of(struct kheap *heap, uintptr_t address)
+INLINE size_t kind_of(struct kheap *heap, uintptr_t address)
 {
 	struct page_place place = place_of(heap, address);
 

@@ -229,9 +229,9 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 	if (!pointer)
 		return;
 	if (!HARDENED) {
-		unsigned kind = kind_of(heap, address);
+		size_t kind = kind_of(heap, address);
 
-		if (is_slab((enum page_kind)kind) && size_bytes <= slab_object_size(kind - PAGE_SLAB) &&
+		if (is_slab((enum page_kind)kind) && size_bytes <= slab_object_size((unsigned)kind - PAGE_SLAB) &&
 		    is_power_of_two(alignment) && address % alignment == 0) {
 			fast_free_kind(heap, pointer, kind);
 			return;

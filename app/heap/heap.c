@@ -390,7 +390,7 @@ static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t si
 	void *object;
 
 	if (LIKELY(cache->blocks != NULL) && cpu_enter(cache)) {
-		object = magazine_pop(&cache->blocks->magazines[block_class]);
+		object = magazine_pop(block_magazine(cache->blocks, block_class));
 		cpu_leave(cache);
 		if (LIKELY(object != NULL))
 			return object;
@@ -406,7 +406,7 @@ static __attribute__((noinline)) void *alloc_power(struct kheap *heap, size_t si
 	void *object = NULL;
 
 	if (class_index != SLAB_NO_CLASS && cpu_enter(cache)) {
-		object = magazine_pop(&cache->magazines[PAGE_SLAB + class_index]);
+		object = magazine_pop(slab_magazine(cache, PAGE_SLAB + class_index));
 		cpu_leave(cache);
 		if (!object)
 			object = cpu_alloc_miss(heap, class_index, size, size);

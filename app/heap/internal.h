@@ -315,8 +315,8 @@ void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size
 /* A block for a class whose magazine was empty. NULL: no memory. Called without the lock. */
 void *cpu_block_miss(struct kheap *heap, unsigned block_class);
 /* Free what the fast path did not; kind: of its page, a slab or another. Called without the lock. */
-void cpu_free_small(struct kheap *heap, void *object, unsigned kind);
-void cpu_free_other(struct kheap *heap, void *object, unsigned kind);
+void cpu_free_small(struct kheap *heap, void *object, size_t kind);
+void cpu_free_other(struct kheap *heap, void *object, size_t kind);
 /* The same for an address whose page is not known. NULL does nothing. */
 void cpu_free_miss(struct kheap *heap, void *object);
 /* Give what this CPU's cache and the depot hold back to the slabs and blocks; true if that was anything. */

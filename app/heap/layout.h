@@ -204,8 +204,8 @@ struct slab_class {
  * of an object in a magazine holds a key, which nothing live holds: that is how a double free shows.
  */
 struct magazine {
-	void **top;
-	void **limit; /* top may not pass it */
+	void ***top;   /* NULL: no magazine */
+	void ***limit; /* what top may not pass */
 };
 
 /* The space of a magazine that its class has earned. A full one waits on the depot's list, linked by its first word. */
@@ -235,12 +235,13 @@ struct magazine_state {
 #define BLOCK_SLOTS 11
 
 struct block_cache {
-	struct magazine magazines[BLOCK_CLASSES];
+	void **tops[BLOCK_CLASSES], **limits[BLOCK_CLASSES];
 	void *slots[BLOCK_CLASSES][BLOCK_SLOTS]; /* the first is NULL */
 };
 
 struct cpu_cache {
-	struct magazine magazines[PAGE_SLAB + SLAB_CLASSES]; /* by page kind; the first is always empty */
+	/* The slabs' magazines, by page kind; the first is always empty. */
+	void **tops[PAGE_SLAB + SLAB_CLASSES], **limits[PAGE_SLAB + SLAB_CLASSES];
 	uint32_t reciprocals[32];   /* by page kind: 2^32 / object size, rounded up; 0 for pages that are not slabs */
 	struct block_cache *blocks; /* NULL: not earned yet */
 	uint8_t inside;             /* somebody is changing this cache */

@@ -101,7 +101,7 @@ static bool all_are_free(struct test *t, struct herd *herd, unsigned n, const ch
 /* Does a CPU have objects of this class in its magazine and in the spare one? */
 static bool is_in_both(const struct cpu_cache *cache, unsigned class_index)
 {
-	return *cache->magazines[PAGE_SLAB + class_index].top != NULL && cache->states[class_index].n_spare > 0;
+	return *cache->tops[PAGE_SLAB + class_index] != NULL && cache->states[class_index].n_spare > 0;
 }
 
 /* Do the objects lie in a magazine, its spare and the depot? */
