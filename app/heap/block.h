@@ -43,11 +43,13 @@ static inline uint64_t *block_footer(struct block *block)
 }
 
 /*
- * The check word of a header: multiplicative hashing (Knuth, TAOCP 3, 6.4), whose top bits depend on all bits below. It does not cover
- * BLOCK_PREV_FREE, which changes with the neighbour; that one is believed only if the block before confirms it.
+ * The check bits of a header make a hash of all of it zero: multiplicative hashing (Knuth, TAOCP 3, 6.4), whose top bits depend on
+ * all bits below. The multiplier ends with 1 in as many bits as the check has, so what is missing to zero is the check. It does not
+ * cover BLOCK_PREV_FREE, which changes with the neighbour; that one is believed only if the block before confirms it.
  */
 #define HEADER_LABEL_SHIFT 32
 #define HEADER_CHECK_SHIFT 40
+#define HEADER_MULTIPLIER 0x9e3779b97f000001u
 
 /*
  * The header in one piece: whoever owns a block reads it without the lock, to free it, while its neighbour may be changing
@@ -63,20 +65,18 @@ INLINE void block_set_header(struct block *block, uint64_t header)
 	__atomic_store_n((word_alias *)(uintptr_t)block, header, __ATOMIC_RELAXED);
 }
 
-/* `header` may have any check word. */
-INLINE uint64_t header_check(const struct kheap *heap, const struct block *block, uint64_t header)
+/* 0: its check bits hold. */
+INLINE uint64_t header_hash(const struct kheap *heap, const struct block *block, uint64_t header)
 {
-	uint64_t x = (header & ~(uint64_t)BLOCK_PREV_FREE) << (64 - HEADER_CHECK_SHIFT);
+	uint64_t key = heap->secret + block_payload(block);
 
-	return ((x ^ ((uintptr_t)block + heap->secret)) * 0x9e3779b97f4a7c15u) >> HEADER_CHECK_SHIFT;
+	return ((header & ~(uint64_t)BLOCK_PREV_FREE) + key) * HEADER_MULTIPLIER >> HEADER_CHECK_SHIFT;
 }
 
 /* Does the check word of this header hold? Touches the header only. */
 INLINE bool block_tag_holds(const struct kheap *heap, const struct block *block)
 {
-	uint64_t header = block_header(block);
-
-	return header >> HEADER_CHECK_SHIFT == header_check(heap, block, header);
+	return header_hash(heap, block, block_header(block)) == 0;
 }
 
 INLINE unsigned block_label(const struct block *block)
@@ -88,7 +88,7 @@ INLINE void block_seal(const struct kheap *heap, struct block *block, uint32_t s
 {
 	uint64_t header = size_flags | (uint64_t)label << HEADER_LABEL_SHIFT;
 
-	block_set_header(block, header | header_check(heap, block, header) << HEADER_CHECK_SHIFT);
+	block_set_header(block, header - (header_hash(heap, block, header) << HEADER_CHECK_SHIFT));
 }
 
 INLINE unsigned block_bin_of(size_t size)

@@ -16,33 +16,18 @@
 #define BUSY_STAND_INS 200    /* so often a class's blocks are freed until it gets a slab all the same, */
 #define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare */
 
-#define STEPS16(n)                                                                                              \
-	n, (n) + 1, (n) + 2, (n) + 3, (n) + 4, (n) + 5, (n) + 6, (n) + 7, (n) + 8, (n) + 9, (n) + 10, (n) + 11, \
-		(n) + 12, (n) + 13, (n) + 14, (n) + 15
-#define TWICE8(n)                                                                                                \
-	n, n, (n) + 1, (n) + 1, (n) + 2, (n) + 2, (n) + 3, (n) + 3, (n) + 4, (n) + 4, (n) + 5, (n) + 5, (n) + 6, \
-		(n) + 6, (n) + 7, (n) + 7
-#define FOUR4(n)                                                                                                       \
-	n, n, n, n, (n) + 1, (n) + 1, (n) + 1, (n) + 1, (n) + 2, (n) + 2, (n) + 2, (n) + 2, (n) + 3, (n) + 3, (n) + 3, \
-		(n) + 3
-/* Rounded up, because it is asked for the block that is needed. 272 to 1024 in steps of 16, to 2048 of 32, to 4096 of 64. */
-const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = { STEPS16(0) /* not used */,
-	                                                             0 /* not used */,
-	                                                             STEPS16(0),
-	                                                             STEPS16(16),
-	                                                             STEPS16(32),
-	                                                             TWICE8(48),
-	                                                             TWICE8(56),
-	                                                             TWICE8(64),
-	                                                             TWICE8(72),
-	                                                             FOUR4(80),
-	                                                             FOUR4(84),
-	                                                             FOUR4(88),
-	                                                             FOUR4(92),
-	                                                             FOUR4(96),
-	                                                             FOUR4(100),
-	                                                             FOUR4(104),
-	                                                             FOUR4(108) };
+#define TWICE(n) n, n
+#define FOUR(n) TWICE(n), TWICE(n)
+#define EIGHT(n) FOUR(n), FOUR(n)
+#define SIXTEEN(each, n)                                                                                          \
+	each((n)), each((n) + 1), each((n) + 2), each((n) + 3), each((n) + 4), each((n) + 5), each((n) + 6),      \
+		each((n) + 7), each((n) + 8), each((n) + 9), each((n) + 10), each((n) + 11), each((n) + 12), \
+		each((n) + 13), each((n) + 14), each((n) + 15)
+#define ONCE(n) n
+/* Rounded up, because it is asked for the block that is needed. The first 17 are not used. */
+const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = {
+	SIXTEEN(ONCE, 0), 0, SIXTEEN(ONCE, 0), SIXTEEN(TWICE, 16), SIXTEEN(FOUR, 32), SIXTEEN(EIGHT, 48)
+};
 
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */
 static void *const no_object;
@@ -366,13 +351,32 @@ void cpu_free_small(struct kheap *heap, void *object, size_t kind)
 		free_shared(heap, object, kind);
 }
 
+/*
+ * The block class of a live block that starts here; BLOCK_CLASSES or more: none, or not to be seen without the lock. What lies in the
+ * first granule of a page has its header in another page, which need not be the heap's. A pointer that is misaligned has no header.
+ */
+INLINE size_t block_class_of(const struct kheap *heap, uintptr_t address)
+{
+	if (UNLIKELY(!(address % PAGE_SIZE / GRANULE)))
+		return BLOCK_CLASSES;
+	const struct block *block = block_of_payload(address);
+	uint64_t header = block_header(block);
+
+	if (UNLIKELY(header_hash(heap, block, header)) || UNLIKELY(is_cached(heap, address)))
+		return BLOCK_CLASSES;
+	/* One that is free has the plain label. */
+	return (size_t)(header >> HEADER_LABEL_SHIFT & 0xff) - LABEL_SIZED;
+}
+
 void cpu_free_other(struct kheap *heap, void *object, size_t kind)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 
-	if (!HARDENED && kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD && cpu_enter(cache)) {
-		struct magazine magazine = magazine_of_block(heap, cache, (uintptr_t)object, kind);
-		bool is_done = magazine.top && magazine_push(heap, magazine, object);
+	if (!HARDENED && LIKELY(kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD) && cpu_enter(cache)) {
+		size_t block_class = block_class_of(heap, (uintptr_t)object);
+		struct block_cache *blocks = cache->blocks;
+		bool is_done = LIKELY(block_class < BLOCK_CLASSES) && LIKELY(blocks != NULL) &&
+		               magazine_push(heap, block_magazine(blocks, block_class), object);
 
 		cpu_leave(cache);
 		if (LIKELY(is_done))

@@ -54,11 +54,7 @@ INLINE void cpu_begin(void)
 
 static inline size_t block_class_size(unsigned block_class)
 {
-	if (block_class < 48)
-		return BLOCK_CLASS_MIN + block_class * 16;
-	if (block_class < 80)
-		return 1024 + (block_class - 47) * (size_t)32;
-	return 2048 + (block_class - 79) * (size_t)64;
+	return ((size_t)17 + block_class % 16) * GRANULE << block_class / 16;
 }
 
 INLINE void magazine_use(struct cpu_cache *cache, unsigned class_index, void **bottom, size_t n_objects)

@@ -64,7 +64,7 @@ INLINE struct magazine slab_magazine(struct cpu_cache *cache, size_t kind)
 	return (struct magazine){ &cache->tops[kind], &cache->limits[kind] };
 }
 
-INLINE struct magazine block_magazine(struct block_cache *blocks, unsigned block_class)
+INLINE struct magazine block_magazine(struct block_cache *blocks, size_t block_class)
 {
 	return (struct magazine){ &blocks->tops[block_class], &blocks->limits[block_class] };
 }

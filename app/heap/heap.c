@@ -375,9 +375,9 @@ static __attribute__((noinline)) void *alloc_miss(struct kheap *heap, size_t siz
 }
 
 /* Kept apart, so that what finds a block in its magazine needs no stack. */
-static __attribute__((noinline)) void *alloc_block_miss(struct kheap *heap, size_t size, unsigned block_class)
+static __attribute__((noinline)) void *alloc_block_miss(struct kheap *heap, size_t size, size_t block_class)
 {
-	void *object = cpu_block_miss(heap, block_class);
+	void *object = cpu_block_miss(heap, (unsigned)block_class);
 
 	return object ? object : alloc_any(heap, size, GRANULE, 0);
 }
@@ -385,7 +385,7 @@ static __attribute__((noinline)) void *alloc_block_miss(struct kheap *heap, size
 /* A block that as many bytes fit in as a CPU cache keeps. */
 static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t size)
 {
-	unsigned block_class = kheap_block_classes[(size + BLOCK_HEADER + GRANULE - 1) / GRANULE];
+	size_t block_class = kheap_block_classes[(size + BLOCK_HEADER + GRANULE - 1) / GRANULE];
 	struct cpu_cache *cache = cpu_of(heap);
 	void *object;
 

@@ -228,11 +228,11 @@ struct magazine_state {
 	uint8_t n_stand_ins; /* frees of blocks that stand in: until the class earns a slab by being busy */
 };
 
-/* Blocks of 272 to 4096 bytes in steps of about 1/32, a magazine for each. */
-#define BLOCK_CLASSES 112
+/* Blocks of 272 to 4096 bytes, sixteen classes an octave, a magazine for each. */
+#define BLOCK_CLASSES 64
 #define BLOCK_CLASS_MIN ((size_t)272)
 #define BLOCK_CLASS_MAX ((size_t)4096)
-#define BLOCK_SLOTS 11
+#define BLOCK_SLOTS 22
 
 struct block_cache {
 	void **tops[BLOCK_CLASSES], **limits[BLOCK_CLASSES];
