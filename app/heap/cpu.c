@@ -19,15 +19,15 @@
 #define TWICE(n) n, n
 #define FOUR(n) TWICE(n), TWICE(n)
 #define EIGHT(n) FOUR(n), FOUR(n)
-#define SIXTEEN(each, n)                                                                                          \
-	each((n)), each((n) + 1), each((n) + 2), each((n) + 3), each((n) + 4), each((n) + 5), each((n) + 6),      \
+#define SIXTEEN(each, n)                                                                                     \
+	each((n)), each((n) + 1), each((n) + 2), each((n) + 3), each((n) + 4), each((n) + 5), each((n) + 6), \
 		each((n) + 7), each((n) + 8), each((n) + 9), each((n) + 10), each((n) + 11), each((n) + 12), \
 		each((n) + 13), each((n) + 14), each((n) + 15)
 #define ONCE(n) n
 /* Rounded up, because it is asked for the block that is needed. The first 17 are not used. */
-const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = {
-	SIXTEEN(ONCE, 0), 0, SIXTEEN(ONCE, 0), SIXTEEN(TWICE, 16), SIXTEEN(FOUR, 32), SIXTEEN(EIGHT, 48)
-};
+const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = { SIXTEEN(ONCE, 0),  0,
+	                                                             SIXTEEN(ONCE, 0),  SIXTEEN(TWICE, 16),
+	                                                             SIXTEEN(FOUR, 32), SIXTEEN(EIGHT, 48) };
 
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */
 static void *const no_object;
