@@ -11,7 +11,6 @@
  */
 #include "cpu.h"
 
-#define REFILL 16 /* objects that go from a slab to a magazine in one call, at most */
 #define MISSES_FOR_CLIP 8
 #define BUSY_STAND_INS 200    /* so often a class's blocks are freed until it gets a slab all the same, */
 #define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare */
@@ -147,7 +146,7 @@ static void refill(struct kheap *heap, struct cpu_cache *cache, unsigned class_i
 	}
 	if (!slab_is_earned(heap, class_index))
 		return;
-	n = (unsigned)min_size(REFILL, (size_t)(*magazine.limit - *magazine.top));
+	n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(*magazine.limit - *magazine.top));
 	n = slab_take(heap, class_index, n, *magazine.top + 1);
 
 	*magazine.top += n;
@@ -319,6 +318,8 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	struct cpu_cache *cache = own_cache(heap);
 	struct magazine magazine = NO_MAGAZINE;
 
+	if (kind & PAGE_FRESH)
+		kind = slab_settle_fresh(heap, address);
 	if (!cache)
 		;
 	else if (kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD)

@@ -282,10 +282,13 @@ bool slab_free(struct kheap *heap, struct region *region, size_t page, unsigned 
 /* The index of the object that starts `offset` bytes into a slab; false: none starts there. */
 bool slab_index(unsigned class_index, size_t offset, size_t *index);
 bool slab_drain(struct kheap *heap);
+/* For an object in a slab that is, or was, fresh: give more of it keys; its kind, or PAGE_BODY if it was never handed out. */
+size_t slab_settle_fresh(struct kheap *heap, uintptr_t address);
 /* What free_bits holds when nothing is live. */
 uint64_t slab_full_word(unsigned n_objects, unsigned word);
 
-/* Up to n objects of a class, from one slab, each marked as cached, into objects[]; how many. They are not counted. */
+#define SLAB_TAKE_MAX 16
+/* Up to n objects, at most SLAB_TAKE_MAX, of a class, from one slab, each marked as cached, into objects[]; how many. They are not counted. */
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
 
 /* ---- cpu.c -------------------------------------------------------------------------------------------------- */

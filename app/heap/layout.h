@@ -62,9 +62,11 @@ enum page_kind {
 	PAGE_CACHE,      /* first page of a kcache's slab */
 	PAGE_CACHE_BODY, /* the others; the descriptor says how far it is from the first */
 	PAGE_KINDS,
-	PAGE_KIND_MASK = 0x7f,
+	PAGE_KIND_MASK = 0x1f,
+	PAGE_FRESH = 0x20,    /* flag: this slab has objects that were never handed out, and no key yet (not hardened) */
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
+_Static_assert(PAGE_KINDS <= PAGE_KIND_MASK + 1, "a page's kind and flags share a byte");
 
 #define SLAB_WORDS 4
 
@@ -193,7 +195,8 @@ struct slab_class {
 	struct page_desc *empty;   /* at most one slab without live objects */
 	uint32_t n_in_blocks;      /* live objects of this class that blocks serve */
 	uint32_t n_slabs;
-	bool is_busy; /* its few objects come and go so often that it gets a slab, if there is a page to spare */
+	uint16_t n_keyed; /* of its one fresh slab: objects that have a key, or had one */
+	bool is_busy;     /* its few objects come and go so often that it gets a slab, if there is a page to spare */
 };
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */
@@ -242,7 +245,7 @@ struct block_cache {
 struct cpu_cache {
 	/* The slabs' magazines, by page kind; the first is always empty. */
 	void **tops[PAGE_SLAB + SLAB_CLASSES], **limits[PAGE_SLAB + SLAB_CLASSES];
-	uint32_t reciprocals[32];   /* by page kind: 2^32 / object size, rounded up; 0 for pages that are not slabs */
+	uint32_t reciprocals[2 * PAGE_FRESH]; /* by page kind: 2^32 / object size, rounded up; 0: no slab, or a fresh one */
 	struct block_cache *blocks; /* NULL: not earned yet */
 	uint8_t inside;             /* somebody is changing this cache */
 	uint8_t hand;               /* the class whose idleness is looked at next */

@@ -8,6 +8,8 @@
  */
 #include "internal.h"
 
+#define TAKE_FIRST 4
+#define SURE_FOOTPRINT 256 /* pages: in larger heaps powers of two above 256 bytes get a slab at once */
 #define SMALL_CLASSES 16 /* 16, 32 .. 256; then 512, 1024, 2048 */
 
 const uint16_t kheap_object_sizes[SLAB_CLASSES] = { 16,  32,  48,  64,  80,  96,  112, 128,  144, 160,
@@ -49,6 +51,8 @@ bool slab_is_earned(const struct kheap *heap, unsigned class_index)
 {
 	const struct slab_class *class = &heap->slabs[class_index];
 
+	if (class_index >= SMALL_CLASSES && heap->counters.footprint_pages >= SURE_FOOTPRINT)
+		return true;
 	return class->n_slabs || class->n_in_blocks >= slab_objects(class_index) || class->is_busy;
 }
 
@@ -80,14 +84,62 @@ static void list_remove(struct slab_class *class, struct page_desc *desc)
 		class->partial = desc->next;
 }
 
-/* All objects are free, and what is behind the last one must not pass for an object either. */
-static void write_keys(const struct kheap *heap, uintptr_t base, size_t size)
+/*
+ * The next n objects of a fresh slab, or those that are left: they get their keys now, a few at a time, so that no call writes them all;
+ * until then frees in it take the lock. With the last object what is behind it gets a key too, lest it pass for one.
+ */
+static unsigned fresh_go_on(const struct kheap *heap, struct slab_class *class, struct page_desc *desc,
+                            unsigned class_index, unsigned n, void *objects[])
 {
-	uint64_t key = cached_key(heap, base);
-	word_alias *end = (word_alias *)(base + PAGE_SIZE);
+	size_t size = slab_object_size(class_index);
+	unsigned n_objects = slab_objects(class_index);
+	uintptr_t base = desc_address(desc);
+	uintptr_t object = base + class->n_keyed * size;
+	uint64_t key = cached_key(heap, object);
 
-	for (word_alias *word = key_word(base); word < end; word += size / sizeof(*word), key += size)
-		*word = key;
+	n = n < n_objects - class->n_keyed ? n : n_objects - class->n_keyed;
+	for (void **end = objects + n; objects < end; object += size, key += size) {
+		*objects++ = (void *)object;
+		*key_word(object) = key;
+	}
+	class->n_keyed = (uint16_t)(class->n_keyed + n);
+	if (class->n_keyed == n_objects) {
+		uint8_t *kind = &desc->region->kinds[desc_page(desc)];
+
+		if (object + 2 * sizeof(key) <= base + PAGE_SIZE)
+			*key_word(object) = key;
+		__atomic_store_n(kind, *kind & (uint8_t)~PAGE_FRESH, __ATOMIC_RELEASE);
+	}
+	return n;
+}
+
+INLINE bool is_fresh(const struct page_desc *desc)
+{
+	return !HARDENED && desc->region->kinds[desc_page(desc)] & PAGE_FRESH;
+}
+
+size_t slab_settle_fresh(struct kheap *heap, uintptr_t address)
+{
+	struct region *region = region_of(heap, address);
+	size_t index;
+
+	if (!region)
+		return PAGE_BODY;
+	size_t page = (address >> PAGE_SHIFT) - region->first_page;
+	enum page_kind kind = page_kind_of(region, page);
+
+	if (!is_slab(kind))
+		return PAGE_BODY;
+	unsigned class_index = (unsigned)kind - PAGE_SLAB;
+	struct slab_class *class = &heap->slabs[class_index];
+
+	if (!is_fresh(&region->descs[page]))
+		return kind;
+	bool was_out = slab_index(class_index, address % PAGE_SIZE, &index) && index < class->n_keyed;
+	void *objects[SLAB_TAKE_MAX];
+
+	fresh_go_on(heap, class, &region->descs[page], class_index, SLAB_TAKE_MAX, objects);
+	return was_out ? (size_t)kind : PAGE_BODY;
 }
 
 static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
@@ -99,8 +151,10 @@ static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 	unsigned n = slab_objects(class_index);
 
 	guard_poison(desc_address(desc), PAGE_SIZE);
-	if (!HARDENED)
-		write_keys(heap, desc_address(desc), slab_object_size(class_index));
+	if (!HARDENED) {
+		heap->slabs[class_index].n_keyed = 0;
+		desc->region->kinds[desc_page(desc)] |= PAGE_FRESH;
+	}
 	for (unsigned i = 0; i < SLAB_WORDS; i++)
 		desc->free_bits[i] = slab_full_word(n, i);
 	heap->slabs[class_index].n_slabs++;
@@ -153,38 +207,51 @@ static struct page_desc *slab_with_room(struct kheap *heap, unsigned class_index
 	return desc;
 }
 
+static unsigned take_fresh(struct kheap *heap, struct slab_class *class, struct page_desc *desc, unsigned class_index,
+                           unsigned n, void *objects[])
+{
+	unsigned from = class->n_keyed;
+
+	/* The call that made it has done enough. */
+	n = fresh_go_on(heap, class, desc, class_index, from || n < TAKE_FIRST ? n : TAKE_FIRST, objects);
+	uint64_t taken = ((uint64_t)1 << n) - 1;
+
+	desc->free_bits[from / 64] &= ~(taken << from % 64);
+	if (from % 64 + n > 64)
+		desc->free_bits[from / 64 + 1] &= ~(taken >> (64 - from % 64));
+	return n;
+}
+
+static unsigned take_free(struct page_desc *desc, unsigned class_index, unsigned n, void *objects[])
+{
+	size_t size = slab_object_size(class_index);
+	uintptr_t base = desc_address(desc);
+	unsigned left = n;
+
+	for (unsigned word = 0; word < SLAB_WORDS && left; base += 64 * size, word++) {
+		uint64_t bits = desc->free_bits[word];
+
+		for (; bits && left; bits &= bits - 1, left--)
+			*objects++ = (void *)(base + lowest_bit(bits) * size);
+		desc->free_bits[word] = bits;
+	}
+	return n - left;
+}
+
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[])
 {
+	struct slab_class *class = &heap->slabs[class_index];
 	struct page_desc *desc = slab_with_room(heap, class_index);
-	void **out = objects;
 
 	if (!desc)
 		return 0;
-	size_t size = slab_object_size(class_index);
-	uintptr_t base = desc_address(desc);
-
-	for (unsigned word = 0; word < SLAB_WORDS && n; base += 64 * size, word++) {
-		uint64_t bits = desc->free_bits[word];
-
-		while (bits && n) {
-			/* Neighbours at once: a fresh slab is nothing else. */
-			unsigned bit = lowest_bit(bits);
-			uint64_t taken = ~(bits >> bit);
-			unsigned run = taken ? lowest_bit(taken) : 64;
-			uintptr_t object = base + bit * size;
-
-			run = run < n ? run : n;
-			n -= run;
-			bits &= ~((UINT64_MAX >> (64 - run)) << bit);
-			for (void **end = out + run; out < end; object += size)
-				*out++ = (void *)object;
-		}
-		desc->free_bits[word] = bits;
-	}
+	if (is_fresh(desc))
+		n = take_fresh(heap, class, desc, class_index, n, objects);
+	else
+		n = take_free(desc, class_index, n, objects);
 	if (is_full(desc))
-		list_remove(&heap->slabs[class_index], desc);
-	n = (unsigned)(out - objects);
-	heap->counters.free_slab_bytes -= n * size;
+		list_remove(class, desc);
+	heap->counters.free_slab_bytes -= n * slab_object_size(class_index);
 	return n;
 }
 
@@ -192,11 +259,13 @@ uintptr_t slab_alloc(struct kheap *heap, unsigned class_index)
 {
 	struct slab_class *class = &heap->slabs[class_index];
 	struct page_desc *desc = slab_with_room(heap, class_index);
+	void *next[1];
 	unsigned word = 0;
 
 	if (!desc)
 		return 0;
-
+	if (is_fresh(desc))
+		fresh_go_on(heap, class, desc, class_index, 1, next);
 	while (!desc->free_bits[word])
 		word++;
 	unsigned bit = lowest_bit(desc->free_bits[word]);
