@@ -63,7 +63,7 @@ enum page_kind {
 	PAGE_CACHE_BODY, /* the others; the descriptor says how far it is from the first */
 	PAGE_KINDS,
 	PAGE_KIND_MASK = 0x1f,
-	PAGE_FRESH = 0x20,    /* flag: this slab has objects that were never handed out, and no key yet (not hardened) */
+	PAGE_FRESH = 0x20, /* flag: this slab has objects that were never handed out, and no key yet (not hardened) */
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
 _Static_assert(PAGE_KINDS <= PAGE_KIND_MASK + 1, "a page's kind and flags share a byte");
@@ -245,10 +245,11 @@ struct block_cache {
 struct cpu_cache {
 	/* The slabs' magazines, by page kind; the first is always empty. */
 	void **tops[PAGE_SLAB + SLAB_CLASSES], **limits[PAGE_SLAB + SLAB_CLASSES];
-	uint32_t reciprocals[2 * PAGE_FRESH]; /* by page kind: 2^32 / object size, rounded up; 0: no slab, or a fresh one */
-	struct block_cache *blocks; /* NULL: not earned yet */
-	uint8_t inside;             /* somebody is changing this cache */
-	uint8_t hand;               /* the class whose idleness is looked at next */
+	uint32_t reciprocals[2 *
+	                     PAGE_FRESH]; /* by page kind: 2^32 / object size, rounded up; 0: no slab, or a fresh one */
+	struct block_cache *blocks;       /* NULL: not earned yet */
+	uint8_t inside;                   /* somebody is changing this cache */
+	uint8_t hand;                     /* the class whose idleness is looked at next */
 	uint16_t n_misses, n_block_misses;
 	uint32_t drain_epoch;
 	struct page_desc *run; /* where it lies; NULL: in the struct kheap */

@@ -10,7 +10,7 @@
 
 #define TAKE_FIRST 4
 #define SURE_FOOTPRINT 256 /* pages: in larger heaps powers of two above 256 bytes get a slab at once */
-#define SMALL_CLASSES 16 /* 16, 32 .. 256; then 512, 1024, 2048 */
+#define SMALL_CLASSES 16   /* 16, 32 .. 256; then 512, 1024, 2048 */
 
 const uint16_t kheap_object_sizes[SLAB_CLASSES] = { 16,  32,  48,  64,  80,  96,  112, 128,  144, 160,
 	                                            176, 192, 208, 224, 240, 256, 512, 1024, 2048 };
