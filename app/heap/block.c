@@ -302,30 +302,29 @@ INLINE struct block *block_take(struct kheap *heap, size_t need, size_t alignmen
  * Cut from the front of the victim, if it is large enough to stay one and no bin has a block that fits better. This is how nearly all
  * new blocks come about, so it moves the victim instead of taking it out and putting the rest back.
  */
-static uintptr_t victim_cut(struct kheap *heap, size_t need, unsigned label)
+INLINE uintptr_t victim_cut(struct kheap *heap, size_t need, unsigned label)
 {
 	struct block *block = heap->victim;
+	uint64_t header = heap->victim_header;
+	size_t size = header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS;
 
-	if (!block)
+	if (UNLIKELY(!block) || UNLIKELY(size < need + VICTIM_MIN))
 		return 0;
-	uint32_t size_flags = block->size_flags;
 	unsigned bin = bin_next(&heap->blocks, block_bin_of(need));
 
-	if (size_flags < need + VICTIM_MIN || (bin < BLOCK_BINS && bin < block_bin_of(block_size(block))))
+	if (bin < BLOCK_BINS && bin < block_bin_of(size))
 		return 0;
-	/* As it was sealed: no need to work the check word out again. */
-	if (UNLIKELY(block_header(block) != heap->victim_header))
+	/* As it was sealed: no need to work the check out again. */
+	if (UNLIKELY(block_header(block) != header))
 		return 0;
 	area_used(heap, block);
 	block_wake(heap, block, block_payload(block), need);
 	struct block *rest = block_at((uintptr_t)block + need);
-	uint32_t left = (size_flags & ~(uint32_t)BLOCK_FLAGS) - (uint32_t)need;
 
-	block_seal(heap, block, (uint32_t)need | (size_flags & BLOCK_FIRST) | BLOCK_USED, label);
-	block_seal(heap, rest, left, LABEL_PLAIN);
-	*block_footer(rest) = left;
+	block_seal(heap, block, (uint32_t)need | (header & BLOCK_FIRST) | BLOCK_USED, label);
+	heap->victim_header = block_seal(heap, rest, (uint32_t)(size - need), LABEL_PLAIN);
 	heap->victim = rest;
-	heap->victim_header = block_header(rest);
+	*(uint64_t *)((uintptr_t)rest + size - need - BLOCK_FOOTER) = size - need;
 	heap->counters.free_block_bytes -= need;
 	*key_word(block_payload(block)) = 0;
 	return block_payload(block);
@@ -357,17 +356,19 @@ static __attribute__((noinline)) uintptr_t block_alloc_any(struct kheap *heap, s
 	return payload;
 }
 
+uintptr_t block_cut(struct kheap *heap, size_t need, unsigned label)
+{
+	uintptr_t payload = victim_cut(heap, need, label);
+
+	return LIKELY(payload != 0) ? payload : block_alloc_any(heap, need, GRANULE, label);
+}
+
 uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned label)
 {
 	size_t need = max_size(align_up(size + BLOCK_HEADER, GRANULE), BLOCK_MIN);
 
-	if (LIKELY(alignment == GRANULE)) {
-		uintptr_t payload = victim_cut(heap, need, label);
-
-		if (payload)
-			return payload;
-	}
-	return block_alloc_any(heap, need, alignment, label);
+	return LIKELY(alignment == GRANULE) ? block_cut(heap, need, label) :
+	                                      block_alloc_any(heap, need, alignment, label);
 }
 
 /* ---- free ---------------------------------------------------------------------------------------------------- */

@@ -84,11 +84,13 @@ INLINE unsigned block_label(const struct block *block)
 	return block_header(block) >> HEADER_LABEL_SHIFT & 0xff;
 }
 
-INLINE void block_seal(const struct kheap *heap, struct block *block, uint32_t size_flags, unsigned label)
+INLINE uint64_t block_seal(const struct kheap *heap, struct block *block, uint64_t size_flags, unsigned label)
 {
 	uint64_t header = size_flags | (uint64_t)label << HEADER_LABEL_SHIFT;
 
-	block_set_header(block, header - (header_hash(heap, block, header) << HEADER_CHECK_SHIFT));
+	header -= header_hash(heap, block, header) << HEADER_CHECK_SHIFT;
+	block_set_header(block, header);
+	return header;
 }
 
 INLINE unsigned block_bin_of(size_t size)
@@ -102,6 +104,8 @@ INLINE unsigned block_bin_of(size_t size)
 	return (shift << BIN_SHIFT) + (unsigned)(units >> shift);
 }
 
+/* Payload of a block of `need` bytes, header included, or more; 0: no pages. */
+uintptr_t block_cut(struct kheap *heap, size_t need, unsigned label);
 /* Payload of at least `size` bytes aligned to `alignment`, or 0. */
 uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned label);
 /* The slab class that a block of this label stands in for, or SLAB_NO_CLASS. */

@@ -228,21 +228,24 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------- */
 
+INLINE void note_block_miss(struct kheap *heap, struct cpu_cache *cache)
+{
+	if (cache->n_block_misses < BLOCKS_BUSY)
+		cache->n_block_misses++;
+	note_miss(heap, cache);
+}
+
 void *cpu_block_miss(struct kheap *heap, unsigned block_class)
 {
 	cpu_begin();
 	kport_lock_state state = heap_lock(heap);
 	struct cpu_cache *cache = own_cache(heap);
-	uintptr_t object =
-		block_alloc(heap, block_class_size(block_class) - BLOCK_HEADER, GRANULE, LABEL_SIZED + block_class);
+	uintptr_t object = block_cut(heap, block_class_size(block_class), LABEL_SIZED + block_class);
 
-	if (object)
+	if (LIKELY(object != 0))
 		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
-	if (cache) {
-		if (cache->n_block_misses < BLOCKS_BUSY)
-			cache->n_block_misses++;
-		note_miss(heap, cache);
-	}
+	if (cache)
+		note_block_miss(heap, cache);
 	heap_unlock(heap, state);
 	return (void *)object;
 }
