@@ -68,12 +68,14 @@ static void run_case(struct test *t, const struct test_case *test_case)
 	clean_up(t);
 }
 
-static void count(struct selftest_result *result, const struct case_report *report)
+static void count(struct selftest_result *result, const struct case_report *report, bool is_starved)
 {
 	if (report->state == CASE_PASSED)
 		result->n_passed++;
 	if (report->state == CASE_SKIPPED)
 		result->n_skipped++;
+	if (report->state == CASE_SKIPPED && is_starved)
+		result->n_starved++;
 	if (report->state != CASE_FAILED)
 		return;
 	if (result->n_failed++ == 0)
@@ -96,10 +98,35 @@ static bool run_group(struct test *t, const struct test_group *group, struct obs
 		run_case(t, &group->cases[i]);
 		report->detail = t->detail;
 		report->state = t->state;
-		count(result, report);
+		count(result, report, t->is_starved);
 		observer->case_end(observer->ctx, report);
 	}
 	return true;
+}
+
+static void refuse_group(struct selftest_result *result, const char *prefix)
+{
+	char *text = result->first_failure;
+	size_t size = sizeof(result->first_failure);
+	size_t n = (size_t)text_format(text, size, "No group's name begins with '%.20s'. There are", prefix);
+
+	for (size_t i = 0; i < N_GROUPS && n < size; i++)
+		n += (size_t)text_format(text + n, size - n, " %s%s", groups[i]->name, i + 1 < N_GROUPS ? "," : ".");
+}
+
+/* A run in which nothing could be tried, or little for want of memory, has proved nothing. */
+static void judge(struct selftest_result *result, const struct case_report *last)
+{
+	if (result->outcome != SUITE_PASSED || (result->n_passed > 0 && result->n_starved <= result->n_passed))
+		return;
+	result->outcome = SUITE_CANNOT_RUN;
+	if (result->n_passed == 0)
+		text_format(result->first_failure, sizeof(result->first_failure),
+		            "None of %u cases can run here. The last: %s.", result->n_skipped, last->detail);
+	else
+		text_format(result->first_failure, sizeof(result->first_failure),
+		            "Only %u of %u cases could run, and %u lacked memory; this proves nothing.",
+		            result->n_passed, result->n_passed + result->n_skipped, result->n_starved);
 }
 
 void suite_selftest(struct host *host, const struct suite_options *options, struct observer *observer,
@@ -111,8 +138,7 @@ void suite_selftest(struct host *host, const struct suite_options *options, stru
 
 	*result = (struct selftest_result){ .outcome = SUITE_CANNOT_RUN };
 	if (report.n_cases == 0) {
-		text_format(result->first_failure, sizeof(result->first_failure),
-		            "No group's name begins with '%.40s'.", options->group);
+		refuse_group(result, options->group);
 		return;
 	}
 	t.host = host;
@@ -121,10 +147,5 @@ void suite_selftest(struct host *host, const struct suite_options *options, stru
 		if (is_chosen(groups[i], options->group))
 			is_stopped = !run_group(&t, groups[i], observer, &report, result);
 	result->outcome = result->n_failed > 0 ? SUITE_FAILED : is_stopped ? SUITE_STOPPED : SUITE_PASSED;
-	if (result->outcome == SUITE_PASSED && result->n_skipped > result->n_passed) {
-		result->outcome = SUITE_CANNOT_RUN;
-		text_format(result->first_failure, sizeof(result->first_failure),
-		            "Only %u of %u cases could run, mostly for want of memory; this proves nothing.",
-		            result->n_passed, report.n_cases);
-	}
+	judge(result, &report);
 }

@@ -52,6 +52,7 @@ struct test {
 	enum case_state state;
 	char detail[240];
 	bool is_damaged; /* the heaps were broken on purpose: they are not checked and not destroyed at the end */
+	bool is_starved; /* it was refused an arena */
 
 	unsigned n_chunks;
 	struct kpage_chunk chunks[TEST_MAX_CHUNKS];

@@ -120,6 +120,7 @@ struct observer *suite_print_observer(struct host *host, const struct suite_opti
 struct selftest_result {
 	enum suite_outcome outcome;
 	unsigned n_passed, n_failed, n_skipped;
+	unsigned n_starved;      /* of those skipped: for want of memory */
 	char first_failure[240]; /* "group: name: detail" */
 };
 

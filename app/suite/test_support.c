@@ -64,6 +64,7 @@ void *test_arena_below(struct test *t, size_t size_bytes, uintptr_t max_address)
 	if (!t->host->pages.get(t->host->pages.ctx, &request, chunk)) {
 		test_skip(t, "the host has no free range of %s%s", text_bytes(size, sizeof(size), size_bytes),
 		          max_address != UINTPTR_MAX ? " that low" : "");
+		t->is_starved = true;
 		return NULL;
 	}
 	t->n_chunks++;
