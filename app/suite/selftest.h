@@ -117,6 +117,8 @@ struct kheap_config test_config(struct test *t);
 struct kheap *test_heap_in(struct test *t, void *memory, size_t size_bytes, const struct kheap_config *config);
 /* The same in an arena of its own, or (SIZE 0) from the config's source. */
 struct kheap *test_heap(struct test *t, size_t size_bytes);
+/* The same on pages of the host, also for several processors at once; NULL: the case has failed or is skipped. */
+struct kheap *test_heap_on_host_pages(struct test *t, size_t limit_bytes);
 /* Check and destroy a heap before the case's end. */
 bool test_end_heap(struct test *t, struct kheap *heap);
 /* t->source over an arena of its own. */

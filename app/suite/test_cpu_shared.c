@@ -239,15 +239,6 @@ static void pass(void *ctx, unsigned index)
 	kheap_leave(belt->heap);
 }
 
-static struct kheap *heap_on_host_pages(struct test *t)
-{
-	struct kheap_config config = test_config(t);
-
-	config.source = t->host->pages;
-	config.limit_bytes = 2 * ARENA;
-	return test_heap_in(t, NULL, 0, &config);
-}
-
 static void another_processor_may_free(struct test *t)
 {
 	static struct belt belt;
@@ -259,7 +250,7 @@ static void another_processor_may_free(struct test *t)
 		test_skip(t, "there is only one processor");
 		return;
 	}
-	belt = (struct belt){ .host = host, .heap = heap_on_host_pages(t) };
+	belt = (struct belt){ .host = host, .heap = test_heap_on_host_pages(t, 2 * ARENA) };
 	TRY(belt.heap != NULL);
 	belt.end = host->ticks(host) + PASSING_SECONDS * host->ticks_per_second;
 	random_seed(&belt.random, t->options->seed);

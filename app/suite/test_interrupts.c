@@ -170,21 +170,12 @@ static void interruptions_may_enter(struct test *t)
 	run_interrupted(t, heap, SMALL);
 }
 
-static struct kheap *heap_on_host_pages(struct test *t)
-{
-	struct kheap_config config = test_config(t);
-
-	config.source = t->host->pages;
-	config.limit_bytes = 2 * ARENA;
-	return test_heap_in(t, NULL, 0, &config);
-}
-
 static void interruptions_may_grow(struct test *t)
 {
 	struct kheap *heap;
 
 	TRY(is_interruptible(t));
-	heap = heap_on_host_pages(t);
+	heap = test_heap_on_host_pages(t, 2 * ARENA);
 	TRY(heap != NULL);
 	run_interrupted(t, heap, LARGE);
 }
@@ -201,7 +192,7 @@ static void processors_may_enter(struct test *t)
 		test_skip(t, "there is only one processor");
 		return;
 	}
-	heap = heap_on_host_pages(t);
+	heap = test_heap_on_host_pages(t, 2 * ARENA);
 	TRY(heap != NULL);
 	begin(t, &shop, heap, LARGE);
 	if (host->interrupts_begin != NULL)

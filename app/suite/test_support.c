@@ -119,6 +119,19 @@ struct kheap *test_heap(struct test *t, size_t size_bytes)
 	return arena != NULL ? test_heap_in(t, arena, size_bytes, &config) : NULL;
 }
 
+struct kheap *test_heap_on_host_pages(struct test *t, size_t limit_bytes)
+{
+	struct kheap_config config = test_config(t);
+
+	config.source = t->host->pages;
+	config.limit_bytes = limit_bytes;
+	/* That the host has no pages is not the heap's fault. */
+	if (test_arena(t, limit_bytes / 2) == NULL)
+		return NULL;
+	t->host->pages.put(t->host->pages.ctx, &t->chunks[--t->n_chunks]);
+	return test_heap_in(t, NULL, 0, &config);
+}
+
 bool test_end_heap(struct test *t, struct kheap *heap)
 {
 	bool sound = test_sound(t, heap, "the work");
