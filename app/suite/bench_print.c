@@ -7,7 +7,6 @@
 
 struct printer {
 	struct host *host;
-	enum suite_format format;
 	struct bench_result *result;
 	unsigned n_printed;
 	const char *section;
@@ -63,12 +62,13 @@ static void print_line(struct printer *printer, const struct bench_row *row, uns
 	text_print(printer->host, "%8s%8s%9s%8s%7s\n", ns, ns_minimum, cycles, cycles_minimum, to_heap);
 }
 
-static void print_rows(struct printer *printer)
+static void print_new_rows(void *ctx)
 {
+	struct printer *printer = ctx;
 	const struct bench_result *result = printer->result;
 
 	if (!printer->has_clock)
-		meter_print(&result->meter, printer->format);
+		meter_print(&result->meter, SUITE_TEXT);
 	printer->has_clock = true;
 	for (; printer->n_printed < result->n_rows; printer->n_printed++) {
 		const struct bench_row *row = &result->rows[printer->n_printed];
@@ -81,17 +81,6 @@ static void print_rows(struct printer *printer)
 		for (unsigned lane = 0; lane < result->n_lanes; lane++)
 			print_line(printer, row, lane, lane == 0);
 	}
-}
-
-static enum suite_control on_progress(void *ctx, unsigned permille, const char *what)
-{
-	struct printer *printer = ctx;
-
-	(void)permille;
-	(void)what;
-	if (printer->format != SUITE_JSON)
-		print_rows(printer);
-	return suite_poll_stop(printer->host, printer->format);
 }
 
 /* ------------------------------------------------------------------------------------------------------------
@@ -143,15 +132,14 @@ enum suite_outcome bench_command(struct host *host, const struct suite_options *
 {
 	static struct bench_result result;
 	static struct printer printer;
-	struct measure_observer observer = { &printer, on_progress };
 
-	printer = (struct printer){ .host = host, .format = options->format, .result = &result };
+	printer = (struct printer){ .host = host, .result = &result };
 	measure_print_header(host, options, "bench");
-	suite_bench(host, options, &observer, &result);
+	suite_bench(host, options, measure_print_observer(host, options, print_new_rows, &printer), &result);
 	if (options->format == SUITE_JSON) {
 		print_json(host, &result);
 	} else if (result.outcome != SUITE_CANNOT_RUN) {
-		print_rows(&printer);
+		print_new_rows(&printer);
 		text_print(host, "\nMedian and minimum of many short batches, all engines in turn, without the\n"
 		                 "timer's own part. `loop` is the loop around the calls, and is in each figure.\n");
 	}

@@ -350,27 +350,27 @@ static enum suite_outcome run(struct frag *frag, const struct suite_options *opt
 	return SUITE_PASSED;
 }
 
-enum suite_outcome frag_command(struct host *host, const struct suite_options *options)
+static enum suite_outcome measure(struct host *host, const struct suite_options *options, struct allocator *engine,
+                                  void *table, const char **why)
 {
 	enum suite_outcome outcome;
-	struct allocator *engine;
-	struct kpage_chunk chunk;
-	const char *why = "";
-	struct frag *frag = measure_begin(host, options, "frag", sizeof(*frag), &engine, &chunk);
+	struct frag *frag = table;
 
-	if (frag == NULL)
-		return SUITE_CANNOT_RUN;
 	frag->host = host;
 	frag->engine = engine;
 	frag->random = options->seed != 0 ? options->seed : 1;
-	pacer_begin(&frag->pacer, host, measure_print_observer(host, options));
-	outcome = run(frag, options, &why);
+	pacer_begin(&frag->pacer, host, measure_print_observer(host, options, NULL, NULL));
+	outcome = run(frag, options, why);
 	if (options->format == SUITE_JSON) {
 		print_json(frag);
 	} else if (frag->n_columns == N_COLUMNS) {
 		print_text(frag);
 		print_scores(frag);
 	}
-	host->pages.put(host->pages.ctx, &chunk);
-	return measure_print_end(host, options, "frag", outcome, why);
+	return outcome;
+}
+
+enum suite_outcome frag_command(struct host *host, const struct suite_options *options)
+{
+	return measure_command(host, options, "frag", sizeof(struct frag), measure);
 }

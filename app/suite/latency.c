@@ -145,7 +145,7 @@ static enum suite_outcome run(struct latency *latency, const struct suite_option
 	struct pacer pacer;
 	bool is_stopped = false;
 
-	pacer_begin(&pacer, latency->host, measure_print_observer(latency->host, options));
+	pacer_begin(&pacer, latency->host, measure_print_observer(latency->host, options, NULL, NULL));
 	latency->has_smi = count_smi(latency, &latency->smi_before);
 	while (!is_stopped && !latency->is_refused && (passed = pacer_milliseconds(&pacer)) < bound_ms) {
 		window(latency);
@@ -315,10 +315,11 @@ static void print_json(const struct latency *latency)
  * The command
  * --------------------------------------------------------------------------------------------------------- */
 
-static enum suite_outcome measure(struct host *host, const struct suite_options *options, struct latency *latency,
-                                  struct allocator *engine, const char **why)
+static enum suite_outcome measure(struct host *host, const struct suite_options *options, struct allocator *engine,
+                                  void *table, const char **why)
 {
 	enum suite_outcome outcome;
+	struct latency *latency = table;
 
 	latency->host = host;
 	latency->calls = calls_of(engine);
@@ -341,15 +342,5 @@ static enum suite_outcome measure(struct host *host, const struct suite_options 
 
 enum suite_outcome latency_command(struct host *host, const struct suite_options *options)
 {
-	enum suite_outcome outcome;
-	struct allocator *engine;
-	struct kpage_chunk chunk;
-	const char *why = "";
-	struct latency *latency = measure_begin(host, options, "latency", sizeof(*latency), &engine, &chunk);
-
-	if (latency == NULL)
-		return SUITE_CANNOT_RUN;
-	outcome = measure(host, options, latency, engine, &why);
-	host->pages.put(host->pages.ctx, &chunk);
-	return measure_print_end(host, options, "latency", outcome, why);
+	return measure_command(host, options, "latency", sizeof(struct latency), measure);
 }

@@ -177,6 +177,8 @@ uint64_t pacer_milliseconds(const struct pacer *pacer)
 struct print_context {
 	struct host *host;
 	enum suite_format format;
+	void (*print_new)(void *ctx);
+	void *ctx;
 };
 
 static enum suite_control print_progress(void *ctx, unsigned permille, const char *what)
@@ -185,15 +187,18 @@ static enum suite_control print_progress(void *ctx, unsigned permille, const cha
 
 	(void)permille;
 	(void)what;
+	if (context->print_new != NULL && context->format != SUITE_JSON)
+		context->print_new(context->ctx);
 	return suite_poll_stop(context->host, context->format);
 }
 
-struct measure_observer *measure_print_observer(struct host *host, const struct suite_options *options)
+struct measure_observer *measure_print_observer(struct host *host, const struct suite_options *options,
+                                                void (*print_new)(void *ctx), void *ctx)
 {
 	static struct print_context context;
 	static struct measure_observer observer;
 
-	context = (struct print_context){ host, options->format };
+	context = (struct print_context){ host, options->format, print_new, ctx };
 	observer = (struct measure_observer){ &context, print_progress };
 	return &observer;
 }
@@ -272,22 +277,6 @@ void measure_print_header(struct host *host, const struct suite_options *options
 	host->write(host, ",\n");
 }
 
-void *measure_begin(struct host *host, const struct suite_options *options, const char *command, size_t table_bytes,
-                    struct allocator **engine, struct kpage_chunk *chunk)
-{
-	void *table = NULL;
-
-	measure_print_header(host, options, command);
-	*engine = suite_engine(host, options->engine);
-	if (*engine == NULL)
-		(void)measure_print_end(host, options, command, SUITE_CANNOT_RUN,
-		                        "There is no such engine; `kmalloc info` lists them.");
-	else if ((table = measure_get_pages(host, table_bytes, chunk)) == NULL)
-		(void)measure_print_end(host, options, command, SUITE_CANNOT_RUN,
-		                        "The host has no pages for the tables of this measurement.");
-	return table;
-}
-
 enum suite_outcome measure_print_end(struct host *host, const struct suite_options *options, const char *command,
                                      enum suite_outcome outcome, const char *why)
 {
@@ -299,4 +288,25 @@ enum suite_outcome measure_print_end(struct host *host, const struct suite_optio
 		text_print(host, "%s  %s%s%s\n", suite_verdict(outcome), command, why[0] != '\0' ? ": " : "", why);
 	}
 	return outcome;
+}
+
+enum suite_outcome measure_command(struct host *host, const struct suite_options *options, const char *command,
+                                   size_t table_bytes, measure_engine *measure)
+{
+	struct allocator *engine = suite_engine(host, options->engine);
+	enum suite_outcome outcome = SUITE_CANNOT_RUN;
+	struct kpage_chunk chunk;
+	const char *why = "";
+	void *table;
+
+	measure_print_header(host, options, command);
+	if (engine == NULL) {
+		why = "There is no such engine; `kmalloc info` lists them.";
+	} else if ((table = measure_get_pages(host, table_bytes, &chunk)) == NULL) {
+		why = "The host has no pages for the tables of this measurement.";
+	} else {
+		outcome = measure(host, options, engine, table, &why);
+		host->pages.put(host->pages.ctx, &chunk);
+	}
+	return measure_print_end(host, options, command, outcome, why);
 }

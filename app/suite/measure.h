@@ -88,8 +88,9 @@ void pacer_begin(struct pacer *pacer, struct host *host, struct measure_observer
 bool pacer_stop(struct pacer *pacer, unsigned permille, const char *what);
 uint64_t pacer_milliseconds(const struct pacer *pacer);
 
-/* An observer that prints nothing but the question at Esc. */
-struct measure_observer *measure_print_observer(struct host *host, const struct suite_options *options);
+/* An observer that asks at Esc, and lets print_new (NULL: nothing) print what has come since its last call, unless that is JSON. */
+struct measure_observer *measure_print_observer(struct host *host, const struct suite_options *options,
+                                                void (*print_new)(void *ctx), void *ctx);
 
 /* Zeroed pages of the host for tables; NULL: it has none. */
 void *measure_get_pages(struct host *host, size_t size_bytes, struct kpage_chunk *chunk);
@@ -103,12 +104,12 @@ char *measure_decimal(char *out, size_t size, uint64_t milli, unsigned decimals)
 uint64_t measure_permille(uint64_t part, uint64_t whole);
 /* The first line of a command, or the opening of its JSON object. */
 void measure_print_header(struct host *host, const struct suite_options *options, const char *command);
-/*
- * What a measurement of options->engine begins with: the header, the engine, zeroed pages for its tables. NULL: it
- * cannot run, and all is said.
- */
-void *measure_begin(struct host *host, const struct suite_options *options, const char *command, size_t table_bytes,
-                    struct allocator **engine, struct kpage_chunk *chunk);
+/* Measures an engine and prints the figures; the table is zeroed. *why: of any outcome but SUITE_PASSED, a sentence or "". */
+typedef enum suite_outcome measure_engine(struct host *host, const struct suite_options *options,
+                                          struct allocator *engine, void *table, const char **why);
+/* A command that measures options->engine, from its first line to its last. */
+enum suite_outcome measure_command(struct host *host, const struct suite_options *options, const char *command,
+                                   size_t table_bytes, measure_engine *measure);
 /* A JSON string with its quotes. */
 void measure_print_string(struct host *host, const char *text);
 /* The last line of a command; for JSON the outcome and the closing brace. */

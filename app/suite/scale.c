@@ -326,7 +326,6 @@ void suite_scale(struct host *host, const struct suite_options *options, struct 
 
 struct printer {
 	struct host *host;
-	enum suite_format format;
 	const struct scale_result *result;
 	unsigned n_printed;
 };
@@ -352,8 +351,9 @@ static void print_columns(struct host *host, const char *engine)
 	text_print(host, "\n");
 }
 
-static void print_rows(struct printer *printer)
+static void print_new_rows(void *ctx)
 {
+	struct printer *printer = ctx;
 	const struct scale_result *result = printer->result;
 
 	for (; printer->n_printed < result->n_rows; printer->n_printed++) {
@@ -388,30 +388,18 @@ static void print_json(struct host *host, const struct scale_result *result)
 	host->write(host, "\n  ],\n");
 }
 
-static enum suite_control on_progress(void *ctx, unsigned permille, const char *what)
-{
-	struct printer *printer = ctx;
-
-	(void)permille;
-	(void)what;
-	if (printer->format != SUITE_JSON)
-		print_rows(printer);
-	return suite_poll_stop(printer->host, printer->format);
-}
-
 enum suite_outcome scale_command(struct host *host, const struct suite_options *options)
 {
 	/* Too large for a firmware's stack frame. */
 	static struct scale_result result;
-	struct printer printer = { host, options->format, &result, 0 };
-	struct measure_observer observer = { &printer, on_progress };
+	struct printer printer = { host, &result, 0 };
 
 	measure_print_header(host, options, "scale");
-	suite_scale(host, options, &observer, &result);
+	suite_scale(host, options, measure_print_observer(host, options, print_new_rows, &printer), &result);
 	if (options->format == SUITE_JSON) {
 		print_json(host, &result);
 	} else {
-		print_rows(&printer);
+		print_new_rows(&printer);
 		if (result.n_rows > 0 && host->is_virtual_machine)
 			text_print(host, "\nThis is a virtual machine, whose CPUs may share real ones with others.\n");
 	}

@@ -124,6 +124,8 @@ bool test_end_heap(struct test *t, struct kheap *heap);
 /* t->source over an arena of its own. */
 bool test_source(struct test *t, size_t size_bytes);
 struct kheap_config test_source_config(struct test *t);
+/* A heap that has all its memory from t->source. */
+bool test_heap_on_source(struct test *t, struct kheap **heap);
 
 /* kheap_check finds nothing; `when` completes "... after". */
 bool test_sound(struct test *t, struct kheap *heap, const char *when);

@@ -147,15 +147,10 @@ static void step(struct kheap *heap, struct random *random, bool with_resize)
 /* Random work in a heap that grows and shrinks; the model is asked after every few steps. Leaves the objects live. */
 static struct kheap *random_work(struct test *t, bool with_resize)
 {
-	struct kheap_config config;
 	struct random random;
 	struct kheap *heap;
 
-	if (!test_source(t, ARENA))
-		return NULL;
-	config = test_source_config(t);
-	heap = test_heap_in(t, NULL, 0, &config);
-	if (heap == NULL)
+	if (!test_source(t, ARENA) || !test_heap_on_source(t, &heap))
 		return NULL;
 	model = (struct model){ 0 };
 	random_seed(&random, t->options->seed);

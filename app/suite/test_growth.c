@@ -13,14 +13,6 @@
 #define WORK_STEPS 400
 #define WORK_BYTES_MAX 40000
 
-static bool heap_from_source(struct test *t, struct kheap **heap)
-{
-	struct kheap_config config = test_source_config(t);
-
-	*heap = test_heap_in(t, NULL, 0, &config);
-	return *heap != NULL;
-}
-
 /* Everything back, and sound at the end. */
 static bool end_heap(struct test *t, struct kheap *heap)
 {
@@ -148,7 +140,7 @@ static void too_little_is_put_back(struct test *t)
 	struct kheap_stats before;
 	unsigned n_puts;
 
-	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	kheap_get_stats(heap, &before);
 	n_puts = t->source.n_puts;
 	t->source.give_less = true;
@@ -167,7 +159,7 @@ static bool works_with_source(struct test *t, const char *what)
 	struct kheap *heap;
 	unsigned n_failed = 0;
 
-	if (!heap_from_source(t, &heap) || !work(t, heap, &n_failed))
+	if (!test_heap_on_source(t, &heap) || !work(t, heap, &n_failed))
 		return false;
 	REQUIRE(t, n_failed == 0, "%u allocations failed with a source that gives %s", n_failed, what);
 	return end_heap(t, heap);
@@ -199,7 +191,7 @@ static void misaligned_chunks_serve(struct test *t, size_t arena, size_t boundar
 		struct kheap *heap;
 		void *natural, *asked;
 
-		TRY(heap_from_source(t, &heap));
+		TRY(test_heap_on_source(t, &heap));
 		natural = kheap_alloc(heap, alignment, 0);
 		asked = kheap_alloc_aligned(heap, 100, alignment, 0);
 		CHECK(t, natural != NULL && is_aligned(natural, alignment),
@@ -228,7 +220,7 @@ static void low_pages_are_asked_for(struct test *t)
 	void *object;
 	bool is_low;
 
-	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	is_low = t->source.end - 1 <= UINT32_MAX;
 	object = kheap_alloc(heap, (size_t)1 << 20, KMALLOC_BELOW_4G);
 	CHECK(t, t->source.last.max_address <= UINT32_MAX || object != NULL,
@@ -251,7 +243,7 @@ static void source_may_enter_the_heap(struct test *t)
 	struct kheap *heap;
 	unsigned n_failed = 0;
 
-	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	t->source.give_minimum = true;
 	t->source.enter = heap;
 	TRY(work(t, heap, &n_failed));
@@ -272,7 +264,7 @@ static void no_grow_does_not_ask(struct test *t)
 	struct kheap_stats before, after;
 	unsigned n_gets;
 
-	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	kheap_get_stats(heap, &before);
 	n_gets = t->source.n_gets;
 	CHECK(t, kheap_alloc(heap, (size_t)1 << 20, KMALLOC_NO_GROW) == NULL, "1 MiB was found without growing");
@@ -294,7 +286,7 @@ static void empty_chunks_go_back(struct test *t)
 	struct kheap_stats before, stats;
 	size_t given_back;
 
-	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	kheap_get_stats(heap, &before);
 	for (unsigned i = 0; i < N; i++) {
 		objects[i] = kheap_alloc(heap, 100000, 0);
@@ -332,7 +324,7 @@ static void edge_does_not_thrash(struct test *t)
 	void *objects[64];
 	unsigned calls, worst = 0;
 
-	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	/* At every fill level one of these is the object that needs a new chunk. */
 	for (unsigned i = 0; i < 64; i++) {
 		objects[i] = kheap_alloc(heap, 20000, 0);
@@ -357,7 +349,7 @@ static void used_spare_is_none(struct test *t)
 	struct kheap_stats before, after;
 	void *object;
 
-	TRY(test_source(t, ARENA) && heap_from_source(t, &heap));
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	while (kheap_alloc(heap, 3000, KMALLOC_NO_GROW) != NULL)
 		;
 	kheap_free(heap, kheap_alloc(heap, 3000, 0));
@@ -417,19 +409,31 @@ static bool free_cushion(void *ctx, size_t size_bytes)
 	return object != NULL;
 }
 
-static void low_memory_is_asked(struct test *t)
+/* A heap of 512 KiB that asks for the cushion. */
+static bool make_cushioned_heap(struct test *t)
 {
-	struct kheap_config config;
-	void *arena = test_arena(t, (size_t)512 << 10), *object;
+	struct kheap_config config = test_config(t);
+	void *arena = test_arena(t, (size_t)512 << 10);
 
-	TRY(arena != NULL);
-	config = test_config(t);
 	config.on_low_memory = free_cushion;
 	cushion = (struct cushion){ 0 };
-	cushion.heap = test_heap_in(t, arena, (size_t)512 << 10, &config);
-	TRY(cushion.heap != NULL);
+	if (arena != NULL)
+		cushion.heap = test_heap_in(t, arena, (size_t)512 << 10, &config);
+	return cushion.heap != NULL;
+}
+
+static bool fill_cushion(struct test *t)
+{
 	cushion.object = kheap_alloc(cushion.heap, 300000, 0);
-	CHECK(t, cushion.object != NULL && cushion.n_asked == 0, "300000 bytes were refused in a heap of 512 KiB");
+	REQUIRE(t, cushion.object != NULL && cushion.n_asked == 0, "300000 bytes were refused in a heap of 512 KiB");
+	return true;
+}
+
+static void low_memory_is_asked(struct test *t)
+{
+	void *object;
+
+	TRY(make_cushioned_heap(t) && fill_cushion(t));
 	CHECK(t, kheap_alloc(cushion.heap, 250000, KMALLOC_NO_GROW) == NULL && cushion.n_asked == 0,
 	      "on_low_memory was asked although the request forbids it");
 	object = kheap_alloc(cushion.heap, 250000, 0);
@@ -443,20 +447,13 @@ static void low_memory_is_asked(struct test *t)
 
 static void low_memory_is_asked_for_a_cache(struct test *t)
 {
-	struct kheap_config config;
-	void *arena = test_arena(t, (size_t)512 << 10), *object;
 	struct kcache *cache;
+	void *object;
 
-	TRY(arena != NULL);
-	config = test_config(t);
-	config.on_low_memory = free_cushion;
-	cushion = (struct cushion){ 0 };
-	cushion.heap = test_heap_in(t, arena, (size_t)512 << 10, &config);
-	TRY(cushion.heap != NULL);
+	TRY(make_cushioned_heap(t));
 	cache = kcache_create(cushion.heap, 30000, 0, NULL, NULL);
 	CHECK(t, cache != NULL, "a cache was refused in a heap of 512 KiB");
-	cushion.object = kheap_alloc(cushion.heap, 300000, 0);
-	CHECK(t, cushion.object != NULL, "300000 bytes were refused in a heap of 512 KiB");
+	TRY(fill_cushion(t));
 	while (kheap_alloc(cushion.heap, 4096, KMALLOC_NO_GROW) != NULL)
 		;
 	CHECK(t, kcache_alloc(cache, KMALLOC_NO_GROW) == NULL && cushion.n_asked == 0,

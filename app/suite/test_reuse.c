@@ -256,14 +256,10 @@ static void use_leaves_nothing(struct test *t)
 
 static void lone_pairs_keep_the_footprint(struct test *t)
 {
-	struct kheap_config config;
 	struct kheap *heap;
 	unsigned n_gets;
 
-	TRY(test_source(t, ARENA));
-	config = test_source_config(t);
-	heap = test_heap_in(t, NULL, 0, &config);
-	TRY(heap != NULL);
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
 	kheap_free(heap, kheap_alloc(heap, 3000, 0));
 	kheap_free(heap, kheap_alloc(heap, 64, 0));
 	n_gets = t->source.n_gets;

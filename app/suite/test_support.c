@@ -380,3 +380,11 @@ struct kheap_config test_source_config(struct test *t)
 	config.source = (struct kpage_source){ .get = source_get, .put = source_put, .ctx = &t->source };
 	return config;
 }
+
+bool test_heap_on_source(struct test *t, struct kheap **heap)
+{
+	struct kheap_config config = test_source_config(t);
+
+	*heap = test_heap_in(t, NULL, 0, &config);
+	return *heap != NULL;
+}

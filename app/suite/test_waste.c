@@ -263,7 +263,6 @@ static void small_work_fits(struct test *t)
 static void footprint_does_not_creep(struct test *t)
 {
 	enum { SLOTS = 500, STEPS = 120000 };
-	struct kheap_config config;
 	struct fit_slot *slots;
 	struct random random;
 	struct kheap *heap;
@@ -271,9 +270,7 @@ static void footprint_does_not_creep(struct test *t)
 
 	TRY(test_source(t, (size_t)6 << 20));
 	slots = test_arena(t, SLOTS * sizeof(struct fit_slot));
-	config = test_source_config(t);
-	heap = test_heap_in(t, NULL, 0, &config);
-	TRY(slots != NULL && heap != NULL);
+	TRY(slots != NULL && test_heap_on_source(t, &heap));
 	for (unsigned i = 0; i < SLOTS; i++)
 		slots[i].object = NULL;
 	random_seed(&random, t->options->seed);
