@@ -5,7 +5,7 @@ import re
 
 import measure
 from cases import case
-from machines import SUCCESS, ABORTED, UNSUPPORTED, expect_home, expect_return, run_program, started
+from machines import ABORTED, UNSUPPORTED, expect_return, menu, run_program, started, stop_run
 
 ENGINES = ("heap", "classic", "pool", "pages")
 PATTERNS = ("own objects", "exchanged", "handed over")
@@ -93,28 +93,21 @@ def bench_escape(context):
 @case()
 def menu_bench(context):
     """the menu's benchmark shows its table"""
-    with started(context) as machine:
-        expect_home(machine)
+    with menu(context) as machine:
         machine.send("6")
         machine.expect_screen(r"a +64 B pair, nothing else( +[\d.]+){5}", 60)
         machine.expect_screen(r"DONE", 200)
         (context.folder / "bench.txt").write_text(machine.screen.text())
         machine.send("\r")
-        expect_home(machine)
-        machine.send("qy")
-        expect_return(machine, SUCCESS)
 
 
 @case()
 def menu_scale(context):
     """S in the menu's benchmark leads to the processors, and back"""
-    with started(context, smp=2) as machine:
-        expect_home(machine)
+    with menu(context, ABORTED, smp=2) as machine:
         machine.send("6")
         machine.expect_screen(r"\ba +64 B pair", 60)
-        machine.send(ESC)
-        machine.expect_screen(r"Stop the run", 10)
-        machine.send("y")
+        stop_run(machine)
         machine.expect_screen(r"S several processors", 20)
         machine.send("s")
         machine.expect_screen(r"DONE", 60)
@@ -123,6 +116,3 @@ def menu_scale(context):
         machine.send("\r")
         machine.expect_screen(r"STOPPED", 10)
         machine.send("\r")
-        expect_home(machine)
-        machine.send("qy")
-        expect_return(machine, ABORTED)

@@ -4,7 +4,7 @@
 import pathlib
 
 from cases import case
-from machines import LOAD_ERROR, booted, expect_home, run_program
+from machines import LOAD_ERROR, booted, expect_home, quit_to_firmware, run_program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -24,8 +24,7 @@ def boot_replay(context):
         assert "FAIL" not in machine.screen.text()
         machine.send("\x1b")
         expect_home(machine)
-        machine.send("qy")
-        machine.expect_screen(r"Boot Manager|Device Manager", 30)
+        quit_to_firmware(machine)
 
 
 @case()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The machines that scripts/test_efi.py needs: switched on with a stick, or started with a program; and what it expects of all."""
 
+import contextlib
+
 import qemu
 
 # EFI status codes as EFI_ERROR sets them; the Shell shows them without the top bit.
@@ -61,3 +63,38 @@ def expect_home(machine, seconds=60):
     machine.expect_screen(r"1 +Self-test", seconds)
     machine.expect_screen(r"Q +Quit", 5)
     machine.settle(0.3)
+
+
+def screen_opens(machine, keys, pattern):
+    machine.send(keys)
+    machine.expect_screen(pattern, 15)
+    machine.settle(0.3)
+
+
+def stop_run(machine):
+    """Esc and yes, while something runs in the menu."""
+    machine.send("\x1b")
+    machine.expect_screen(r"Stop the run\?", 10)
+    machine.send("y")
+
+
+def quit_menu(machine):
+    machine.send("q")
+    machine.expect_screen(r"Leave kmalloc\?", 10)
+    machine.send("y")
+
+
+def quit_to_firmware(machine):
+    quit_menu(machine)
+    machine.expect_screen(r"Boot Manager|Device Manager", 30)
+
+
+@contextlib.contextmanager
+def menu(context, status=SUCCESS, **hardware):
+    """The program's menu at Home, to which the case comes back in the end; then Q, and the program returns this status."""
+    with started(context, **hardware) as machine:
+        expect_home(machine)
+        yield machine
+        expect_home(machine, 10)
+        quit_menu(machine)
+        expect_return(machine, status)

@@ -21,8 +21,8 @@ import efi_traces  # noqa: F401 (its cases)
 import qemu
 from cases import case, main, run_command
 from expect import assert_tap, assert_verdict, stress_figures
-from machines import (ABORTED, INVALID_PARAMETER, SUCCESS, UNSUPPORTED, booted, expect_home, expect_return,
-                      run_program, started)  # fmt: skip
+from machines import (ABORTED, INVALID_PARAMETER, SUCCESS, UNSUPPORTED, booted, expect_home, expect_return, menu, quit_to_firmware,
+                      run_program, screen_opens, started, stop_run)  # fmt: skip
 from screen import Terminal
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -81,10 +81,7 @@ def boot_quit(context):
     """Q in the menu returns to the firmware, whose own menu then works"""
     with booted(context, context.build / "kmalloc.img", "snapshot=on") as machine:
         expect_home(machine)
-        machine.send("q")
-        machine.expect_screen(r"Leave kmalloc\?", 10)
-        machine.send("y")
-        machine.expect_screen(r"Boot Manager|Device Manager", 30)
+        quit_to_firmware(machine)
 
 
 @case()
@@ -427,24 +424,10 @@ def info(context, memory, vga, smp):
 # -- the menu ----------------------------------------------------------------------------------------------------------
 
 
-def leave(machine, status=SUCCESS):
-    machine.send("q")
-    machine.expect_screen(r"Leave kmalloc\?", 10)
-    machine.send("y")
-    expect_return(machine, status)
-
-
-def screen_opens(machine, keys, pattern):
-    machine.send(keys)
-    machine.expect_screen(pattern, 15)
-    machine.settle(0.3)
-
-
 @case()
 def menu_keys(context):
     """letters, digits, arrows and Enter reach every screen, and Esc comes back"""
-    with started(context) as machine:
-        expect_home(machine)
+    with menu(context) as machine:
         for keys, title in (("3", r"Heap statistics"), ("4", r"Memory map .*ranges"), ("5", r"Settings\b.*\n.*\n(.*\n)*.*Heap size")):
             screen_opens(machine, keys, title)
             machine.expect_screen(r"Esc back", 10)
@@ -458,14 +441,12 @@ def menu_keys(context):
         machine.send("zZ!\x7f")  # keys that mean nothing
         machine.settle(0.5)
         machine.expect_screen(r"> *3 +Heap statistics", 5)
-        leave(machine)
 
 
 @case()
 def menu_selftest(context):
     """the self-test from the menu ends in a result that stays until a key"""
-    with started(context) as machine:
-        expect_home(machine)
+    with menu(context) as machine:
         machine.send("1")
         machine.expect_screen(r"\d+ of \d+", 20)
         machine.expect_screen(r"Enter back", 240)
@@ -476,15 +457,12 @@ def menu_selftest(context):
         assert machine.screen.text() == before, "the result did not stay"
         (context.folder / "result.txt").write_text(before)
         machine.send(ENTER)
-        expect_home(machine, 10)
-        leave(machine)
 
 
 @case()
 def menu_settings_stress(context):
     """settings are taken or refused with a sentence; the stress run keeps to them; pause and Esc work"""
-    with started(context) as machine:
-        expect_home(machine)
+    with menu(context) as machine:
         screen_opens(machine, "5", r"Heap size")
         screen_opens(machine, DOWN + ENTER + "99999G" + ENTER, r"The heap size must lie between")
         screen_opens(machine, ESC, r"Settings")
@@ -504,41 +482,32 @@ def menu_settings_stress(context):
         machine.expect_screen(r"seed 77", 5)
         (context.folder / "result.txt").write_text(machine.screen.text())
         machine.send(ENTER)
-        expect_home(machine, 10)
-        leave(machine)
 
 
 @case()
 def menu_stress_stop(context):
     """in the menu Esc stops a stress run only after a yes, and the program then returns "aborted" """
-    with started(context) as machine:
-        expect_home(machine)
+    with menu(context, ABORTED) as machine:
         screen_opens(machine, "2", r"Operations")
         machine.send(ESC)
         machine.expect_screen(r"Stop the run\?", 10)
         machine.send("n")
         machine.settle(1)
         assert not re.search(r"Enter back", machine.screen.text()), "it stopped after a no"
-        machine.send(ESC)
-        machine.expect_screen(r"Stop the run\?", 10)
-        machine.send("y")
+        stop_run(machine)
         machine.expect_screen(r"Enter back", 20)
         machine.send(ENTER)
-        expect_home(machine, 10)
-        leave(machine, ABORTED)
 
 
 @case(("64M", 1, False), ("5G", 4, False), ("512M", 1, True))
 def menu_machines(context, memory, smp, vga):
     """Home comes up on small and large machines, with and without VGA"""
-    with started(context, memory=memory, smp=smp, vga=vga) as machine:
-        expect_home(machine)
+    with menu(context, memory=memory, smp=smp, vga=vga) as machine:
         screen = machine.screen.text()
         assert_home(screen)
         assert re.search(rf"\b{smp} x ", screen), f"not {smp} processors:\n{screen}"
         if vga:
             machine.screenshot("home.png")
-        leave(machine)
 
 
 # -- the driver itself ---------------------------------------------------------------------------------------------------
