@@ -10,6 +10,7 @@ Ends with "N passed, N failed".
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,30 @@ def selftest_tap(context, variant):
     text = run_command(program(context, variant), "selftest", "-format", "tap", timeout=600)
     assert_plain(text)
     return assert_tap(text)
+
+
+@case()
+def selftest_groups(context):
+    """each group of the self-test runs alone; where none has the name, all names are told"""
+    text = run_command(program(context), "selftest", "-group", "nosuch", expect=WRONG)
+    groups = re.findall(r"(\w+)[,.]", text[text.index("There are") :])
+    for group in groups:
+        assert_passed(run_command(program(context), "selftest", "-group", group, timeout=600))
+    return f"{len(groups)} groups"
+
+
+@case()
+def selftest_starved(context):
+    """a self-test that gets no memory says so, and does not pass"""
+    limit = 8 << 20  # of address space: less than is kept for the program itself
+
+    def starve():
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    for words, wanted in ((["selftest"], "lacked memory; this proves nothing"),
+                          (["selftest", "-group", "growth"], "None of 16 cases can run here.*no free range")):  # fmt: skip
+        text = run_command(program(context), *words, expect=WRONG, preexec_fn=starve)
+        assert re.search(rf"^CANNOT RUN  selftest: .*{wanted}", text, re.MULTILINE), text
 
 
 @case(*[(variant, engine) for variant in VARIANTS for engine in ("heap", "classic", "libc")])
