@@ -273,8 +273,18 @@ struct kheap_stats {
 	uint64_t n_shrunk;   /* and put back */
 };
 
-/* O(free ranges), with the heap's lock held. */
+/* O(free ranges + cached objects), with the heap's lock held. */
 void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats);
+
+/* What tells a host whether the heap has pages to spare. */
+struct kheap_glance {
+	size_t footprint_bytes;
+	size_t free_page_bytes; /* in free page runs */
+	uint64_t n_operations;  /* n_allocs + n_frees of struct kheap_stats, but for what lies in caches */
+};
+
+/* O(1), and takes no lock: where other CPUs are at work, the numbers may be of different moments. */
+struct kheap_glance kheap_glance(const struct kheap *heap);
 
 enum kheap_kind {
 	KHEAP_NOT_OURS,    /* no region of this heap */
@@ -301,6 +311,9 @@ struct kheap_range kheap_owner(struct kheap *heap, const void *address);
  * visit() must not call the heap. O(heap).
  */
 void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx);
+
+/* The same for every free page run, in no order. O(free page runs). */
+void kheap_walk_free_pages(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx);
 
 /* What the heap is divided into; one region after another, for index = 0.. while true is returned. O(regions). */
 bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *region);

@@ -256,6 +256,30 @@ void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_
 	heap_unlock(heap, state);
 }
 
+/* False: the visitor had enough. */
+static bool walk_runs(const struct run_bins *bins, visit_fn *visit, void *ctx)
+{
+	for (unsigned i = 0; i < RUN_FL * RUN_SL; i++) {
+		for (const struct page_desc *desc = bins->heads[i / RUN_SL][i % RUN_SL]; desc; desc = desc->next) {
+			struct kheap_range range =
+				make_range(KHEAP_PAGE_RUN, false, desc_address(desc), desc->n_pages << PAGE_SHIFT);
+
+			if (!visit(ctx, &range))
+				return false;
+		}
+	}
+	return true;
+}
+
+void kheap_walk_free_pages(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx)
+{
+	kport_lock_state state = heap_lock(heap);
+
+	for (unsigned zone = 0; zone < N_ZONES && walk_runs(&heap->runs[zone], visit, ctx); zone++)
+		;
+	heap_unlock(heap, state);
+}
+
 /* ---- statistics -------------------------------------------------------------------------------------------------------- */
 
 struct free_sum {
@@ -352,4 +376,16 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 		stats->fragmentation_permille =
 			(unsigned)(1000 - min_size((size_t)(1000 * square_root(sum.squares) / total), 1000));
 	heap_unlock(heap, state);
+}
+
+struct kheap_glance kheap_glance(const struct kheap *heap)
+{
+	const struct counters *counters = &heap->counters;
+
+	return (struct kheap_glance){
+		.footprint_bytes = __atomic_load_n(&counters->footprint_pages, __ATOMIC_RELAXED) << PAGE_SHIFT,
+		.free_page_bytes = __atomic_load_n(&counters->free_run_pages, __ATOMIC_RELAXED) << PAGE_SHIFT,
+		.n_operations = __atomic_load_n(&counters->n_allocs, __ATOMIC_RELAXED) +
+		                __atomic_load_n(&counters->n_frees, __ATOMIC_RELAXED),
+	};
 }

@@ -208,7 +208,7 @@ static void figures_match_with_resizes(struct test *t)
  * --------------------------------------------------------------------------------------------------------- */
 
 struct walked {
-	size_t n_live, live_bytes, n_free, free_bytes, n_unknown, n_overlapping;
+	size_t n_live, live_bytes, n_free, free_bytes, n_free_runs, free_run_bytes, n_unknown, n_overlapping;
 	struct kheap_range last;
 };
 
@@ -228,6 +228,8 @@ static bool add_range(void *ctx, const struct kheap_range *range)
 	} else {
 		walked->n_free++;
 		walked->free_bytes += range->size_bytes;
+		walked->n_free_runs += range->kind == KHEAP_PAGE_RUN;
+		walked->free_run_bytes += range->kind == KHEAP_PAGE_RUN ? range->size_bytes : 0;
 	}
 	walked->n_unknown += range->kind == KHEAP_NOT_OURS;
 	return true;
@@ -239,6 +241,33 @@ static bool stop_at_third(void *ctx, const struct kheap_range *range)
 
 	(void)range;
 	return ++*n < 3;
+}
+
+/* The short ways to the free pages, which a host takes that gives them back, find what the whole walk found. */
+static void free_pages_agree(struct test *t, struct kheap *heap, const struct walked *whole)
+{
+	struct kheap_glance glance = kheap_glance(heap);
+	struct kheap_stats stats;
+	struct walked walked = { 0 };
+	unsigned n = 0;
+
+	kheap_get_stats(heap, &stats);
+	kheap_walk_free_pages(heap, add_range, &walked);
+	CHECK(t,
+	      whole->n_free_runs > 0 && walked.n_free_runs == whole->n_free_runs &&
+	              walked.free_run_bytes == whole->free_run_bytes && walked.n_free == walked.n_free_runs &&
+	              walked.n_live == 0,
+	      "kheap_walk saw %zu free page runs of %zu bytes, kheap_walk_free_pages %zu of %zu", whole->n_free_runs,
+	      whole->free_run_bytes, walked.n_free_runs, walked.free_run_bytes);
+	CHECK(t, glance.free_page_bytes == whole->free_run_bytes && glance.footprint_bytes == stats.footprint_bytes,
+	      "%zu of %zu bytes are in free page runs, kheap_glance says %zu of %zu", whole->free_run_bytes,
+	      stats.footprint_bytes, glance.free_page_bytes, glance.footprint_bytes);
+	CHECK(t, glance.n_operations > 0 && glance.n_operations <= stats.n_allocs + stats.n_frees,
+	      "kheap_glance says %llu operations, kheap_stats %llu", (unsigned long long)glance.n_operations,
+	      (unsigned long long)(stats.n_allocs + stats.n_frees));
+	kheap_walk_free_pages(heap, stop_at_third, &n);
+	CHECK(t, n == (whole->n_free_runs < 3 ? whole->n_free_runs : 3),
+	      "kheap_walk_free_pages was told to stop after 3 of %zu runs and saw %u", whole->n_free_runs, n);
 }
 
 static void walk_sees_everything(struct test *t)
@@ -262,6 +291,7 @@ static void walk_sees_everything(struct test *t)
 	      walked.n_overlapping);
 	kheap_walk(heap, stop_at_third, &n);
 	CHECK(t, n == 3, "kheap_walk was told to stop after 3 ranges and went on to %u", n);
+	free_pages_agree(t, heap, &walked);
 	free_all(heap);
 }
 

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The heap's lock on Linux: it spins for a moment, then sleeps in the kernel. A thread that loses its CPU while it holds the lock must
- * not make the others spin for a time slice. Whoever includes this has defined kport_lock_visited(), which is told how often the
- * lock was taken.
+ * not make the others spin for a time slice.
  */
 #ifndef LINUX_PORT_LOCK_H
 #define LINUX_PORT_LOCK_H
 
 struct kport_lock {
-	unsigned state;    /* enum lock_state */
-	unsigned n_visits; /* by those who had it */
+	unsigned state; /* enum lock_state */
 };
 
 enum lock_state { LOCK_FREE, LOCK_TAKEN, LOCK_AWAITED };
@@ -30,12 +28,9 @@ static inline kport_lock_state kport_lock(struct kport_lock *lock)
 
 static inline void kport_unlock(struct kport_lock *lock, kport_lock_state state)
 {
-	unsigned n_visits = ++lock->n_visits;
-
 	(void)state;
 	if (__atomic_exchange_n(&lock->state, LOCK_FREE, __ATOMIC_RELEASE) == LOCK_AWAITED)
 		kport_lock_wake(lock);
-	kport_lock_visited(n_visits);
 }
 
 #endif

@@ -9,11 +9,6 @@
 #define KPORT_CPUS 64
 #define KPORT_INTERRUPTS 0
 
-static inline void kport_lock_visited(unsigned n_visits)
-{
-	(void)n_visits;
-}
-
 #include "cpu.h"
 #include "lock.h"
 

@@ -9,16 +9,6 @@
 #define KPORT_CPUS 512
 #define KPORT_INTERRUPTS 0
 
-/* purge.c: the heap's shared part was visited so many times more. */
-#define PRELOAD_VISITS_A_TICK 1024
-void preload_tick(void);
-
-static inline void kport_lock_visited(unsigned n_visits)
-{
-	if (n_visits % PRELOAD_VISITS_A_TICK == 0)
-		preload_tick();
-}
-
 #include "../port/cpu.h"
 #include "../port/lock.h"
 

@@ -45,7 +45,7 @@ size_t preload_mapped_bytes(void);
 bool preload_discard(void *start, size_t size_bytes);
 
 /* purge.c */
-/* Give all that is free back to the system; false: nothing was. O(heap). */
+/* Give all that is free back to the system; false: nothing was. O(free page runs + cached objects). */
 bool preload_purge(struct kheap *heap);
 /* The same when it is due and worth it; to be called now and then, with no lock held. */
 void preload_look(struct kheap *heap);
