@@ -125,6 +125,21 @@ def operators(context, variant):
             assert text == "operators passed\n", f"{name} ({which}) printed {text}"
 
 
+@case(*LIBRARIES)
+def deepbind(context, variant):
+    """a library opened with RTLD_DEEPBIND, by a name that its opener's search path leads to, has the program's malloc"""
+    (context.folder / "extensions").mkdir(exist_ok=True)
+    link = ["-shared", "-fPIC", "-fno-builtin", "-fno-optimize-sibling-calls", "-O2", "-Wall", "-Wextra", "-Werror"]
+    run_command("gcc", *link, "-o", context.folder / "extensions/libinner.so", SOURCES / "deepbind/inner.c")
+    run_command("gcc", *link, "-Wl,-rpath,$ORIGIN/extensions,--enable-new-dtags", "-o", context.folder / "libouter.so",
+                SOURCES / "deepbind/outer.c")  # fmt: skip
+    run_command("gcc", "-fno-builtin", "-O2", "-Wall", "-Wextra", "-Werror", "-o", context.folder / "deepbind",
+                SOURCES / "deepbind/program.c", context.folder / "libouter.so", "-Wl,-rpath,$ORIGIN")  # fmt: skip
+    for which in (PLAIN, variant):
+        text = run(context, which, context.folder / "deepbind")
+        assert text == "deepbind passed\n", f"({which}) it printed {text}"
+
+
 @case("release", "tsan")
 def thread_numbers(context, variant):
     """threads have unique numbers, the lowest that are free, and give them back when they end; also under the thread sanitizer"""
@@ -139,11 +154,11 @@ def thread_numbers(context, variant):
 
 @case(*LIBRARIES)
 def exports(context, variant):
-    """nothing is exported but malloc's family and the operators, and nothing but the C library is needed"""
+    """nothing is exported but malloc's family, the operators and dlopen, and nothing but the C library is needed"""
     library = context.build / "linux" / LIBRARIES[variant]
     names = set(re.findall(r" [A-Z] (\S+)", run_command("nm", "-D", "--defined-only", library)))
     wanted = set("malloc calloc realloc reallocarray free free_sized free_aligned_sized posix_memalign aligned_alloc memalign "
-                 "valloc pvalloc malloc_usable_size malloc_trim".split())  # fmt: skip
+                 "valloc pvalloc malloc_usable_size malloc_trim dlopen".split())  # fmt: skip
     assert {n for n in names if not n.startswith(("_Zn", "_Zd"))} == wanted, f"it exports {sorted(names)}"
     assert len(names) == len(wanted) + 20, f"it exports {sorted(names)}"
     needed = re.findall(r"NEEDED.*\[(.*)\]", run_command("readelf", "-d", library))

@@ -8,6 +8,7 @@
  *   pages.c      the page source: mmap and munmap
  *   purge.c      pages that stay free go back to the system
  *   fork.c       fork() while other threads are inside the heap
+ *   deepbind.c   libraries that would go past this one to the C library's malloc
  *   report.c     misuse: one line on the standard error output, then abort
  *
  * Everything here may run before the constructors of any library, from inside the dynamic linker, and after the destructors. So
