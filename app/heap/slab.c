@@ -98,8 +98,9 @@ static unsigned fresh_go_on(const struct kheap *heap, struct slab_class *class, 
 	uint64_t key = cached_key(heap, object);
 
 	n = n < n_objects - class->n_keyed ? n : n_objects - class->n_keyed;
-	for (void **end = objects + n; objects < end; object += size, key += size) {
-		*objects++ = (void *)object;
+	/* The lowest comes last, so that it is handed out first: what is allocated in turn goes upwards, as programs read it. */
+	for (void **out = objects + n; out > objects; object += size, key += size) {
+		*--out = (void *)object;
 		*key_word(object) = key;
 	}
 	class->n_keyed = (uint16_t)(class->n_keyed + n);
@@ -231,11 +232,15 @@ static unsigned take_free(struct page_desc *desc, unsigned class_index, unsigned
 	for (unsigned word = 0; word < SLAB_WORDS && left; base += 64 * size, word++) {
 		uint64_t bits = desc->free_bits[word];
 
-		for (; bits && left; bits &= bits - 1, left--)
-			*objects++ = (void *)(base + lowest_bit(bits) * size);
+		/* The lowest comes last here, too. */
+		for (; bits && left; bits &= bits - 1)
+			objects[--left] = (void *)(base + lowest_bit(bits) * size);
 		desc->free_bits[word] = bits;
 	}
-	return n - left;
+	n -= left;
+	for (unsigned i = 0; UNLIKELY(left) && i < n; i++)
+		objects[i] = objects[left + i];
+	return n;
 }
 
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[])

@@ -99,6 +99,7 @@ static const struct probe probes[] = {
 	{ "aligned-reuse", probe_aligned_reuse },
 	{ "trim", probe_trim },
 	{ "returns", probe_returns },
+	{ "order", probe_order },
 	{ "short-threads", probe_short_threads },
 	{ "detached-threads", probe_detached_threads },
 	{ "many-threads", probe_many_threads },
