@@ -367,8 +367,8 @@ uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigne
 {
 	size_t need = max_size(align_up(size + BLOCK_HEADER, GRANULE), BLOCK_MIN);
 
-	return LIKELY(alignment == GRANULE) ? block_cut(heap, need, label) :
-	                                      block_alloc_any(heap, need, alignment, label);
+	return LIKELY(alignment == GRANULE) ? block_cut(heap, need, label)
+	                                    : block_alloc_any(heap, need, alignment, label);
 }
 
 /* ---- free ---------------------------------------------------------------------------------------------------- */
