@@ -389,7 +389,7 @@ void cpu_free_other(struct kheap *heap, void *object, size_t kind)
 	free_shared(heap, object, kind);
 }
 
-void cpu_free_miss(struct kheap *heap, void *object)
+__attribute__((noinline)) void cpu_free_miss(struct kheap *heap, void *object)
 {
 	if (!object)
 		return;

@@ -144,14 +144,40 @@ INLINE void fast_free_kind(struct kheap *heap, void *object, size_t kind)
 		cpu_free_small(heap, object, kind);
 }
 
+/*
+ * The kinds of the region that the first entry of the table is for, if that has this page (its number is in *page, then its index); else
+ * NULL. Where the window follows what is freed it is not worth a look.
+ */
+INLINE const uint8_t *first_kinds(const struct kheap *heap, uintptr_t address, size_t *page)
+{
+	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
+	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
+	const struct section *section = &heap->sections[address >> SECTION_SHIFT & mask];
+	const uint8_t *kinds;
+
+	if (HARDENED || (KPORT_CPUS == 1 && !INTERRUPTS) || UNLIKELY(*page - section->first_page >= section->n_pages))
+		return NULL;
+	*page -= section->first_page;
+	kinds = section->kinds;
+	load_fence();
+	return LIKELY((sequence & ~1u) == __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)) ? kinds : NULL;
+}
+
 INLINE void fast_free(struct kheap *heap, void *object)
 {
-	size_t page = ((uintptr_t)object >> PAGE_SHIFT) - heap->window.first_page;
+	uintptr_t number = (uintptr_t)object >> PAGE_SHIFT;
+	size_t page = number - heap->window.first_page;
+	const uint8_t *kinds = heap->window.kinds;
 
-	if (HARDENED || UNLIKELY(page >= heap->window.n_pages))
-		cpu_free_miss(heap, object);
-	else
-		fast_free_kind(heap, object, heap->window.kinds[page]);
+	if (UNLIKELY(page >= heap->window.n_pages)) {
+		page = number;
+		kinds = first_kinds(heap, (uintptr_t)object, &page);
+		if (kinds == NULL) {
+			cpu_free_miss(heap, object);
+			return;
+		}
+	}
+	fast_free_kind(heap, object, kinds[page]);
 }
 
 /* A page's kind, and where that of its region's first page stands; kinds NULL: the address is not the heap's. */

@@ -16,6 +16,8 @@
 #define ZERO_BY_KERNEL ((size_t)128 << 10)
 /* Freed objects of this size give their pages back, once more than a share of such pages is idle. */
 #define LARGE ((size_t)64 << 10)
+/* As the heap's fast path begins: one question less for small objects. */
+#define SMALL ((size_t)256)
 #define IDLE_MIN ((size_t)8 << 20)
 #define IDLE_SHARE 16
 
@@ -23,6 +25,8 @@ static struct kheap *the_heap;
 static struct kport_lock start_lock;
 /* Bytes of freed large objects whose pages were not given back: a guess, because what takes them again need not be large. */
 static size_t idle_bytes;
+/* Was there ever a large object? */
+static bool has_large;
 
 /* A thread ends: what its cache holds must not wait for the next one. */
 static void thread_leaves(void)
@@ -68,6 +72,8 @@ static void large_taken(size_t size_bytes)
 {
 	size_t idle = __atomic_load_n(&idle_bytes, __ATOMIC_RELAXED);
 
+	if (!__atomic_load_n(&has_large, __ATOMIC_RELAXED))
+		__atomic_store_n(&has_large, true, __ATOMIC_RELAXED);
 	if (idle)
 		__atomic_store_n(&idle_bytes, idle > size_bytes ? idle - size_bytes : 0, __ATOMIC_RELAXED);
 }
@@ -110,7 +116,7 @@ inline void *preload_alloc(size_t size_bytes)
 {
 	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
 
-	if (UNLIKELY(!heap || size_bytes >= LARGE))
+	if (UNLIKELY(!heap) || (UNLIKELY(size_bytes > SMALL) && UNLIKELY(size_bytes >= LARGE)))
 		return alloc_rare(size_bytes);
 	return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, 0);
 }
@@ -119,6 +125,8 @@ void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
 {
 	struct kheap *heap = heap_get();
 
+	if (UNLIKELY(size_bytes >= LARGE))
+		large_taken(size_bytes);
 	return heap ? kheap_alloc_aligned(heap, size_bytes, alignment, 0) : NULL;
 }
 
@@ -136,12 +144,18 @@ __attribute__((noinline)) static void free_rare(void *object)
 	preload_look(heap);
 }
 
+/* Objects of slabs begin with a page, too. */
+static inline bool may_be_large(const void *object)
+{
+	return !object || __atomic_load_n(&has_large, __ATOMIC_RELAXED);
+}
+
 inline void preload_free(void *object)
 {
 	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
 
 	/* Large objects are whole pages; NULL looks like one. */
-	if (UNLIKELY(!heap || (uintptr_t)object % KMALLOC_PAGE_SIZE == 0))
+	if (UNLIKELY(!heap || ((uintptr_t)object % KMALLOC_PAGE_SIZE == 0 && may_be_large(object))))
 		free_rare(object);
 	else
 		kheap_free(heap, object);
@@ -253,6 +267,8 @@ EXPORT void *realloc(void *object, size_t size_bytes)
 		return or_enomem(NULL);
 	if (UNLIKELY(size_bytes >= LARGE) && object && (uintptr_t)object % KMALLOC_PAGE_SIZE == 0)
 		return or_enomem(large_resize(heap, object, size_bytes));
+	if (UNLIKELY(size_bytes >= LARGE))
+		large_taken(size_bytes);
 	return or_enomem(kheap_realloc_aligned(heap, object, size_bytes, KMALLOC_ALIGNMENT));
 }
 
