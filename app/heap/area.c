@@ -135,7 +135,7 @@ static struct block *join_after(struct kheap *heap, struct region *region, size_
 	return next;
 }
 
-void area_create(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t offset)
+struct block *area_create(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t offset)
 {
 	size_t head = page;
 	size_t end = page + n_pages;
@@ -160,9 +160,10 @@ void area_create(struct kheap *heap, struct region *region, size_t page, size_t 
 	area_set_length(region, head, end - head);
 	block_insert_free(heap, start, (uintptr_t)stop - (uintptr_t)start, flags);
 	heap->counters.block_pages += n_pages;
+	return start;
 }
 
-bool area_grow(struct kheap *heap, size_t need, size_t alignment)
+struct block *area_grow(struct kheap *heap, size_t need, size_t alignment)
 {
 	/* An eighth of what blocks hold now, so that a small heap grows by single pages. */
 	size_t slack = alignment > GRANULE ? alignment + BLOCK_MIN : 0;
@@ -174,10 +175,7 @@ bool area_grow(struct kheap *heap, size_t need, size_t alignment)
 		n_pages = max_size(n_pages / 2, least);
 		desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_BLOCK_HEAD);
 	}
-	if (!desc)
-		return false;
-	area_create(heap, desc->region, desc_page(desc), n_pages, 0);
-	return true;
+	return desc ? area_create(heap, desc->region, desc_page(desc), n_pages, 0) : NULL;
 }
 
 /* ---- giving pages back ---------------------------------------------------------------------------------------- */

@@ -293,9 +293,10 @@ INLINE struct block *block_take(struct kheap *heap, size_t need, size_t alignmen
 	if (alignment != GRANULE)
 		victim_retire(heap);
 	block = block_find(heap, need, alignment);
-	if (LIKELY(block != NULL) || !area_grow(heap, need, alignment))
+	if (LIKELY(block != NULL))
 		return block;
-	return block_find(heap, need, alignment);
+	block = area_grow(heap, need, alignment);
+	return block && list_take(heap, block_bin_of(block_size(block)), block) ? block : NULL;
 }
 
 /*

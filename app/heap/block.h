@@ -129,10 +129,10 @@ bool block_retire(struct kheap *heap, struct block *block);
 
 /* ---- area.c ------------------------------------------------------------------------------------------------- */
 
-/* Pages that are in no list become an area, the first page from `offset` on. */
-void area_create(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t offset);
-/* Get pages for a block of `need` bytes with this alignment. */
-bool area_grow(struct kheap *heap, size_t need, size_t alignment);
+/* Pages that are in no list become an area, the first page from `offset` on, or part of one; the free block that they are part of. */
+struct block *area_create(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t offset);
+/* Get pages for a block of `need` bytes with this alignment: a free block, in its bin. NULL: there are none. */
+struct block *area_grow(struct kheap *heap, size_t need, size_t alignment);
 /* A free block is about to be used, or to change. */
 void area_used_up(struct kheap *heap, struct block *block);
 INLINE void area_used(struct kheap *heap, struct block *block)
