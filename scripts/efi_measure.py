@@ -108,7 +108,7 @@ def menu_scale(context):
         machine.send("6")
         machine.expect_screen(r"\ba +64 B pair", 60)
         stop_run(machine)
-        machine.expect_screen(r"S several processors", 20)
+        machine.expect_screen(r"S processors", 20)
         machine.send("s")
         machine.expect_screen(r"DONE", 60)
         machine.expect_screen(r"heap +2( +[\d,]{4,} +\d+\.\d\d){3}", 5)

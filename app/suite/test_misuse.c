@@ -358,7 +358,7 @@ static void damaged_headers_are_reported(struct test *t)
 static bool needs_hardened(struct test *t)
 {
 	if (!test_is_hardened())
-		test_skip(t, "this build has no canaries and no poison; build with KMALLOC_HARDENED=1");
+		test_skip(t, "needs canaries and poison: KMALLOC_HARDENED=1");
 	return test_is_hardened();
 }
 

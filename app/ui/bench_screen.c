@@ -23,8 +23,8 @@ static void draw_figure(struct screen *screen, unsigned row, unsigned end, enum 
 		screen_print_right(screen, row, end, style, "%s", measure_decimal(figure, sizeof(figure), milli, 1));
 		return;
 	}
-	screen_print_right(screen, row, end - DECIMAL, style, "%s",
-	                   measure_decimal(figure, sizeof(figure), milli < 100000000 ? milli : milli / 1000, 0));
+	screen_print_right(screen, row, end - DECIMAL, style, "%'ju",
+	                   (uintmax_t)((milli < 100000000 ? milli : milli / 1000) + 500) / 1000);
 	if (milli >= 100000000)
 		screen_cell(screen, row, end - DECIMAL, style, 'k');
 }
@@ -92,7 +92,7 @@ void bench_screen(struct ui *ui)
 	view.view = (struct measure_view){
 		.title = "Benchmark",
 		.note = "`loop` is the loop around the calls, and is in each figure.",
-		.keys = "   S several processors",
+		.keys = "   S processors",
 		.n_rows = &view.result.n_rows,
 		.measure = measure,
 		.draw_heading = draw_heading,

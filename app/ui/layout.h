@@ -58,7 +58,7 @@ enum layout {
 
 	/* The bench: workload, what it does, a column for each engine. */
 	LAYOUT_BENCH_WHAT = 9,
-	LAYOUT_BENCH_FIRST_END = 44,
+	LAYOUT_BENCH_FIRST_END = 43,
 	LAYOUT_BENCH_COLUMN = 9,
 
 	/* Several processors: engine, how many, and two figures for each pattern. */

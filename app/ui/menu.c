@@ -288,6 +288,7 @@ static bool home_key(struct ui *ui, struct home *home, int key)
 	for (unsigned i = 0; i < home->n_actions; i++)
 		if (key_letter(key) == key_letter(items[home->actions[i]].key)) {
 			home->selected = i;
+			draw_home(ui, home);
 			return act(ui, home, home->actions[i]);
 		}
 	switch (key_letter(key)) {
@@ -311,7 +312,7 @@ static bool home_key(struct ui *ui, struct home *home, int key)
 	case HOST_KEY_ENTER:
 		return act(ui, home, home->actions[home->selected]);
 	case HOST_KEY_ESC:
-		return act(ui, home, QUIT);
+		return home_key(ui, home, items[QUIT].key);
 	default:
 		return true;
 	}

@@ -50,26 +50,25 @@ static void find_traces(struct replay_view *view)
 	}
 }
 
-static void draw_figures(struct ui *ui, unsigned row, const struct replay_result *result)
+static void draw_figures(struct ui *ui, unsigned row, enum style style, const struct replay_result *result)
 {
 	struct screen *screen = ui->screen;
 	uint64_t permille = replay_footprint_permille(result);
 	uint64_t tenths = replay_picoseconds(ui->host, result->ticks, result->n_operations) / 100;
 	char text[16];
 
-	screen_print_right(screen, row, LAYOUT_TRACE_OBJECTS_END, STYLE_NORMAL, "%'ju",
-	                   (uintmax_t)result->counts.n_objects);
-	screen_print_right(screen, row, LAYOUT_TRACE_LIVE_END, STYLE_NORMAL, "%s",
+	screen_print_right(screen, row, LAYOUT_TRACE_OBJECTS_END, style, "%'ju", (uintmax_t)result->counts.n_objects);
+	screen_print_right(screen, row, LAYOUT_TRACE_LIVE_END, style, "%s",
 	                   text_bytes(text, sizeof(text), result->peak_rounded_bytes));
 	if (result->outcome != SUITE_PASSED)
 		return;
 	if (permille > 0) {
-		screen_print_right(screen, row, LAYOUT_TRACE_FOOTPRINT_END, STYLE_NORMAL, "%s",
+		screen_print_right(screen, row, LAYOUT_TRACE_FOOTPRINT_END, style, "%s",
 		                   text_bytes(text, sizeof(text), result->peak_footprint_bytes));
-		screen_print_right(screen, row, LAYOUT_TRACE_RATIO_END, STYLE_BRIGHT, "%ju.%03ju",
+		screen_print_right(screen, row, LAYOUT_TRACE_RATIO_END, style, "%ju.%03ju",
 		                   (uintmax_t)(permille / 1000), (uintmax_t)(permille % 1000));
 	}
-	screen_print_right(screen, row, LAYOUT_TRACE_TIME_END, STYLE_BRIGHT, "%'ju.%ju", (uintmax_t)(tenths / 10),
+	screen_print_right(screen, row, LAYOUT_TRACE_TIME_END, style, "%'ju.%ju", (uintmax_t)(tenths / 10),
 	                   (uintmax_t)(tenths % 10));
 }
 
@@ -79,24 +78,24 @@ static void draw_line(struct ui *ui, unsigned row, const struct replay_view *vie
 		[SUITE_PASSED] = "PASS", [SUITE_FAILED] = "FAIL", [SUITE_STOPPED] = "STOP", [SUITE_CANNOT_RUN] = "-"
 	};
 	const struct line *line = &view->lines[index];
-	bool is_selected = index == view->selected;
+	enum style style = index == view->selected ? STYLE_SELECTED : STYLE_NORMAL, verdict = style;
 	char name[sizeof(line->file.name)];
 
 	text_copy(name, sizeof(name), line->file.name);
 	name[text_length(name) - text_length(".trace")] = '\0';
-	screen_cell(ui->screen, row, LAYOUT_TEXT, STYLE_BRIGHT, is_selected ? '>' : ' ');
-	screen_text(ui->screen, row, LAYOUT_SETTING_NAME, LAYOUT_TRACE_NAME,
-	            is_selected ? STYLE_SELECTED : STYLE_NORMAL, name);
+	screen_fill(ui->screen, row, LAYOUT_TEXT - 1, ui->screen->columns - 2 * LAYOUT_MARGIN, style, ' ');
+	screen_cell(ui->screen, row, LAYOUT_TEXT, style, index == view->selected ? '>' : ' ');
+	screen_text(ui->screen, row, LAYOUT_SETTING_NAME, LAYOUT_TRACE_NAME, style, name);
 	if (index == view->running)
-		screen_text(ui->screen, row, LAYOUT_TRACE_VERDICT, 8, STYLE_BRIGHT, "runs...");
+		screen_text(ui->screen, row, LAYOUT_TRACE_VERDICT, 8, style, "runs...");
 	if (!line->is_done || index == view->running)
 		return;
-	draw_figures(ui, row, &line->result);
-	screen_text(ui->screen, row, LAYOUT_TRACE_VERDICT, 8,
-	            line->result.outcome == SUITE_PASSED   ? STYLE_GOOD
-	            : line->result.outcome == SUITE_FAILED ? STYLE_BAD
-	                                                   : STYLE_BRIGHT,
-	            words[line->result.outcome]);
+	draw_figures(ui, row, style, &line->result);
+	if (style == STYLE_NORMAL && line->result.outcome == SUITE_PASSED)
+		verdict = STYLE_GOOD;
+	if (style == STYLE_NORMAL && line->result.outcome == SUITE_FAILED)
+		verdict = STYLE_BAD;
+	screen_text(ui->screen, row, LAYOUT_TRACE_VERDICT, 8, verdict, words[line->result.outcome]);
 }
 
 static void draw_heading(struct ui *ui, unsigned row)
@@ -126,8 +125,7 @@ static void draw_sentence(struct ui *ui, const struct replay_view *view, unsigne
 	} else {
 		paragraph(ui, row, LAYOUT_TEXT, rows, STYLE_DIM,
 		          "What recorded programs did with their memory is done again, every byte verified; then once "
-		          "more for the "
-		          "time. The ratio is footprint to peak live.");
+		          "more for the time. The ratio is footprint to peak live.");
 	}
 }
 
