@@ -406,10 +406,10 @@ def wrong_arguments(context, name):
     return lines[0]
 
 
-@case()
-def unknown_engine(context):
-    """an engine that does not exist is refused in one line"""
-    text = run_program(context, "stress -engine nosuch -operations 10", status=UNSUPPORTED)
+@case(("stress", "engine"), ("selftest", "group"))
+def unknown(context, command, option):
+    """an engine or a group that does not exist is refused in one sentence"""
+    text = run_program(context, f"{command} -{option} nosuch", status=UNSUPPORTED)
     assert_verdict(text, "CANNOT RUN")
 
 

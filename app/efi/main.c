@@ -77,7 +77,8 @@ static EFI_STATUS exit_status(enum suite_outcome outcome, const struct suite_opt
 	case SUITE_STOPPED:
 		return EFI_ABORTED;
 	case SUITE_CANNOT_RUN:
-		if (options->command == SUITE_SCALE)
+		/* There is no such group, or none of its cases can run here. */
+		if (options->command == SUITE_SCALE || options->group)
 			return EFI_UNSUPPORTED;
 		if (options->command == SUITE_REPLAY)
 			return EFI_LOAD_ERROR;
