@@ -2,9 +2,14 @@
 /*
  * Free pages that stay free go back to the system, also when a few live or cached objects hold their chunks. There is no thread that
  * could do it later, so it is done inside free, now and then: when the heap's shared part was busy for a while, the heap is asked
- * how many pages are free. What was free at two such times running, and was not given back yet, is idle. So a program that frees and
- * takes the same memory again and again keeps it.
+ * how many pages are free. What was free at two such times running, and was not given back yet, is idle.
+ *
+ * A program that takes memory again soon after it was given back pays for new pages each time. When that happened REGRETS_FREE times,
+ * memory is given back less and less often, down to once in a second.
  */
+#define _GNU_SOURCE
+#include <time.h>
+
 #include <kmalloc_port.h>
 
 #include "preload.h"
@@ -15,10 +20,25 @@
 #define IDLE_MIN ((size_t)4 << 20)
 #define IDLE_SHARE 8
 
+/* Memory that is needed again within this time should not have been given back. */
+#define REGRET_MS 1000
+#define REGRETS_FREE 3
+#define REGRETS_MAX 10 /* 2^10 milliseconds */
+
 /* How much the heap had done at the last look. */
 static uint64_t looked_at;
-/* Free bytes at the last look, and the least since pages were given back: so much is not resident. */
-static size_t free_before, free_given_back;
+
+/* Two threads might look at once; what they then make of it is a guess, as it always is. */
+static struct {
+	size_t free_before; /* free bytes at the last look, */
+	size_t given_back;  /* and the least since pages were given back: so much is not resident */
+	size_t purged;      /* what was free right after that; 0: most of it was needed again */
+	uint64_t purged_at;
+	unsigned n_regrets;
+} seen;
+
+#define GET(field) __atomic_load_n(&seen.field, __ATOMIC_RELAXED)
+#define SET(field, value) __atomic_store_n(&seen.field, value, __ATOMIC_RELAXED)
 
 /* The lock is held: no call of the heap here. Free pages hold nothing: what describes them lies elsewhere. */
 static bool discard_free_run(void *ctx, const struct kheap_range *range)
@@ -45,21 +65,56 @@ static size_t lesser(size_t a, size_t b)
 	return a < b ? a : b;
 }
 
-/* Two threads might look at once; what they then make of it is a guess, as it always is. */
+/* Milliseconds of a clock that is cheap to read. */
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0)
+		return 0;
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* May memory be given back already? */
+static bool is_time(uint64_t since_ms)
+{
+	unsigned n_regrets = GET(n_regrets);
+
+	return n_regrets < REGRETS_FREE || since_ms >= (uint64_t)1 << n_regrets;
+}
+
+static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms)
+{
+	size_t n_free;
+
+	if (GET(purged) && since_ms >= REGRET_MS)
+		SET(n_regrets, GET(n_regrets) / 2);
+	preload_purge(heap);
+	n_free = kheap_glance(heap).free_page_bytes;
+	/* In the hardened build whole chunks went, which do not count as free any more, but no single pages. */
+	SET(given_back, IS_HARDENED ? 0 : n_free);
+	SET(free_before, n_free);
+	SET(purged, n_free);
+	SET(purged_at, now);
+}
+
 static void look(struct kheap *heap, const struct kheap_glance *glance)
 {
 	size_t n_free = glance->free_page_bytes, share = glance->footprint_bytes / IDLE_SHARE;
-	size_t given_back = lesser(n_free, __atomic_load_n(&free_given_back, __ATOMIC_RELAXED));
-	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
+	size_t given_back = lesser(n_free, GET(given_back)), limit = share > IDLE_MIN ? share : IDLE_MIN;
+	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
 
-	if (lesser(n_free, __atomic_load_n(&free_before, __ATOMIC_RELAXED)) > given_back + limit) {
-		preload_purge(heap);
-		n_free = kheap_glance(heap).free_page_bytes;
-		/* There whole chunks went, which do not count as free any more, but no single pages. */
-		given_back = IS_HARDENED ? 0 : n_free;
+	if (given_back < GET(purged) / 2) {
+		if (since_ms < REGRET_MS && GET(n_regrets) < REGRETS_MAX)
+			SET(n_regrets, GET(n_regrets) + 1);
+		SET(purged, 0);
 	}
-	__atomic_store_n(&free_given_back, given_back, __ATOMIC_RELAXED);
-	__atomic_store_n(&free_before, n_free, __ATOMIC_RELAXED);
+	if (lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms)) {
+		purge_idle(heap, now, since_ms);
+		return;
+	}
+	SET(given_back, given_back);
+	SET(free_before, n_free);
 }
 
 void preload_look(struct kheap *heap)
