@@ -335,3 +335,34 @@ void probe_order(void)
 		free((void *)objects[1][i]);
 	}
 }
+
+/* A large object that grows little by little keeps its bytes, and is not copied each time. */
+void probe_growing(void)
+{
+	bool is_hardened = getenv("PROBE_HARDENED") != NULL;
+	size_t step = 100000, most = (is_hardened ? 100 : 600) * step;
+	unsigned char *objects[2] = { NULL, NULL };
+	int n_moves = 0;
+
+	for (size_t size = step; size <= most; size += step) {
+		for (int i = 0; i < 2; i++) {
+			unsigned char *grown = realloc(objects[i], size);
+
+			CHECK(grown && malloc_usable_size(grown) >= size);
+			n_moves += grown != objects[i];
+			memset(grown + size - step, (int)(size / step + (size_t)i), step);
+			objects[i] = grown;
+		}
+	}
+	/* Two at once, so that neither can always grow where it is. */
+	CHECK(is_hardened || n_moves < 200);
+	CHECK(is_hardened || peak_resident_bytes() < 2 * most + most / 2);
+	for (int i = 0; i < 2; i++) {
+		for (size_t at = 0; at < most; at += step)
+			CHECK(is_filled(objects[i] + at, (unsigned char)(at / step + 1 + (size_t)i), step));
+		objects[i] = realloc(objects[i], step);
+		CHECK(objects[i] && is_filled(objects[i], (unsigned char)(1 + i), step));
+		CHECK(malloc_usable_size(objects[i]) < 2 * step);
+		free(objects[i]);
+	}
+}

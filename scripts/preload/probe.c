@@ -100,6 +100,7 @@ static const struct probe probes[] = {
 	{ "trim", probe_trim },
 	{ "returns", probe_returns },
 	{ "order", probe_order },
+	{ "growing", probe_growing },
 	{ "short-threads", probe_short_threads },
 	{ "detached-threads", probe_detached_threads },
 	{ "many-threads", probe_many_threads },

@@ -47,6 +47,7 @@ void probe_aligned_reuse(void);
 void probe_trim(void);
 void probe_returns(void);
 void probe_order(void);
+void probe_growing(void);
 void probe_short_threads(void);
 void probe_detached_threads(void);
 void probe_many_threads(void);

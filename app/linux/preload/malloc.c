@@ -19,6 +19,10 @@
 /* As the heap's fast path begins: one question less for small objects. */
 #define SMALL ((size_t)256)
 #define IDLE_MIN ((size_t)8 << 20)
+/* Objects from this size on are moved by the kernel, which splits its mappings: it has not many. */
+#define MOVED_BY_KERNEL ((size_t)4 << 20)
+/* A large object that had to move to grow gets this share more, and one that shrinks by less stays as it is. */
+#define GROWTH_SHARE 8
 #define IDLE_SHARE 16
 
 static struct kheap *the_heap;
@@ -239,18 +243,44 @@ EXPORT void *calloc(size_t n, size_t size_bytes)
 	return or_enomem(heap ? alloc_zeroed(heap, total) : NULL);
 }
 
-/* A large object becomes another large one: what it leaves goes back to the system as if it had been freed. */
+/* Does an object of `old` bytes stay as it is? */
+static bool is_slack(size_t old, size_t size_bytes)
+{
+	return !IS_HARDENED && size_bytes <= old && old - size_bytes < old / GROWTH_SHARE;
+}
+
+/* For a large object that moves: with room to grow, which costs no memory before it is used. */
+static void *alloc_to_grow(size_t old, size_t size_bytes)
+{
+	size_t more = size_bytes / GROWTH_SHARE;
+	void *object = NULL;
+
+	if (!IS_HARDENED && size_bytes > old && size_bytes < SIZE_MAX - more)
+		object = preload_alloc(size_bytes + more);
+	return object ? object : preload_alloc(size_bytes);
+}
+
+/*
+ * A large object becomes another large one. Growing little by little, as programs do with what they read, must not copy all of it each
+ * time. What it leaves goes back to the system as if it had been freed.
+ */
 static void *large_resize(struct kheap *heap, void *object, size_t size_bytes)
 {
-	size_t old = kheap_usable_size(heap, object);
+	size_t old = kheap_usable_size(heap, object), kept = old < size_bytes ? old : size_bytes;
 	void *moved;
 
-	if (kheap_try_resize(heap, object, size_bytes))
+	if ((old >= LARGE && is_slack(old, size_bytes)) || kheap_try_resize(heap, object, size_bytes))
 		return object;
-	moved = preload_alloc(size_bytes);
+	moved = alloc_to_grow(old, size_bytes);
 	if (!moved)
 		return NULL;
-	memcpy(moved, object, old < size_bytes ? old : size_bytes);
+	if (!IS_HARDENED && kept >= MOVED_BY_KERNEL && kept % KMALLOC_PAGE_SIZE == 0 &&
+	    preload_move_pages(moved, object, kept)) {
+		kheap_free(heap, object);
+		preload_look(heap);
+		return moved;
+	}
+	memcpy(moved, object, kept);
 	preload_free(object);
 	return moved;
 }

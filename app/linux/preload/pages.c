@@ -11,7 +11,8 @@
 #include "preload.h"
 
 #define CHUNK_UNIT ((size_t)1 << 20)
-#define CHUNK_MAX ((size_t)16 << 20) /* unless one object needs more */
+#define CHUNK_MAX ((size_t)16 << 20) /* unless one object needs more, or this share of what is mapped is more: */
+#define CHUNK_SHARE 64               /* what grows or trims the heap looks at every chunk */
 
 static size_t mapped_bytes;
 
@@ -49,7 +50,7 @@ static void *map_aligned(size_t size_bytes)
 
 static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
 {
-	size_t min_bytes, size_bytes = request->want_pages * KMALLOC_PAGE_SIZE;
+	size_t min_bytes, max_bytes, size_bytes = request->want_pages * KMALLOC_PAGE_SIZE;
 	int saved = errno;
 	void *memory;
 
@@ -58,8 +59,11 @@ static bool get(void *ctx, const struct kpage_request *request, struct kpage_chu
 	if (request->max_address != UINTPTR_MAX || request->min_pages > PTRDIFF_MAX / KMALLOC_PAGE_SIZE)
 		return false;
 	min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
-	if (size_bytes > CHUNK_MAX)
-		size_bytes = CHUNK_MAX;
+	max_bytes = preload_mapped_bytes() / CHUNK_SHARE;
+	if (max_bytes < CHUNK_MAX)
+		max_bytes = CHUNK_MAX;
+	if (size_bytes > max_bytes)
+		size_bytes = max_bytes;
 	if (size_bytes < min_bytes)
 		size_bytes = min_bytes;
 	size_bytes = (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
@@ -105,6 +109,17 @@ bool preload_discard(void *start, size_t size_bytes)
 
 	/* Locked memory (mlockall) is refused. */
 	done = from >= to || madvise((void *)from, to - from, MADV_DONTNEED) == 0;
+	errno = saved;
+	return done;
+}
+
+bool preload_move_pages(void *to, void *from, size_t size_bytes)
+{
+	int saved = errno;
+	bool done;
+
+	/* Kernels before 5.7 refuse, and so does one with as many mappings as it allows. */
+	done = mremap(from, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == to;
 	errno = saved;
 	return done;
 }

@@ -44,6 +44,8 @@ struct kpage_source preload_pages(void);
 size_t preload_mapped_bytes(void);
 /* Give the whole pages inside [start, start + size) back; they read as zero from now on. False: they could not be. */
 bool preload_discard(void *start, size_t size_bytes);
+/* Whole pages of the heap change places without being copied: what was at `to` is lost, `from` reads as zero. False: nothing changed. */
+bool preload_move_pages(void *to, void *from, size_t size_bytes);
 
 /* purge.c */
 /* Give all that is free back to the system; false: nothing was. O(free page runs + cached objects). */
