@@ -350,6 +350,5 @@ void probe_spike(void)
 	malloc_trim(0);
 	bool is_hardened = getenv("PROBE_HARDENED") != NULL;
 
-	CHECK(resident_bytes() - before <
-	      (full - before) / (is_hardened ? TRIMMED_SHARE_HARDENED : TRIMMED_SHARE));
+	CHECK(resident_bytes() - before < (full - before) / (is_hardened ? TRIMMED_SHARE_HARDENED : TRIMMED_SHARE));
 }
