@@ -258,7 +258,7 @@ static void check_free_run(struct check *check, const struct region *region, siz
 {
 	const struct page_desc *desc = &region->descs[page];
 	size_t end = page + n_pages;
-	unsigned fl, sl;
+	unsigned bin = run_bin_of(n_pages);
 
 	check->free_runs++;
 	check->free_run_pages += n_pages;
@@ -269,10 +269,9 @@ static void check_free_run(struct check *check, const struct region *region, siz
 		fault(check, KHEAP_FAULT_RUN_UNMERGED, page_address(region, end));
 	if (region->first_page + page < ZONE_PAGE && region->first_page + end > ZONE_PAGE)
 		fault(check, KHEAP_FAULT_RUN_BOUNDS, page_address(region, page));
-	run_bin_of(n_pages, &fl, &sl);
 	const struct run_bins *bins = &check->heap->runs[page_zone(region->first_page + page)];
 
-	if ((desc->prev ? desc->prev->next : bins->heads[fl][sl]) != desc || (desc->next && desc->next->prev != desc))
+	if ((desc->prev ? desc->prev->next : bins->heads[bin]) != desc || (desc->next && desc->next->prev != desc))
 		fault(check, KHEAP_FAULT_RUN_LIST, page_address(region, page));
 }
 
@@ -290,7 +289,7 @@ static size_t check_run(struct check *check, const struct region *region, size_t
 	}
 	if (kind == PAGE_FREE)
 		check_free_run(check, region, page, n_pages);
-	if (kind == PAGE_RUN)
+	if (kind == PAGE_RUN || kind == PAGE_RUN_CACHED)
 		tally_live(check, page_address(region, page), n_pages << PAGE_SHIFT, !region->descs[page].is_bare);
 	return n_pages;
 }
@@ -302,21 +301,15 @@ static void check_run_bins(struct check *check)
 	for (unsigned zone = 0; zone < N_ZONES; zone++) {
 		struct run_bins *bins = &check->heap->runs[zone];
 
-		for (unsigned fl = 0; fl < RUN_FL; fl++) {
-			for (unsigned sl = 0; sl < RUN_SL; sl++) {
-				const struct page_desc *desc = bins->heads[fl][sl];
-				unsigned own_fl, own_sl;
+		for (unsigned bin = 0; bin < RUN_BINS; bin++) {
+			const struct page_desc *desc = bins->heads[bin];
 
-				if ((bins->sl_bits[fl] >> sl & 1) != (desc != NULL))
-					fault(check, KHEAP_FAULT_RUN_BITMAP, (uintptr_t)&bins->sl_bits[fl]);
-				for (; desc && listed <= check->free_runs; desc = desc->next, listed++) {
-					run_bin_of(desc->n_pages, &own_fl, &own_sl);
-					if (own_fl != fl || own_sl != sl)
-						fault(check, KHEAP_FAULT_RUN_LIST, desc_address(desc));
-				}
+			if ((bins->bits >> bin & 1) != (desc != NULL))
+				fault(check, KHEAP_FAULT_RUN_BITMAP, (uintptr_t)&bins->bits);
+			for (; desc && listed <= check->free_runs; desc = desc->next, listed++) {
+				if (run_bin_of(desc->n_pages) != bin)
+					fault(check, KHEAP_FAULT_RUN_LIST, desc_address(desc));
 			}
-			if ((bins->fl_bits >> fl & 1) != (bins->sl_bits[fl] != 0))
-				fault(check, KHEAP_FAULT_RUN_BITMAP, (uintptr_t)&bins->fl_bits);
 		}
 	}
 	if (listed != check->free_runs)
@@ -356,6 +349,7 @@ static size_t check_page(struct check *check, const struct region *region, size_
 	case PAGE_FREE:
 		return check_run(check, region, page, kind);
 	case PAGE_RUN:
+	case PAGE_RUN_CACHED:
 	case PAGE_OVERHEAD:
 		n_pages = check_run(check, region, page, kind);
 		check->busy_pages += n_pages;
@@ -378,7 +372,7 @@ static void check_sections(struct check *check)
 		for (uintptr_t page = region->first_page; page <= last;
 		     page = align_down(page, section_pages) + section_pages) {
 			expected++;
-			if (region_of(heap, page << PAGE_SHIFT) != region)
+			if (region_in_table(heap, page << PAGE_SHIFT) != region)
 				fault(check, KHEAP_FAULT_SECTION_TABLE, page << PAGE_SHIFT);
 		}
 	}
@@ -473,7 +467,8 @@ static size_t check_at(struct check *check, const struct region *region, size_t 
 	if (kind == PAGE_BODY || kind == PAGE_FREE_TAIL || kind == PAGE_CACHE_BODY)
 		return 1;
 	end = max_size(end, start + check_page(check, region, start));
-	return kind == PAGE_FREE || kind == PAGE_RUN || kind == PAGE_OVERHEAD ? 1 : end - page;
+	return kind == PAGE_FREE || kind == PAGE_RUN || kind == PAGE_RUN_CACHED || kind == PAGE_OVERHEAD ? 1
+	                                                                                                 : end - page;
 }
 
 size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, struct kheap_fault *first)

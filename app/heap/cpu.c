@@ -36,6 +36,7 @@ _Static_assert(PAGE_SLAB + SLAB_CLASSES == 20, "twice NONE");
 const struct cpu_cache kheap_no_cache = {
 	.tops = { NONE, NONE },
 	.limits = { NONE, NONE },
+	.runs = { .tops = { NO_SLOT, NO_SLOT, NO_SLOT }, .limits = { NO_SLOT, NO_SLOT, NO_SLOT } },
 	.inside = 1,
 };
 
@@ -66,6 +67,7 @@ static void cache_init_small(struct cpu_cache *cache)
 {
 	fill_words(cache, 0, sizeof(*cache));
 	cache->tops[0] = cache->limits[0] = NO_SLOT;
+	runs_init(cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		uint64_t size = slab_object_size(i);
 
@@ -376,7 +378,14 @@ void cpu_free_other(struct kheap *heap, void *object, size_t kind)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 
-	if (!HARDENED && LIKELY(kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD) && cpu_enter(cache)) {
+	if (HARDENED || UNLIKELY(kind - PAGE_BLOCK_HEAD > PAGE_BLOCK - PAGE_BLOCK_HEAD)) {
+		if (!HARDENED && kind == PAGE_RUN)
+			cpu_free_run(heap, object);
+		else
+			free_shared(heap, object, kind);
+		return;
+	}
+	if (cpu_enter(cache)) {
 		size_t block_class = block_class_of(heap, (uintptr_t)object);
 		struct block_cache *blocks = cache->blocks;
 		bool is_done = LIKELY(block_class < BLOCK_CLASSES) && LIKELY(blocks != NULL) &&
@@ -435,6 +444,7 @@ COLD static void cache_count(struct kheap *heap, const struct cpu_cache *cache, 
 	}
 	for (unsigned i = 0; cache->blocks && i < BLOCK_CLASSES; i++)
 		top_count(heap, &cache->blocks->tops[i], sum);
+	sum->n_objects += runs_count(cache, &sum->n_bytes);
 }
 
 COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)

@@ -150,6 +150,18 @@ void give_back_block(struct kheap *heap, void *object);
 /* The n topmost objects of a magazine, or all that it has. */
 void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n);
 
+/* ---- page runs (run_cache.c) ----------------------------------------------------------------------------------------- */
+
+void runs_init(struct cpu_cache *cache);
+/* All runs of a cache go back; true if there were any. Then its space, too. */
+bool runs_drain(struct kheap *heap, struct cpu_cache *cache);
+void runs_end(struct kheap *heap, struct cpu_cache *cache);
+/* Every so many misses: let the magazines have what the heap's size allows. Less often: one of each class goes. */
+void runs_earn(struct kheap *heap, struct cpu_cache *cache);
+void runs_idle(struct kheap *heap, struct cpu_cache *cache);
+/* How many are cached; their bytes are added to *n_bytes. Of other CPUs' caches, too. */
+size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes);
+
 /* ---- what is not needed is given up --------------------------------------------------------------------------------- */
 
 /* Every so many misses of this CPU. */

@@ -11,6 +11,7 @@
 #define CLIP_MIN_FOOTPRINT 16     /* pages: in smaller heaps the space of the magazines would be too much */
 #define BLOCKS_MIN_FOOTPRINT 1280 /* pages; for a CPU that misses blocks often, an eighth of it */
 #define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
+#define RUNS_IDLE_EACH 16                      /* classes are looked at from one look at the page runs to the next */
 #define EMPTY_CLIPS 32                         /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
 #define PLENTY_MIN_PAGES 512
@@ -197,6 +198,7 @@ static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 {
 	bool any = blocks_drain(heap, cache->blocks);
 
+	any |= runs_drain(heap, cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++)
 		any |= class_drain(heap, cache, i);
 	return any;
@@ -222,7 +224,7 @@ COLD bool cpu_drain_large(struct kheap *heap)
 	bool any = !HARDENED && depot_drain(heap);
 
 	if (cache)
-		any |= blocks_drain(heap, cache->blocks);
+		any |= blocks_drain(heap, cache->blocks) | runs_drain(heap, cache);
 	return any;
 }
 
@@ -233,6 +235,8 @@ COLD size_t cpu_cached_bytes(struct kheap *heap)
 
 	for (unsigned i = 0; cache && cache->blocks && i < BLOCK_CLASSES; i++)
 		n += (size_t)(cache->blocks->tops[i] - cache->blocks->slots[i]) * block_class_size(i);
+	if (cache)
+		(void)runs_count(cache, &n);
 	return n;
 }
 
@@ -243,8 +247,13 @@ COLD bool cpu_reset(struct kheap *heap)
 
 	for (unsigned i = 0; cache && i < SLAB_CLASSES; i++)
 		class_shrink(heap, cache, i);
-	if (cache)
+	if (cache) {
+		any |= cache->blocks != NULL;
+		runs_end(heap, cache);
 		blocks_end(heap, cache);
+	}
+	/* Their space may be what is missing. */
+	any |= heap->depot.empty != NULL;
 	empty_clips_free(heap);
 	return any;
 }
@@ -258,6 +267,7 @@ COLD void kheap_leave(struct kheap *heap)
 		cache_drain_all(heap, cache);
 		for (unsigned i = 0; i < SLAB_CLASSES; i++)
 			class_shrink(heap, cache, i);
+		runs_end(heap, cache);
 		blocks_end(heap, cache);
 #if KPORT_CPUS > 1
 		if (cache->run) {
@@ -347,11 +357,14 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 		cache_drain_all(heap, cache);
 	}
 	earn_blocks(heap, cache);
+	runs_earn(heap, cache);
 	cache->hand = (uint8_t)((cache->hand + 1u) % (SLAB_CLASSES + BLOCK_CLASSES));
 	if (cache->hand < SLAB_CLASSES)
 		class_idle(heap, cache, cache->hand);
 	else if (cache->blocks)
 		blocks_idle(heap, cache->blocks, cache->hand - SLAB_CLASSES);
+	if (cache->hand % RUNS_IDLE_EACH == 0)
+		runs_idle(heap, cache);
 }
 
 COLD void cpu_heap_made(struct kheap *heap)

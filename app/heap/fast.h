@@ -201,7 +201,7 @@ INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
 		const struct section *table = heap->sections;
 
 		place.kinds = NULL;
-		for (size_t i = address >> SECTION_SHIFT;; i++) {
+		for (size_t i = section_hash(address >> SECTION_SHIFT);; i++) {
 			section = &table[i & mask];
 			place.page = number - section->first_page;
 			if (LIKELY(place.page < section->n_pages)) {
@@ -220,6 +220,16 @@ INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
 		heap->window = *section;
 #endif
 	return place;
+}
+
+/* The same, where the window may have the answer. */
+INLINE struct page_place place_at(struct kheap *heap, uintptr_t address)
+{
+	size_t page = (address >> PAGE_SHIFT) - heap->window.first_page;
+
+	if (LIKELY(page < heap->window.n_pages))
+		return (struct page_place){ heap->window.kinds, page, heap->window.region };
+	return place_of(heap, address);
 }
 
 /* What the page of this address is, by the section table; PAGE_BODY when it is not the heap's. */

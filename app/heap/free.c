@@ -88,6 +88,7 @@ bool heap_locate(struct kheap *heap, uintptr_t address, struct object *object)
 	case PAGE_BLOCK:
 		return find_block(heap, address, object);
 	case PAGE_RUN:
+	case PAGE_RUN_CACHED:
 		object->slot = region->descs[object->page].n_pages << PAGE_SHIFT;
 		return address % PAGE_SIZE == 0;
 	case PAGE_CACHE:
@@ -98,10 +99,12 @@ bool heap_locate(struct kheap *heap, uintptr_t address, struct object *object)
 	}
 }
 
-/* Objects of slabs and blocks can be in a CPU's cache. */
+/* In a CPU's cache? Of a run the kind tells, and objects of a kcache are in none. */
 INLINE bool is_free_for_cpu(const struct kheap *heap, const struct object *object, uintptr_t address)
 {
-	return object->kind != PAGE_RUN && object->kind != PAGE_CACHE && is_cached(heap, address);
+	if (object->kind == PAGE_RUN || object->kind == PAGE_CACHE)
+		return false;
+	return object->kind == PAGE_RUN_CACHED || is_cached(heap, address);
 }
 
 bool heap_find(struct kheap *heap, uintptr_t address, struct object *object)

@@ -360,6 +360,14 @@ void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flag
 
 /* ---- the caches, and what they do not answer ------------------------------------------------------------------------- */
 
+/* A power of two that is a run of a few pages. */
+static __attribute__((noinline)) void *alloc_few_pages(struct kheap *heap, size_t size)
+{
+	void *object = cpu_alloc_run(heap, log2_floor(size) - PAGE_SHIFT);
+
+	return object ? object : alloc_any(heap, size, size, 0);
+}
+
 /* What no magazine had. */
 static __attribute__((noinline)) void *alloc_miss(struct kheap *heap, size_t size, unsigned flags, size_t alignment)
 {
@@ -369,6 +377,9 @@ static __attribute__((noinline)) void *alloc_miss(struct kheap *heap, size_t siz
 	    (alignment == 0 || is_power_of_two(alignment)))
 		object = cpu_alloc_miss(heap, size ? (unsigned)((size - 1) / GRANULE) : 0, size,
 		                        alignment ? alignment : natural_alignment(size));
+	else if (!HARDENED && size - PAGE_SIZE <= RUN_CACHE_MAX - PAGE_SIZE && is_power_of_two(size) &&
+	         (flags | alignment) == 0)
+		return alloc_few_pages(heap, size);
 	if (object)
 		return object;
 	return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), flags);
@@ -401,11 +412,12 @@ static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t si
 /* A power of two above FAST_MAX, aligned to itself. */
 static __attribute__((noinline)) void *alloc_power(struct kheap *heap, size_t size)
 {
-	unsigned class_index = slab_class_of(size, size);
+	/* 512 to 2048 come after the 16 classes of small sizes. */
+	unsigned class_index = log2_floor(size) + 16 - 9;
 	struct cpu_cache *cache = cpu_of(heap);
 	void *object = NULL;
 
-	if (class_index != SLAB_NO_CLASS && cpu_enter(cache)) {
+	if (cpu_enter(cache)) {
 		object = magazine_pop(slab_magazine(cache, PAGE_SLAB + class_index));
 		cpu_leave(cache);
 		if (!object)

@@ -259,8 +259,8 @@ void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_
 /* False: the visitor had enough. */
 static bool walk_runs(const struct run_bins *bins, visit_fn *visit, void *ctx)
 {
-	for (unsigned i = 0; i < RUN_FL * RUN_SL; i++) {
-		for (const struct page_desc *desc = bins->heads[i / RUN_SL][i % RUN_SL]; desc; desc = desc->next) {
+	for (unsigned bin = 0; bin < RUN_BINS; bin++) {
+		for (const struct page_desc *desc = bins->heads[bin]; desc; desc = desc->next) {
 			struct kheap_range range =
 				make_range(KHEAP_PAGE_RUN, false, desc_address(desc), desc->n_pages << PAGE_SHIFT);
 
@@ -318,8 +318,8 @@ static uint64_t square_root(uint64_t n)
 static void add_free_ranges(const struct kheap *heap, struct free_sum *sum)
 {
 	for (unsigned zone = 0; zone < N_ZONES; zone++) {
-		for (unsigned i = 0; i < RUN_FL * RUN_SL; i++) {
-			const struct page_desc *desc = heap->runs[zone].heads[i / RUN_SL][i % RUN_SL];
+		for (unsigned bin = 0; bin < RUN_BINS; bin++) {
+			const struct page_desc *desc = heap->runs[zone].heads[bin];
 
 			for (; desc; desc = desc->next)
 				add_range(sum, desc->n_pages << PAGE_SHIFT);

@@ -4,6 +4,7 @@
  *
  *   fast.h     CPU caches, the part that every call goes through: no lock, no loop, no call
  *   cpu.c      CPU caches, what happens when one is empty or full
+ *   run_cache.c  the same for runs of a few pages
  *   depot.c    behind them: clips, the depot that all CPUs share, and how all of it is given back (cpu.h: what the two share)
  *   heap.c     kheap_alloc: chooses a storey, counts, grows the heap, reports misuse
  *   free.c     from an address back to the object: kheap_free
@@ -159,10 +160,19 @@ size_t object_usable(struct kheap *heap, const struct object *object, uintptr_t 
 
 /* ---- region.c ----------------------------------------------------------------------------------------------- */
 
-/* The region that holds `address`, or NULL. */
-static inline struct region *region_of(const struct kheap *heap, uintptr_t address)
+/*
+ * Where a section's first entry is looked for, to be cut to the table. Multiplied (Knuth, TAOCP 3, 6.4), so that neighbours, of which
+ * each may have several entries, lie apart.
+ */
+INLINE size_t section_hash(uintptr_t section)
 {
-	size_t i = (address >> SECTION_SHIFT) & heap->section_mask;
+	return (size_t)(section * 0x9e3779b97f4a7c15u >> 32);
+}
+
+/* The region that holds `address` by the section table, or NULL. */
+static inline struct region *region_in_table(const struct kheap *heap, uintptr_t address)
+{
+	size_t i = section_hash(address >> SECTION_SHIFT) & heap->section_mask;
 	struct region *region;
 
 	while ((region = heap->sections[i].region) != NULL) {
@@ -171,6 +181,14 @@ static inline struct region *region_of(const struct kheap *heap, uintptr_t addre
 		i = (i + 1) & heap->section_mask;
 	}
 	return NULL;
+}
+
+/* The region that holds `address`, or NULL. */
+INLINE struct region *region_of(const struct kheap *heap, uintptr_t address)
+{
+	if (LIKELY((address >> PAGE_SHIFT) - heap->window.first_page < heap->window.n_pages))
+		return heap->window.region;
+	return region_in_table(heap, address);
 }
 
 static inline uintptr_t page_address(const struct region *region, size_t page)
@@ -201,17 +219,29 @@ static inline bool is_slab(enum page_kind kind)
 
 static inline enum page_kind page_kind_of(const struct region *region, size_t page)
 {
-	return (enum page_kind)(region->kinds[page] & PAGE_KIND_MASK);
+	/* Where it is a live run's, its CPU's cache may be changing it. */
+	return (enum page_kind)(__atomic_load_n(&region->kinds[page], __ATOMIC_RELAXED) & PAGE_KIND_MASK);
 }
 
 /* Get a chunk for a request that failed. Called without the lock. */
 bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address);
 
-/* Pages of a region came into use, or were given back to its runs. */
-void region_busy(struct kheap *heap, struct region *region, size_t n_pages);
-void region_idle(struct kheap *heap, struct region *region, size_t n_pages);
 /* Something in a region became free: an empty one is kept as the spare, or detached so that heap_unlock puts it back. */
 void region_settle(struct kheap *heap, struct region *region);
+/* Pages of a region came into use, or were given back to its runs. */
+INLINE void region_busy(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	region->n_busy += n_pages;
+	if (heap->spare == region)
+		heap->spare = NULL;
+}
+
+INLINE void region_idle(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	region->n_busy -= n_pages;
+	if (region->n_busy == region->n_cached)
+		region_settle(heap, region);
+}
 /* The same for all: while the heap was draining, none was settled. O(regions). */
 void regions_settle(struct kheap *heap);
 
@@ -237,21 +267,13 @@ bool run_extend(struct kheap *heap, struct region *region, size_t page, size_t n
 /* Put pages that are in no list under the bins, or take a free run out of them. */
 void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages);
 void run_remove(struct kheap *heap, struct page_desc *head);
-static inline void run_bin_of(size_t n_pages, unsigned *fl, unsigned *sl)
+static inline unsigned run_bin_of(size_t n_pages)
 {
-	if (n_pages < RUN_SL) {
-		*fl = 0;
-		*sl = (unsigned)n_pages;
-		return;
-	}
-	unsigned top = log2_floor(n_pages);
+	if (n_pages < RUN_EXACT)
+		return (unsigned)n_pages;
+	unsigned shift = log2_floor(n_pages) - RUN_SL_SHIFT;
 
-	*fl = top - RUN_SL_SHIFT + 1;
-	*sl = (unsigned)(n_pages >> (top - RUN_SL_SHIFT)) & (RUN_SL - 1);
-	if (*fl >= RUN_FL) {
-		*fl = RUN_FL - 1;
-		*sl = RUN_SL - 1;
-	}
+	return (unsigned)min_size((shift << RUN_SL_SHIFT) + (n_pages >> shift), RUN_BINS - 1);
 }
 
 static inline enum zone page_zone(uintptr_t page_number)
@@ -309,6 +331,13 @@ INLINE bool is_cached(const struct kheap *heap, uintptr_t object)
 {
 	return !HARDENED && *key_word(object) == cached_key(heap, object);
 }
+
+/* Largest power of two that is a page run in a CPU's magazine. */
+#define RUN_CACHE_MAX (PAGE_SIZE << (RUN_CLASSES - 1))
+/* 2^run_class pages, aligned to their length. NULL: the heap has none now. Called without the lock. */
+void *cpu_alloc_run(struct kheap *heap, unsigned run_class);
+/* Free what lies in a page that is the first of a live run. Called without the lock. */
+void cpu_free_run(struct kheap *heap, void *object);
 
 void cpu_init(struct kheap *heap);
 /* The heap has its first region. */

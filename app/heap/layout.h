@@ -57,6 +57,7 @@ enum page_kind {
 	PAGE_FREE,                                /* first page of a free run; its descriptor holds the length */
 	PAGE_FREE_TAIL,                           /* last page of a free run of two or more; likewise */
 	PAGE_RUN,                                 /* first page of a live run */
+	PAGE_RUN_CACHED,                          /* first page of a run in a CPU's cache */
 	PAGE_BLOCK_HEAD, /* first page of a block area; its descriptor holds the area's length */
 	PAGE_BLOCK,      /* every other page of a block area; the last one's descriptor holds the length too */
 	PAGE_CACHE,      /* first page of a kcache's slab */
@@ -79,9 +80,10 @@ struct page_desc {
 	union {
 		uint64_t free_bits[SLAB_WORDS]; /* slab: bit set = that object is free */
 		struct {
-			size_t n_pages; /* free run, live run, block area: head and tail */
-			size_t n_back;  /* PAGE_CACHE_BODY: pages back to the first */
-			bool is_bare;   /* PAGE_RUN: from kpages_alloc, so without a canary */
+			size_t n_pages;   /* free run, live run, block area: head and tail */
+			size_t n_back;    /* PAGE_CACHE_BODY: pages back to the first */
+			uintptr_t number; /* free run: of its first page */
+			bool is_bare;     /* PAGE_RUN: from kpages_alloc, so without a canary */
 		};
 		struct {
 			uint64_t cache_bits[SLAB_WORDS - 1];
@@ -128,14 +130,14 @@ struct section {
 enum zone { ZONE_LOW, ZONE_HIGH, N_ZONES };
 #define ZONE_PAGE ((uintptr_t)1 << (32 - PAGE_SHIFT))
 
+/* Four bins for each octave of lengths; up to RUN_EXACT, all runs of a bin are equally long. */
 #define RUN_SL_SHIFT 2
-#define RUN_SL (1 << RUN_SL_SHIFT)
-#define RUN_FL 24 /* lengths up to 2^24 pages (64 GiB) have bins of their own, longer ones share the last */
+#define RUN_EXACT ((size_t)2 << RUN_SL_SHIFT)
+#define RUN_BINS 64 /* the last one has all from 7 * 2^14 pages (448 MiB) on: there are few of them */
 
 struct run_bins {
-	uint32_t fl_bits;
-	uint8_t sl_bits[RUN_FL];
-	struct page_desc *heads[RUN_FL][RUN_SL];
+	uint64_t bits; /* of the bins that are not empty */
+	struct page_desc *heads[RUN_BINS];
 };
 
 /* ---- blocks ------------------------------------------------------------------------------------------------ */
@@ -242,14 +244,28 @@ struct block_cache {
 	void *slots[BLOCK_CLASSES][BLOCK_SLOTS]; /* the first is NULL */
 };
 
+/*
+ * Runs of 1, 2 and 4 pages, aligned to their length. The magazines hold their descriptors, so that nothing is written into free pages;
+ * the kind of the first page says that a run is in one.
+ */
+#define RUN_CLASSES 3
+#define RUN_SLOTS (CLIP_WORDS / RUN_CLASSES)
+
+struct run_cache {
+	void **tops[RUN_CLASSES], **limits[RUN_CLASSES];
+	struct clip *clip; /* the slots of all three; each begins with a NULL. NULL: not earned yet */
+	unsigned n_misses; /* frees since the last look at what is earned */
+};
+
 struct cpu_cache {
 	/* The slabs' magazines, by page kind; the first is always empty. */
 	void **tops[PAGE_SLAB + SLAB_CLASSES], **limits[PAGE_SLAB + SLAB_CLASSES];
 	uint32_t reciprocals[2 *
 	                     PAGE_FRESH]; /* by page kind: 2^32 / object size, rounded up; 0: no slab, or a fresh one */
 	struct block_cache *blocks;       /* NULL: not earned yet */
-	uint8_t inside;                   /* somebody is changing this cache */
-	uint8_t hand;                     /* the class whose idleness is looked at next */
+	struct run_cache runs;
+	uint8_t inside; /* somebody is changing this cache */
+	uint8_t hand;   /* the class whose idleness is looked at next */
 	uint16_t n_misses, n_block_misses;
 	uint32_t drain_epoch;
 	struct page_desc *run; /* where it lies; NULL: in the struct kheap */

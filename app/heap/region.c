@@ -253,19 +253,6 @@ void regions_settle(struct kheap *heap)
 	}
 }
 
-void region_busy(struct kheap *heap, struct region *region, size_t n_pages)
-{
-	region->n_busy += n_pages;
-	if (heap->spare == region)
-		heap->spare = NULL;
-}
-
-void region_idle(struct kheap *heap, struct region *region, size_t n_pages)
-{
-	region->n_busy -= n_pages;
-	region_settle(heap, region);
-}
-
 /* If the section table is the only thing in this region, move it to pages of another one. */
 static bool region_evict_table(struct kheap *heap, struct region *region)
 {

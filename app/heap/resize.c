@@ -8,8 +8,27 @@
  */
 #include "fast.h"
 
+INLINE bool is_of_blocks(unsigned kind)
+{
+	return kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD;
+}
+
+/* Usable bytes of the live block that starts here, in a page of blocks; 0: none does. */
+INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address, unsigned kind)
+{
+	const struct block *block = block_of_payload(address);
+
+	if (!may_be_payload(address, kind))
+		return 0;
+	uint64_t header = block_header(block);
+
+	if (header_hash(heap, block, header) || !(header & BLOCK_USED) || is_cached(heap, address))
+		return 0;
+	return ((uint32_t)header & ~(uint32_t)BLOCK_FLAGS) - BLOCK_HEADER;
+}
+
 /* Usable bytes of a live object of a slab, a block or a page run; 0: look closer. */
-INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address, unsigned *kind)
+INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address)
 {
 	struct page_place place;
 
@@ -18,26 +37,19 @@ INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address, unsigned *ki
 	place = place_of(heap, address);
 	if (!place.kinds)
 		return 0;
-	*kind = place.kinds[place.page];
-	if (starts_object(cpu_of(heap), address, *kind))
-		return is_cached(heap, address) ? 0 : slab_object_size(*kind - PAGE_SLAB);
-	if (*kind == PAGE_RUN)
-		return address % PAGE_SIZE ? 0 : place.region->descs[place.page].n_pages << PAGE_SHIFT;
-	if (*kind - PAGE_BLOCK_HEAD > PAGE_BLOCK - PAGE_BLOCK_HEAD)
-		return 0;
-	const struct block *block = block_of_payload(address);
+	unsigned kind = place.kinds[place.page];
 
-	if (!may_be_payload(address, *kind) || !block_tag_holds(heap, block) || !(block->size_flags & BLOCK_USED) ||
-	    is_cached(heap, address))
-		return 0;
-	return block_size(block) - BLOCK_HEADER;
+	if (starts_object(cpu_of(heap), address, kind))
+		return is_cached(heap, address) ? 0 : slab_object_size(kind - PAGE_SLAB);
+	if (kind == PAGE_RUN)
+		return address % PAGE_SIZE ? 0 : place.region->descs[place.page].n_pages << PAGE_SHIFT;
+	return is_of_blocks(kind) ? usable_of_block(heap, address, kind) : 0;
 }
 
 size_t kheap_usable_size(struct kheap *heap, const void *pointer)
 {
 	struct object object;
-	unsigned kind;
-	size_t usable = usable_at_once(heap, (uintptr_t)pointer, &kind);
+	size_t usable = usable_at_once(heap, (uintptr_t)pointer);
 
 	if (usable || !pointer)
 		return usable;
@@ -52,18 +64,16 @@ size_t kheap_usable_size(struct kheap *heap, const void *pointer)
 	return usable;
 }
 
-static bool run_resize(struct kheap *heap, struct object *object, size_t gross)
+static bool run_resize(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
-	struct page_desc *desc = &object->region->descs[object->page];
+	struct page_desc *desc = &region->descs[page];
 	size_t have = desc->n_pages;
-	size_t n_pages = pages_for(gross);
 
-	object->slot = n_pages << PAGE_SHIFT;
 	if (n_pages > have)
-		return run_extend(heap, object->region, object->page, have, n_pages - have);
+		return run_extend(heap, region, page, have, n_pages - have);
 	desc->n_pages = n_pages;
 	if (n_pages < have)
-		run_free(heap, object->region, object->page + n_pages, have - n_pages);
+		run_free(heap, region, page + n_pages, have - n_pages);
 	return true;
 }
 
@@ -74,8 +84,10 @@ static bool object_resize(struct kheap *heap, struct object *object, uintptr_t a
 
 	if (is_slab(object->kind) || object->kind == PAGE_CACHE)
 		return gross <= object->slot;
-	if (object->kind == PAGE_RUN)
-		return run_resize(heap, object, gross);
+	if (object->kind == PAGE_RUN) {
+		object->slot = align_up(gross, PAGE_SIZE);
+		return run_resize(heap, object->region, object->page, object->slot >> PAGE_SHIFT);
+	}
 	if (gross > BLOCK_MAX_REQUEST)
 		return false;
 	block = block_of_payload(address);
@@ -156,25 +168,6 @@ static void *move(struct kheap *heap, void *pointer, size_t usable, const struct
 	return moved;
 }
 
-/* A live block grows where it is. */
-static bool grow_block(struct kheap *heap, uintptr_t address, size_t usable, size_t size)
-{
-	struct block *block = block_of_payload(address);
-	bool has_grown;
-
-	if (size > BLOCK_MAX_REQUEST)
-		return false;
-	kport_lock_state state = heap_lock(heap);
-
-	has_grown = size - usable < usable / RESIZE_SHARE && size + size / RESIZE_SHARE <= BLOCK_MAX_REQUEST &&
-	            block_resize(heap, NULL, block, size + size / RESIZE_SHARE);
-	has_grown = has_grown || block_resize(heap, NULL, block, size);
-	if (has_grown)
-		count_resize(heap, usable, block_size(block) - BLOCK_HEADER);
-	heap_unlock(heap, state);
-	return has_grown;
-}
-
 /* The long way: any kind of object, hardened builds, misuse. */
 static __attribute__((noinline)) void *realloc_any(struct kheap *heap, void *pointer, const struct wish *wish)
 {
@@ -200,43 +193,155 @@ static __attribute__((noinline)) void *realloc_any(struct kheap *heap, void *poi
 	return moved;
 }
 
-/* Is it large enough, and not so large that it should be cut? */
-INLINE bool fits_well(unsigned kind, size_t usable, size_t size)
+static __attribute__((noinline)) void *realloc_wish(struct kheap *heap, void *pointer, const struct wish *wish)
 {
-	/* An object of a slab cannot be cut: it moves when half of it is unused. */
-	if (is_slab((enum page_kind)kind))
-		return size > usable / 2 || usable <= 2 * GRANULE;
-	return usable - size < (kind == PAGE_RUN ? PAGE_SIZE : usable / RESIZE_SHARE + 1);
-}
-
-static void *realloc_wish(struct kheap *heap, void *pointer, const struct wish *wish)
-{
-	uintptr_t address = (uintptr_t)pointer;
-	unsigned kind = PAGE_BODY;
-
 	if (!is_power_of_two(wish->alignment) || wish->size > PTRDIFF_MAX)
 		return NULL;
-	if (!pointer)
-		return wish_alloc(heap, wish);
-	size_t usable = usable_at_once(heap, address, &kind);
-	bool stays = address % wish->alignment == 0;
-
-	if (!usable)
-		return realloc_any(heap, pointer, wish);
-	if (stays && wish->size <= usable && fits_well(kind, usable, wish->size))
-		return pointer;
-	if (kind == PAGE_RUN || (stays && wish->size <= usable))
-		return realloc_any(heap, pointer, wish);
-	if (stays && !is_slab((enum page_kind)kind) && grow_block(heap, address, usable, wish->size))
-		return pointer;
-	return move(heap, pointer, usable, wish);
+	return pointer ? realloc_any(heap, pointer, wish) : wish_alloc(heap, wish);
 }
 
-void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes)
+static __attribute__((noinline)) void *realloc_natural(struct kheap *heap, void *object, size_t size)
 {
-	struct wish wish = { size_bytes, natural_alignment(size_bytes), true };
+	struct wish wish = { size, natural_alignment(size), true };
 
 	return realloc_wish(heap, object, &wish);
+}
+
+/* ---- the quick ways ----------------------------------------------------------------------------------------------- */
+
+/* Does an object of this size, if it is a power of two, lie as kheap_alloc would lay it? Of very large ones too much is asked. */
+INLINE bool lies_naturally(uintptr_t address, size_t size)
+{
+	return LIKELY(size & (size - 1)) || !(address & (size - 1));
+}
+
+/* A live object of a slab, or a block, to where it has room. */
+static __attribute__((noinline)) void *move_away(struct kheap *heap, void *object, size_t usable, size_t size,
+                                                 unsigned kind)
+{
+	void *moved = kheap_alloc(heap, size, 0);
+
+	if (LIKELY(moved != NULL)) {
+		heap_copy(moved, object, usable);
+		fast_free_kind(heap, object, kind);
+	}
+	return moved;
+}
+
+static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, size_t size)
+{
+	struct block *block = block_of_payload(address);
+	bool has_grown;
+
+	if (size > BLOCK_MAX_REQUEST || !lies_naturally(address, size))
+		return false;
+	kport_lock_state state = heap_lock(heap);
+
+	has_grown = size - usable < usable / RESIZE_SHARE && size + size / RESIZE_SHARE <= BLOCK_MAX_REQUEST &&
+	            block_resize(heap, NULL, block, size + size / RESIZE_SHARE);
+	has_grown = has_grown || block_resize(heap, NULL, block, size);
+	if (has_grown)
+		count_resize(heap, usable, block_size(block) - BLOCK_HEADER);
+	heap_unlock(heap, state);
+	return has_grown;
+}
+
+/* A live block is too small. */
+static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *object, size_t usable, size_t size,
+                                                  unsigned kind)
+{
+	if (block_grow(heap, (uintptr_t)object, usable, size))
+		return object;
+	return move_away(heap, object, usable, size, kind);
+}
+
+static bool run_try(struct kheap *heap, struct region *region, size_t page, size_t size)
+{
+	size_t n_pages = pages_for(max_size(size, 1));
+	kport_lock_state state = heap_lock(heap);
+	size_t have = region->descs[page].n_pages;
+	bool is_done = run_resize(heap, region, page, n_pages);
+
+	if (is_done)
+		count_resize(heap, have << PAGE_SHIFT, n_pages << PAGE_SHIFT);
+	heap_unlock(heap, state);
+	return is_done;
+}
+
+/* A live run has too few pages or too many, or a power of two is not to lie here. */
+static __attribute__((noinline)) void *change_run(struct kheap *heap, void *object, size_t size, struct region *region,
+                                                  size_t page)
+{
+	size_t usable = region->descs[page].n_pages << PAGE_SHIFT;
+	bool stays = (uintptr_t)object % natural_alignment(size) == 0;
+
+	if (size > PTRDIFF_MAX)
+		return NULL;
+	/* Of a small object a page would be too much. */
+	if (stays && size > PAGE_SIZE / 2 && run_try(heap, region, page, size))
+		return object;
+	void *moved = kheap_alloc(heap, size, 0);
+
+	if (moved) {
+		heap_copy(moved, object, min_size(size, usable));
+		cpu_free_run(heap, object);
+	} else if (stays && size <= usable && run_try(heap, region, page, size)) {
+		moved = object;
+	}
+	return moved;
+}
+
+/* The page of the object is known. */
+INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct page_place place)
+{
+	uintptr_t address = (uintptr_t)object;
+	unsigned kind = place.kinds[place.page];
+	size_t usable;
+
+	if (kind == PAGE_RUN) {
+		usable = place.region->descs[place.page].n_pages << PAGE_SHIFT;
+		if (UNLIKELY(address % PAGE_SIZE))
+			return realloc_natural(heap, object, size);
+		if (LIKELY(usable - size < PAGE_SIZE && lies_naturally(address, size)))
+			return object;
+		return change_run(heap, object, size, place.region, place.page);
+	}
+	if (is_of_blocks(kind)) {
+		usable = usable_of_block(heap, address, kind);
+		if (LIKELY(usable - size <= usable / RESIZE_SHARE && lies_naturally(address, size)))
+			return object;
+		if (size > usable && usable)
+			return grow_block(heap, object, usable, size, kind);
+	} else if (LIKELY(starts_object(cpu_of(heap), address, kind)) && LIKELY(!is_cached(heap, address))) {
+		usable = slab_object_size(kind - PAGE_SLAB);
+		if (size > usable)
+			return move_away(heap, object, usable, size, kind);
+		/* It cannot be cut: it moves when half of it is unused. */
+		if ((size > usable / 2 || usable <= 2 * GRANULE) && lies_naturally(address, size))
+			return object;
+	}
+	return realloc_natural(heap, object, size);
+}
+
+/* The page has to be looked up, or there is none. */
+static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *object, size_t size)
+{
+	struct page_place place = { .kinds = NULL };
+
+	if (!HARDENED && object)
+		place = place_of(heap, (uintptr_t)object);
+	return place.kinds ? realloc_at(heap, object, size, place) : realloc_natural(heap, object, size);
+}
+
+/* Most buffers that grow have the room already: that is told without the lock and without a call. */
+void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes)
+{
+	size_t page = ((uintptr_t)object >> PAGE_SHIFT) - heap->window.first_page;
+
+	if (HARDENED || UNLIKELY(page >= heap->window.n_pages))
+		return realloc_far(heap, object, size_bytes);
+	return realloc_at(heap, object, size_bytes,
+	                  (struct page_place){ heap->window.kinds, page, heap->window.region });
 }
 
 void *kheap_realloc_aligned(struct kheap *heap, void *object, size_t size_bytes, size_t alignment)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Page runs: good fit in O(1) over two-level bins, split and merge on both sides, any power-of-two alignment.
+ * Page runs: good fit in O(1) over bins, split and merge on both sides, any power-of-two alignment.
  *
  * The bins are those of TLSF (Masmano, Ripoll, Crespo, Real: "TLSF: a New Dynamic Memory Allocator for Real-Time Systems", ECRTS
  * 2004), counted in pages, with one change: the bin that a length itself falls into is looked at first, a bounded number of entries
@@ -8,38 +8,63 @@
  */
 #include "internal.h"
 
-static struct run_bins *bins_of(struct kheap *heap, const struct region *region, size_t page)
+/* No run crosses the line between the zones, so all that one call touches is in the same bins. */
+INLINE struct run_bins *bins_of(struct kheap *heap, const struct region *region, size_t page)
 {
 	return &heap->runs[page_zone(region->first_page + page)];
 }
 
-static void set_kind(struct region *region, size_t page, enum page_kind kind)
+INLINE void set_kind(struct region *region, size_t page, enum page_kind kind)
 {
 	/* Whether a free page holds poison stays with the page. */
-	region->kinds[page] = (uint8_t)(kind | (region->kinds[page] & PAGE_POISONED));
+	region->kinds[page] = (uint8_t)(kind | (HARDENED ? region->kinds[page] & PAGE_POISONED : 0));
+}
+
+/* Into its list; not counted. */
+INLINE void run_link(struct run_bins *bins, struct region *region, size_t page, size_t n_pages)
+{
+	struct page_desc *desc = &region->descs[page];
+	unsigned bin = run_bin_of(n_pages);
+	struct page_desc *next = bins->heads[bin];
+
+	desc->region = region;
+	desc->n_pages = n_pages;
+	desc->number = region->first_page + page;
+	desc->prev = NULL;
+	desc->next = next;
+	if (next)
+		next->prev = desc;
+	else
+		bins->bits |= (uint64_t)1 << bin;
+	bins->heads[bin] = desc;
+	if (n_pages > 1) {
+		set_kind(region, page + n_pages - 1, PAGE_FREE_TAIL);
+		desc[n_pages - 1].n_pages = n_pages;
+	}
+	set_kind(region, page, PAGE_FREE);
+}
+
+/* Out of its list; not counted, and its pages keep their kinds. */
+INLINE void run_unlink(struct run_bins *bins, struct page_desc *desc)
+{
+	struct page_desc *next = desc->next, *prev = desc->prev;
+
+	if (next)
+		next->prev = prev;
+	if (prev) {
+		prev->next = next;
+		return;
+	}
+	unsigned bin = run_bin_of(desc->n_pages);
+
+	bins->heads[bin] = next;
+	if (!next)
+		bins->bits &= ~((uint64_t)1 << bin);
 }
 
 void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
-	struct run_bins *bins = bins_of(heap, region, page);
-	struct page_desc *desc = &region->descs[page];
-	unsigned fl, sl;
-
-	run_bin_of(n_pages, &fl, &sl);
-	desc->region = region;
-	desc->n_pages = n_pages;
-	desc->prev = NULL;
-	desc->next = bins->heads[fl][sl];
-	if (desc->next)
-		desc->next->prev = desc;
-	bins->heads[fl][sl] = desc;
-	bins->sl_bits[fl] |= (uint8_t)(1u << sl);
-	bins->fl_bits |= 1u << fl;
-	set_kind(region, page, PAGE_FREE);
-	if (n_pages > 1) {
-		set_kind(region, page + n_pages - 1, PAGE_FREE_TAIL);
-		region->descs[page + n_pages - 1].n_pages = n_pages;
-	}
+	run_link(bins_of(heap, region, page), region, page, n_pages);
 	heap->counters.free_run_pages += n_pages;
 }
 
@@ -47,51 +72,43 @@ void run_remove(struct kheap *heap, struct page_desc *desc)
 {
 	struct region *region = desc->region;
 	size_t page = desc_page(desc);
-	struct run_bins *bins = bins_of(heap, region, page);
-	unsigned fl, sl;
 
-	run_bin_of(desc->n_pages, &fl, &sl);
-	if (desc->next)
-		desc->next->prev = desc->prev;
-	if (desc->prev) {
-		desc->prev->next = desc->next;
-	} else {
-		bins->heads[fl][sl] = desc->next;
-		if (!desc->next) {
-			bins->sl_bits[fl] &= (uint8_t) ~(1u << sl);
-			if (!bins->sl_bits[fl])
-				bins->fl_bits &= ~(1u << fl);
-		}
-	}
+	run_unlink(bins_of(heap, region, page), desc);
 	set_kind(region, page, PAGE_BODY);
 	set_kind(region, page + desc->n_pages - 1, PAGE_BODY);
 	heap->counters.free_run_pages -= desc->n_pages;
 }
 
-/* Where n aligned pages would start in this free run, as a page of its region; SIZE_MAX: they do not fit below max_address. */
-static size_t run_fit(const struct page_desc *desc, size_t n_pages, unsigned align_shift, uintptr_t max_address)
-{
-	uintptr_t first = desc->region->first_page + desc_page(desc);
-	uintptr_t start = align_up(first, (uintptr_t)1 << align_shift);
+/* ---- finding ------------------------------------------------------------------------------------------------------ */
 
-	if (start < first || start - first > desc->n_pages || desc->n_pages - (start - first) < n_pages)
-		return SIZE_MAX;
-	if (((start + n_pages) << PAGE_SHIFT) - 1 > max_address)
-		return SIZE_MAX;
-	return start - desc->region->first_page;
+/* The number of the page where n aligned pages would start in this free run; UINTPTR_MAX: they do not fit below max_address. */
+INLINE uintptr_t run_fit(const struct page_desc *desc, size_t n_pages, unsigned align_shift, uintptr_t max_address)
+{
+	uintptr_t start = align_up(desc->number, (uintptr_t)1 << align_shift);
+
+	if (desc->n_pages < n_pages || start - desc->number > desc->n_pages - n_pages ||
+	    ((start + n_pages) << PAGE_SHIFT) - 1 > max_address)
+		return UINTPTR_MAX;
+	return start;
 }
 
 /* The shortest that fits among the first `tries` of a list. */
-static struct page_desc *list_find(struct page_desc *desc, size_t n_pages, unsigned align_shift, uintptr_t max_address,
-                                   size_t tries)
+INLINE struct page_desc *list_find(struct page_desc *desc, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                                   size_t tries, uintptr_t *start)
 {
 	struct page_desc *best = NULL;
 
 	for (; desc && tries; desc = desc->next, tries--) {
 		if (best && desc->n_pages >= best->n_pages)
 			continue;
-		if (run_fit(desc, n_pages, align_shift, max_address) != SIZE_MAX)
-			best = desc;
+		uintptr_t fit = run_fit(desc, n_pages, align_shift, max_address);
+
+		if (fit == UINTPTR_MAX)
+			continue;
+		best = desc;
+		*start = fit;
+		if (best->n_pages < RUN_EXACT)
+			break;
 	}
 	return best;
 }
@@ -100,49 +117,65 @@ static struct page_desc *list_find(struct page_desc *desc, size_t n_pages, unsig
  * Bins upwards from the one that n_pages falls into. In all but the first few every entry fits, so this ends at the first or second bin
  * that holds anything; alignment can make it look at each bin once. With a limit on the address every entry is looked at.
  */
-static struct page_desc *zone_find(struct run_bins *bins, size_t n_pages, unsigned align_shift, uintptr_t max_address,
-                                   size_t tries)
+static struct page_desc *zone_find(const struct run_bins *bins, size_t n_pages, unsigned align_shift,
+                                   uintptr_t max_address, size_t tries, uintptr_t *start)
 {
-	unsigned fl, sl;
-
-	run_bin_of(n_pages, &fl, &sl);
-	uint32_t sl_bits = bins->sl_bits[fl] & (0xffu << sl);
-
-	for (;;) {
-		while (sl_bits) {
-			unsigned bin = lowest_bit(sl_bits);
-			struct page_desc *desc =
-				list_find(bins->heads[fl][bin], n_pages, align_shift, max_address, tries);
-
-			if (desc)
-				return desc;
-			sl_bits &= sl_bits - 1;
-		}
-		if (++fl >= RUN_FL || !(bins->fl_bits >> fl))
-			return NULL;
-		fl += lowest_bit(bins->fl_bits >> fl);
-		sl_bits = bins->sl_bits[fl];
-	}
-}
-
-static struct page_desc *run_find(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address)
-{
-	const uintptr_t top_low = (ZONE_PAGE << PAGE_SHIFT) - 1;
-	size_t tries = heap->is_thorough ? THOROUGH_TRIES : RUN_TRIES;
-	struct run_bins *low = &heap->runs[ZONE_LOW], *high = &heap->runs[ZONE_HIGH];
+	uint64_t bits = bins->bits & UINT64_MAX << run_bin_of(n_pages);
 	struct page_desc *desc = NULL;
 
-	/* Memory below 4 GiB is kept for those who need it. */
-	if (max_address > top_low)
-		desc = zone_find(high, n_pages, align_shift, max_address,
-		                 max_address == UINTPTR_MAX ? tries : SIZE_MAX);
-	if (!desc)
-		desc = zone_find(low, n_pages, align_shift, max_address, max_address >= top_low ? tries : SIZE_MAX);
+	for (; bits && !desc; bits &= bits - 1)
+		desc = list_find(bins->heads[lowest_bit(bits)], n_pages, align_shift, max_address, tries, start);
 	return desc;
 }
 
+/* What zone_find would find for a few pages, if that is a list's first run and no other of the list could be a better one. */
+INLINE struct page_desc *zone_first(const struct run_bins *bins, size_t n_pages, unsigned align_shift, uintptr_t *start)
+{
+	uint64_t bits = n_pages < RUN_EXACT ? bins->bits & UINT64_MAX << n_pages : 0;
+
+	if (!bits)
+		return NULL;
+	unsigned bin = lowest_bit(bits);
+	struct page_desc *desc = bins->heads[bin];
+
+	if (bin >= RUN_EXACT && desc->next)
+		return NULL;
+	*start = run_fit(desc, n_pages, align_shift, UINTPTR_MAX);
+	return *start != UINTPTR_MAX ? desc : NULL;
+}
+
+/* A free run, and the number of the page in it where n_pages will start. */
+INLINE struct page_desc *run_find(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                                  uintptr_t *start)
+{
+	const uintptr_t top_low = (ZONE_PAGE << PAGE_SHIFT) - 1;
+	size_t tries = heap->is_thorough ? THOROUGH_TRIES : RUN_TRIES;
+	const struct run_bins *low = &heap->runs[ZONE_LOW], *high = &heap->runs[ZONE_HIGH];
+	struct page_desc *desc = NULL;
+
+	/* Memory below 4 GiB is kept for those who need it. */
+	if (max_address == UINTPTR_MAX) {
+		if (high->bits) {
+			desc = zone_first(high, n_pages, align_shift, start);
+			if (!desc)
+				desc = zone_find(high, n_pages, align_shift, max_address, tries, start);
+		}
+		if (!desc)
+			desc = zone_first(low, n_pages, align_shift, start);
+		return desc ? desc : zone_find(low, n_pages, align_shift, max_address, tries, start);
+	}
+	if (max_address > top_low)
+		desc = zone_find(high, n_pages, align_shift, max_address, SIZE_MAX, start);
+	if (!desc)
+		desc = zone_find(low, n_pages, align_shift, max_address, max_address >= top_low ? tries : SIZE_MAX,
+		                 start);
+	return desc;
+}
+
+/* ---- taking and giving back ---------------------------------------------------------------------------------------- */
+
 /* Pages leave the free state: what poison they hold must be whole. */
-static void pages_wake(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
+INLINE void pages_wake(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
 	if (!HARDENED)
 		return;
@@ -157,21 +190,26 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
                             enum page_kind kind)
 {
 	struct page_desc *desc = NULL;
+	uintptr_t number;
 
 	if (n_pages <= heap->counters.free_run_pages)
-		desc = run_find(heap, n_pages, align_shift, max_address);
+		desc = run_find(heap, n_pages, align_shift, max_address, &number);
 	if (!desc)
 		return NULL;
 	struct region *region = desc->region;
-	size_t first = desc_page(desc);
+	size_t first = desc->number - region->first_page;
 	size_t end = first + desc->n_pages;
-	size_t start = run_fit(desc, n_pages, align_shift, max_address);
+	size_t start = number - region->first_page;
+	struct run_bins *bins = bins_of(heap, region, first);
 
-	run_remove(heap, desc);
+	run_unlink(bins, desc);
 	if (start > first)
-		run_insert(heap, region, first, start - first);
+		run_link(bins, region, first, start - first);
 	if (start + n_pages < end)
-		run_insert(heap, region, start + n_pages, end - start - n_pages);
+		run_link(bins, region, start + n_pages, end - start - n_pages);
+	heap->counters.free_run_pages -= n_pages;
+	/* The last page may have been the free run's. */
+	set_kind(region, start + n_pages - 1, PAGE_BODY);
 	pages_wake(heap, region, start, n_pages);
 	region->kinds[start] = (uint8_t)kind;
 	desc = &region->descs[start];
@@ -183,6 +221,7 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 
 void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
+	struct run_bins *bins = bins_of(heap, region, page);
 	size_t first = page;
 	size_t end = page + n_pages;
 
@@ -192,21 +231,21 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 		for (size_t i = page; i < end; i++)
 			region->kinds[i] = PAGE_BODY | PAGE_POISONED;
 	}
-	if (page > region->n_overhead && may_join(region, page)) {
-		enum page_kind before = page_kind_of(region, page - 1);
+	/* In front of the first page that can be free is always another one. */
+	enum page_kind before = page_kind_of(region, page - 1);
 
-		if (before == PAGE_FREE || before == PAGE_FREE_TAIL) {
-			first = page - region->descs[page - 1].n_pages;
-			run_remove(heap, &region->descs[first]);
-		}
+	if ((before == PAGE_FREE || before == PAGE_FREE_TAIL) && may_join(region, page)) {
+		first = page - region->descs[page - 1].n_pages;
+		run_unlink(bins, &region->descs[first]);
+		set_kind(region, page - 1, PAGE_BODY);
 	}
-	if (end < region->n_pages && may_join(region, end) && page_kind_of(region, end) == PAGE_FREE) {
-		size_t more = region->descs[end].n_pages;
-
-		run_remove(heap, &region->descs[end]);
-		end += more;
+	if (end < region->n_pages && page_kind_of(region, end) == PAGE_FREE && may_join(region, end)) {
+		run_unlink(bins, &region->descs[end]);
+		set_kind(region, end, PAGE_BODY);
+		end += region->descs[end].n_pages;
 	}
-	run_insert(heap, region, first, end - first);
+	run_link(bins, region, first, end - first);
+	heap->counters.free_run_pages += n_pages;
 	region_idle(heap, region, n_pages);
 }
 

@@ -265,27 +265,26 @@ static void break_run_link(struct wreck *w)
 static void break_run_head(struct wreck *w)
 {
 	struct run_bins *bins = &w->heap->runs[page_zone(w->region->first_page + page_of(w, w->runs[1]))];
-	unsigned fl, sl;
+	unsigned bin = run_bin_of(20);
 
-	run_bin_of(20, &fl, &sl);
-	save(w, &bins->heads[fl][sl], sizeof(struct page_desc *));
-	bins->heads[fl][sl] = NULL;
+	save(w, &bins->heads[bin], sizeof(struct page_desc *));
+	bins->heads[bin] = NULL;
 }
 
 static void break_run_bitmap(struct wreck *w)
 {
 	struct run_bins *bins = &w->heap->runs[ZONE_LOW];
 
-	save(w, &bins->sl_bits[RUN_FL - 1], sizeof(bins->sl_bits[0]));
-	bins->sl_bits[RUN_FL - 1] ^= 1;
+	save(w, &bins->bits, sizeof(bins->bits));
+	bins->bits ^= 2;
 }
 
 static void break_run_top_bitmap(struct wreck *w)
 {
 	struct run_bins *bins = &w->heap->runs[ZONE_HIGH];
 
-	save(w, &bins->fl_bits, sizeof(bins->fl_bits));
-	bins->fl_bits ^= 1u << (RUN_FL - 1);
+	save(w, &bins->bits, sizeof(bins->bits));
+	bins->bits ^= (uint64_t)1 << (RUN_BINS - 1);
 }
 
 static void break_page_inside_run(struct wreck *w)
@@ -399,7 +398,7 @@ static const struct {
 	{ KHEAP_FAULT_RUN_LIST, true, break_run_link, "a run that is linked to itself" },
 	{ KHEAP_FAULT_RUN_LIST, true, break_run_head, "a list of runs that lost its head" },
 	{ KHEAP_FAULT_RUN_BITMAP, false, break_run_bitmap, "a bit for an empty list of runs" },
-	{ KHEAP_FAULT_RUN_BITMAP, false, break_run_top_bitmap, "a bit for an empty group of lists of runs" },
+	{ KHEAP_FAULT_RUN_BITMAP, false, break_run_top_bitmap, "a bit for the empty list of the longest runs" },
 	{ KHEAP_FAULT_PAGE_KIND, true, break_page_inside_run, "a run inside a run" },
 	{ KHEAP_FAULT_PAGE_KIND, true, break_page_kind, "a kind of page that does not exist" },
 	/* A step takes it for the inside of what is in front, and passes over it. */

@@ -40,6 +40,7 @@ struct holder {
 	uint8_t *objects[N_SLOTS];
 	size_t sizes[N_SLOTS];
 	uint64_t keys[N_SLOTS];
+	bool wants_pages; /* powers of two that are page runs */
 	unsigned n_steps, n_refused;
 	const void *wrong; /* an object that was not as it was left, or that somebody had already */
 };
@@ -76,7 +77,8 @@ static void holder_step(struct holder *holder, const struct holder *other)
 		holder_free(holder, i);
 		return;
 	}
-	holder->sizes[i] = random_size(&holder->random, 1, LARGEST);
+	holder->sizes[i] = holder->wants_pages ? KMALLOC_PAGE_SIZE << random_below(&holder->random, 3)
+	                                       : random_size(&holder->random, 1, LARGEST);
 	object = kheap_alloc(holder->heap, holder->sizes[i], 0);
 	if (object == NULL) {
 		holder->n_refused++;
@@ -120,14 +122,14 @@ static void holders_work(struct kheap *heap)
 		holder_free(&interrupting, i);
 }
 
-static void interruptions_may_come_anywhere(struct test *t)
+static void interrupt_anywhere(struct test *t, bool wants_pages)
 {
 	struct kheap *heap = test_heap(t, ARENA);
 	struct kheap_stats stats;
 
 	TRY(heap != NULL);
-	interrupted = (struct holder){ .heap = heap };
-	interrupting = (struct holder){ .heap = heap };
+	interrupted = (struct holder){ .heap = heap, .wants_pages = wants_pages };
+	interrupting = (struct holder){ .heap = heap, .wants_pages = wants_pages };
 	random_seed(&interrupted.random, t->options->seed);
 	random_seed(&interrupting.random, t->options->seed + 1);
 	holders_work(heap);
@@ -150,12 +152,23 @@ static void interruptions_may_come_anywhere(struct test *t)
 
 #else
 
-static void interruptions_may_come_anywhere(struct test *t)
+static void interrupt_anywhere(struct test *t, bool wants_pages)
 {
+	(void)wants_pages;
 	test_skip(t, "only the check build with CPU caches can be interrupted at a chosen point");
 }
 
 #endif
+
+static void interruptions_may_come_anywhere(struct test *t)
+{
+	interrupt_anywhere(t, false);
+}
+
+static void interruptions_may_want_pages(struct test *t)
+{
+	interrupt_anywhere(t, true);
+}
 
 /* ------------------------------------------------------------------------------------------------------------
  * One processor allocates, another one frees
@@ -272,6 +285,8 @@ static void another_processor_may_free(struct test *t)
 
 static const struct test_case cases[] = {
 	{ "interruptions may come wherever a cache is half changed", interruptions_may_come_anywhere },
+	{ "interruptions may allocate and free page runs wherever a cache is half changed",
+	  interruptions_may_want_pages },
 	{ "one processor may free all that another one allocates", another_processor_may_free },
 };
 

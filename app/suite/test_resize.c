@@ -175,6 +175,107 @@ static void free_neighbours_are_grown_into(struct test *t)
 	TRY(grows_into_neighbour(t, heap, 400000));
 }
 
+/* A buffer that grows byte by byte: whatever is behind it stays whole, and it moves seldom. */
+static void a_growing_buffer_keeps_its_bytes(struct test *t)
+{
+	enum { STEP = 48, MOST = 40000, MOST_MOVES = 200 };
+	struct kheap *heap = test_heap(t, (size_t)4 << 20);
+	uint8_t *buffer = NULL, *behind = NULL;
+	unsigned n_moves = 0;
+
+	TRY(heap != NULL);
+	for (size_t size = STEP; size <= MOST; size += STEP) {
+		uint8_t *grown = kheap_realloc(heap, buffer, size);
+
+		CHECK(t, grown != NULL && kheap_usable_size(heap, grown) >= size, "%zu bytes were refused", size);
+		if (grown != buffer) {
+			n_moves++;
+			kheap_free(heap, behind);
+			behind = kheap_alloc(heap, size, 0);
+			CHECK(t, behind != NULL, "%zu bytes were refused", size);
+			test_fill(behind, size, size);
+		}
+		TRY(test_filled(t, grown, size - STEP, 1, "a buffer that grew"));
+		test_fill(grown, size, 1);
+		buffer = grown;
+	}
+	CHECK(t, n_moves <= MOST_MOVES, "a buffer that grew by %u bytes at a time moved %u times", (unsigned)STEP,
+	      n_moves);
+	TRY(test_sound(t, heap, "a buffer grew"));
+	kheap_free(heap, buffer);
+	kheap_free(heap, behind);
+	test_note(t, "%u moves", n_moves);
+}
+
+/* Sizes that the usable size already covers are answered where the object is, powers of two only if it lies right. */
+static void room_that_is_there_is_used(struct test *t)
+{
+	struct kheap *heap = test_heap(t, (size_t)4 << 20);
+
+	TRY(heap != NULL);
+	for (size_t i = 0; i < N_SIZES; i++) {
+		void *object = kheap_alloc(heap, sizes[i], 0), *resized;
+		size_t usable = kheap_usable_size(heap, object);
+
+		CHECK(t, object != NULL, "%zu bytes were refused", sizes[i]);
+		resized = kheap_realloc(heap, object, usable);
+		CHECK(t, resized == object || !is_aligned(object, usable),
+		      "an object of %zu usable bytes moved for as many", usable);
+		CHECK(t, kheap_usable_size(heap, resized) >= usable, "an object of %zu usable bytes has %zu", usable,
+		      kheap_usable_size(heap, resized));
+		kheap_free(heap, resized);
+	}
+}
+
+static bool is_refused(struct test *t, struct kheap *heap, uint8_t *address, enum kmalloc_error_class error_class)
+{
+	static const size_t wanted[] = { 0, 16, 100, 256, 2000, 4096, 8192, 70000 };
+
+	/* Its page may be the heap's own now. */
+	if (error_class == KMALLOC_DOUBLE_FREE && kheap_owner(heap, address).kind == KHEAP_OVERHEAD)
+		error_class = KMALLOC_FOREIGN_POINTER;
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+		REQUIRE(t, kheap_realloc(heap, address, wanted[i]) == NULL, "%p could be resized to %zu bytes",
+		        (void *)address, wanted[i]);
+		if (!test_expect_error(t, error_class, address))
+			return false;
+	}
+	return true;
+}
+
+/* Slabs, blocks and runs; what is freed lies in a cache, or is the heap's again. */
+static void only_live_objects_are_resized(struct test *t)
+{
+	enum { MANY = 300 };
+	static uint8_t *objects[MANY];
+	struct kheap *heap = test_heap(t, (size_t)8 << 20);
+	struct kheap_stats before;
+
+	TRY(heap != NULL);
+	for (size_t i = 2; i < N_SIZES && sizes[i] <= 20000; i++) {
+		for (unsigned k = 0; k < MANY; k++) {
+			objects[k] = kheap_alloc(heap, sizes[i], 0);
+			CHECK(t, objects[k] != NULL, "%zu bytes were refused", sizes[i]);
+		}
+		kheap_get_stats(heap, &before);
+		TRY(is_refused(t, heap, objects[MANY - 1] + 8, KMALLOC_MISALIGNED_POINTER));
+		if (sizes[i] > 32)
+			TRY(is_refused(t, heap, objects[MANY - 1] + 16, KMALLOC_INTERIOR_POINTER));
+		TRY(test_same(t, heap, &before, "resizing what is inside an object"));
+		/* The others keep the pages of most of them the heap's. */
+		for (unsigned k = 0; k < MANY; k += 3)
+			kheap_free(heap, objects[k]);
+		kheap_get_stats(heap, &before);
+		for (unsigned k = 0; k < MANY; k += 3)
+			TRY(is_refused(t, heap, objects[k], KMALLOC_DOUBLE_FREE));
+		TRY(test_same(t, heap, &before, "resizing what is free"));
+		for (unsigned k = 0; k < MANY; k++)
+			if (k % 3 != 0)
+				kheap_free(heap, objects[k]);
+	}
+	TRY(test_sound(t, heap, "resizing what is free"));
+}
+
 static const struct test_case cases[] = {
 	{ "a resized object keeps the bytes that both sizes have", bytes_are_kept },
 	{ "resizing NULL allocates, resizing to 0 keeps an object", null_and_zero_are_defined },
@@ -182,5 +283,8 @@ static const struct test_case cases[] = {
 	{ "a refused resizing leaves the object as it was", refusal_keeps_the_object },
 	{ "resizing in place moves nothing and hurts no neighbour", in_place_is_in_place },
 	{ "an object grows into free memory behind it", free_neighbours_are_grown_into },
+	{ "a buffer that grows in many steps keeps its bytes and seldom moves", a_growing_buffer_keeps_its_bytes },
+	{ "room that an object has is used where it is", room_that_is_there_is_used },
+	{ "what is free, or inside an object, is not resized", only_live_objects_are_resized },
 };
 TEST_GROUP(resize, cases);

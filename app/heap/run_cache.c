@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * CPU caches, page runs: magazines for 1, 2 and 4 pages aligned to their length, as a power of two is allocated, and the way to the runs
+ * and back for what they do not answer.
+ *
+ * A run in a magazine is live for the heap, and its page's kind says that it is free for its CPU, so that a double free, or a pointer into
+ * it, shows without a look at its pages. Each class holds at most a share of the heap, so small heaps have nothing of this.
+ */
+#include "cpu.h"
+
+#define RUN_SHARE 64 /* a magazine holds at most this share of the heap */
+#define RUNS_BUSY 8  /* frees among IDLE_MISSES misses that earn the magazines their space */
+
+/* ---- magazines ---------------------------------------------------------------------------------------------------- */
+
+INLINE void set_cached(struct page_desc *desc, bool is_cached)
+{
+	/* Others read the kinds of neighbouring pages meanwhile. */
+	__atomic_store_n(&desc->region->kinds[desc_page(desc)], is_cached ? PAGE_RUN_CACHED : PAGE_RUN,
+	                 __ATOMIC_RELAXED);
+}
+
+INLINE struct page_desc *run_pop(struct run_cache *runs, unsigned run_class)
+{
+	struct page_desc *desc = *runs->tops[run_class];
+
+	if (LIKELY(desc != NULL)) {
+		runs->tops[run_class]--;
+		set_cached(desc, false);
+	}
+	return desc;
+}
+
+/* False: it is full. */
+INLINE bool run_push(struct run_cache *runs, unsigned run_class, struct page_desc *desc)
+{
+	if (UNLIKELY(runs->tops[run_class] == runs->limits[run_class]))
+		return false;
+	set_cached(desc, true);
+	*++runs->tops[run_class] = desc;
+	return true;
+}
+
+/* The magazine that a live run belongs into; RUN_CLASSES: none. */
+INLINE unsigned run_class_of(const struct page_desc *desc, uintptr_t address)
+{
+	size_t n_pages = desc->n_pages;
+
+	if (n_pages > 1u << (RUN_CLASSES - 1) || !is_power_of_two(n_pages) || desc->is_bare ||
+	    address & ((n_pages << PAGE_SHIFT) - 1))
+		return RUN_CLASSES;
+	_Static_assert(RUN_CLASSES == 3, "1, 2 and 4 halved are 0, 1 and 2");
+	return (unsigned)n_pages / 2;
+}
+
+static void **run_bottom(const struct run_cache *runs, unsigned run_class)
+{
+	return &runs->clip->slots[run_class * RUN_SLOTS];
+}
+
+static size_t run_limit(const struct kheap *heap, unsigned run_class)
+{
+	return min_size(heap->counters.footprint_pages / RUN_SHARE >> run_class, RUN_SLOTS - 1);
+}
+
+static void give_back_run(struct kheap *heap, struct page_desc *desc)
+{
+	count_free(heap, desc->n_pages << PAGE_SHIFT);
+	run_free(heap, desc->region, desc_page(desc), desc->n_pages);
+}
+
+/* ---- allocation and freeing ---------------------------------------------------------------------------------------- */
+
+void *cpu_alloc_run(struct kheap *heap, unsigned run_class)
+{
+	struct cpu_cache *cache = cpu_of(heap);
+	struct page_desc *desc;
+
+	if (cpu_enter(cache)) {
+		desc = run_pop(&cache->runs, run_class);
+		cpu_leave(cache);
+		if (LIKELY(desc != NULL))
+			return (void *)desc_address(desc);
+	}
+	cpu_begin();
+	kport_lock_state state = heap_lock(heap);
+
+	desc = run_alloc(heap, (size_t)1 << run_class, run_class, UINTPTR_MAX, PAGE_RUN);
+	if (desc) {
+		desc->is_bare = false;
+		count_alloc(heap, 1, PAGE_SIZE << run_class);
+	}
+	cache = own_cache(heap);
+	if (cache)
+		note_miss(heap, cache);
+	heap_unlock(heap, state);
+	return desc ? (void *)desc_address(desc) : NULL;
+}
+
+/* No magazine has room for it, or none takes it. */
+static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintptr_t address, struct page_desc *desc,
+                                                      unsigned run_class)
+{
+	struct cpu_cache *cache;
+
+	cpu_begin();
+	kport_lock_state state = heap_lock(heap);
+
+	cache = own_cache(heap);
+	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc->region, desc_page(desc)) != PAGE_RUN)) {
+		free_locked(heap, address);
+	} else {
+		give_back_run(heap, desc);
+	}
+	if (cache) {
+		cache->runs.n_misses += run_class < RUN_CLASSES;
+		note_miss(heap, cache);
+	}
+	heap_unlock(heap, state);
+}
+
+void cpu_free_run(struct kheap *heap, void *object)
+{
+	uintptr_t address = (uintptr_t)object;
+	struct page_place place = place_at(heap, address);
+	struct page_desc *desc = &place.region->descs[place.page];
+	unsigned run_class = run_class_of(desc, address);
+	struct cpu_cache *cache = cpu_of(heap);
+
+	if (run_class < RUN_CLASSES && cpu_enter(cache)) {
+		bool is_done = run_push(&cache->runs, run_class, desc);
+
+		cpu_leave(cache);
+		if (LIKELY(is_done))
+			return;
+	}
+	free_run_shared(heap, address, desc, run_class);
+}
+
+/* ---- what is not needed is given up --------------------------------------------------------------------------------- */
+
+COLD bool runs_drain(struct kheap *heap, struct cpu_cache *cache)
+{
+	bool any = false;
+	struct page_desc *desc;
+
+	for (unsigned i = 0; i < RUN_CLASSES; i++) {
+		while ((desc = run_pop(&cache->runs, i)) != NULL) {
+			give_back_run(heap, desc);
+			any = true;
+		}
+	}
+	return any;
+}
+
+COLD void runs_end(struct kheap *heap, struct cpu_cache *cache)
+{
+	if (cache->runs.clip)
+		clip_give(heap, cache->runs.clip);
+	runs_init(cache);
+}
+
+COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
+{
+	struct run_cache *runs = &cache->runs;
+	bool is_busy = runs->n_misses >= RUNS_BUSY;
+
+	runs->n_misses = 0;
+	if (!runs->clip) {
+		if (!is_busy || !run_limit(heap, 0) || (runs->clip = clip_take(heap)) == NULL)
+			return;
+		for (unsigned i = 0; i < RUN_CLASSES; i++) {
+			*run_bottom(runs, i) = NULL;
+			runs->tops[i] = run_bottom(runs, i);
+		}
+	}
+	for (unsigned i = 0; i < RUN_CLASSES; i++) {
+		void **limit = run_bottom(runs, i) + run_limit(heap, i);
+
+		runs->limits[i] = limit > runs->tops[i] ? limit : runs->tops[i];
+	}
+}
+
+COLD void runs_idle(struct kheap *heap, struct cpu_cache *cache)
+{
+	struct page_desc *desc;
+
+	for (unsigned i = 0; i < RUN_CLASSES; i++) {
+		if ((desc = run_pop(&cache->runs, i)) != NULL)
+			give_back_run(heap, desc);
+	}
+}
+
+COLD void runs_init(struct cpu_cache *cache)
+{
+	cache->runs.clip = NULL;
+	/* The magazine of no class is always empty and full. */
+	for (unsigned i = 0; i < RUN_CLASSES; i++)
+		cache->runs.tops[i] = cache->runs.limits[i] = cache->tops[0];
+}
+
+COLD size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes)
+{
+	size_t n = 0;
+
+	/* Of another CPU's magazine this is what can be seen; its runs may be anybody's by now, so they are not looked at. */
+	for (unsigned i = 0; i < RUN_CLASSES; i++) {
+		void **top = __atomic_load_n(&cache->runs.tops[i], __ATOMIC_RELAXED);
+
+		for (; __atomic_load_n(top, __ATOMIC_RELAXED); top--, n++)
+			*n_bytes += PAGE_SIZE << i;
+	}
+	return n;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Page runs in CPU caches: what is freed there is free for everybody who asks, and comes back aligned; misuse of it shows. This file knows
+ * the heap's inside, to see that a run lies in a cache when a case says so. Hardened builds have no caches; there the
+ * contract alone is tested.
+ */
+#include "../heap/fast.h"
+#include "../heap/internal.h"
+
+#include "selftest.h"
+
+#define ARENA ((size_t)8 << 20)
+#define N_RUNS 200
+#define WARM_PAIRS 100
+#define PAIRS 10000
+#define PAIRS_DOWN 100
+
+static const size_t sizes[] = { PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE };
+#define N_SIZES (sizeof(sizes) / sizeof(sizes[0]))
+
+static uint8_t *runs[N_RUNS];
+
+static bool is_run_cached(const struct kheap *heap, const void *pointer)
+{
+	const struct region *region = region_of(heap, (uintptr_t)pointer);
+
+	return region != NULL &&
+	       page_kind_of(region, ((uintptr_t)pointer >> PAGE_SHIFT) - region->first_page) == PAGE_RUN_CACHED;
+}
+
+static size_t n_cached(struct kheap *heap)
+{
+	struct kheap_stats stats;
+
+	kheap_get_stats(heap, &stats);
+	return heap->counters.live_objects - stats.live_objects;
+}
+
+/* N_RUNS of a size, all live at once, then all free: as many as may be are cached. */
+static bool fill_and_free(struct test *t, struct kheap *heap, size_t size)
+{
+	for (unsigned i = 0; i < N_RUNS; i++) {
+		runs[i] = kheap_alloc(heap, size, 0);
+		REQUIRE(t, runs[i] != NULL, "run %u of %zu bytes was refused", i, size);
+		REQUIRE(t, is_aligned(runs[i], size), "%zu bytes are at %p", size, (void *)runs[i]);
+		test_fill(runs[i], size, i);
+	}
+	for (unsigned i = 0; i < N_RUNS; i++) {
+		if (!test_filled(t, runs[i], size, i, "one of many runs"))
+			return false;
+		kheap_free(heap, runs[i]);
+	}
+	return true;
+}
+
+/* The misuse of an address where nothing live is; freeing, resizing and asking for the size must all show it. */
+static bool all_refuse(struct test *t, struct kheap *heap, uint8_t *address, enum kmalloc_error_class error_class)
+{
+	/* Its page may be the heap's own now. */
+	if (error_class == KMALLOC_DOUBLE_FREE && kheap_owner(heap, address).kind == KHEAP_OVERHEAD)
+		error_class = KMALLOC_FOREIGN_POINTER;
+	kheap_free(heap, address);
+	if (!test_expect_error(t, error_class, address))
+		return false;
+	REQUIRE(t, kheap_realloc(heap, address, 100) == NULL, "what is free could be resized to 100 bytes");
+	if (!test_expect_error(t, error_class, address))
+		return false;
+	REQUIRE(t, kheap_realloc(heap, address, PAGE_SIZE) == NULL, "what is free could be resized to a page");
+	if (!test_expect_error(t, error_class, address))
+		return false;
+	REQUIRE(t, !kheap_try_resize(heap, address, PAGE_SIZE), "what is free could be resized in place");
+	if (!test_expect_error(t, error_class, address))
+		return false;
+	REQUIRE(t, kheap_usable_size(heap, address) == 0, "what is free has a size");
+	return test_expect_error(t, error_class, address);
+}
+
+static void misuse_of_cached_runs_shows(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats before;
+	unsigned n = 0;
+
+	TRY(heap != NULL);
+	for (unsigned k = 0; k < N_SIZES; k++) {
+		TRY(fill_and_free(t, heap, sizes[k]));
+		kheap_get_stats(heap, &before);
+		for (unsigned i = 0; i < N_RUNS; i++) {
+			n += is_run_cached(heap, runs[i]);
+			if (is_run_cached(heap, runs[i]))
+				CHECK(t, !kheap_owner(heap, runs[i]).is_live, "a cached run is called live");
+			TRY(all_refuse(t, heap, runs[i], KMALLOC_DOUBLE_FREE));
+			TRY(all_refuse(t, heap, runs[i] + 64, KMALLOC_DOUBLE_FREE));
+			TRY(all_refuse(t, heap, runs[i] + 8, KMALLOC_MISALIGNED_POINTER));
+			TRY(all_refuse(t, heap, runs[i] + sizes[k] - PAGE_SIZE / 2, KMALLOC_DOUBLE_FREE));
+		}
+		TRY(test_same(t, heap, &before, "misuse of runs that are free"));
+		TRY(test_sound(t, heap, "misuse of runs that are free"));
+		/* Each is handed out once. */
+		TRY(fill_and_free(t, heap, sizes[k]));
+	}
+	CHECK(t, HARDENED || n > N_SIZES, "%u of %u freed runs are cached", n, N_RUNS);
+	test_note(t, "%u runs were cached", n);
+}
+
+static void misuse_of_live_runs_shows(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats before;
+
+	TRY(heap != NULL);
+	for (unsigned k = 0; k < N_SIZES; k++) {
+		uint8_t *run;
+
+		TRY(fill_and_free(t, heap, sizes[k]));
+		run = kheap_alloc(heap, sizes[k], 0);
+		test_fill(run, sizes[k], k);
+		kheap_get_stats(heap, &before);
+		TRY(all_refuse(t, heap, run + 16, KMALLOC_INTERIOR_POINTER));
+		TRY(all_refuse(t, heap, run + 1, KMALLOC_MISALIGNED_POINTER));
+		if (sizes[k] > PAGE_SIZE)
+			TRY(all_refuse(t, heap, run + PAGE_SIZE, KMALLOC_INTERIOR_POINTER));
+		TRY(test_same(t, heap, &before, "misuse of a live run"));
+		TRY(test_filled(t, run, sizes[k], k, "a run that was misused"));
+		kheap_free(heap, run);
+	}
+}
+
+struct sum {
+	size_t live_bytes, n_live;
+};
+
+static bool add_live(void *ctx, const struct kheap_range *range)
+{
+	struct sum *sum = ctx;
+
+	if (range->is_live && range->kind != KHEAP_OVERHEAD) {
+		sum->live_bytes += range->size_bytes;
+		sum->n_live++;
+	}
+	return true;
+}
+
+static void cached_runs_are_free_for_those_who_look(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct sum sum = { 0, 0 };
+	struct kheap_stats stats;
+
+	TRY(heap != NULL);
+	for (unsigned k = 0; k < N_SIZES; k++)
+		TRY(fill_and_free(t, heap, sizes[k]));
+	CHECK(t, HARDENED || n_cached(heap) > 0, "nothing is cached when %u runs have been freed", N_RUNS);
+	kheap_get_stats(heap, &stats);
+	kheap_walk(heap, add_live, &sum);
+	CHECK(t, stats.live_objects == 0 && stats.live_bytes == 0,
+	      "%zu objects of %zu bytes are live when all are freed", stats.live_objects, stats.live_bytes);
+	CHECK(t, sum.n_live == 0 && sum.live_bytes == 0, "kheap_walk saw %zu live objects of %zu bytes", sum.n_live,
+	      sum.live_bytes);
+	CHECK(t, stats.n_allocs == stats.n_frees, "%zu runs were handed out, %zu came back", (size_t)stats.n_allocs,
+	      (size_t)stats.n_frees);
+	TRY(test_sound(t, heap, "runs were freed"));
+}
+
+static void cached_runs_are_there_when_they_are_needed(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats trimmed;
+	size_t n;
+	void *pages;
+
+	TRY(heap != NULL);
+	/* A CPU's cache, once it is made, takes a page. */
+	kheap_free(heap, kheap_alloc(heap, 1, 0));
+	(void)kheap_trim(heap);
+	kheap_get_stats(heap, &trimmed);
+	for (unsigned k = 0; k < N_SIZES; k++)
+		TRY(fill_and_free(t, heap, sizes[k]));
+	n = n_cached(heap);
+	pages = kpages_alloc(heap, trimmed.largest_free_bytes / PAGE_SIZE, PAGE_SIZE, UINTPTR_MAX, 0);
+	CHECK(t, pages != NULL, "%zu bytes were refused, though all but caches is free", trimmed.largest_free_bytes);
+	kpages_free(heap, pages);
+	for (unsigned k = 0; k < N_SIZES; k++)
+		TRY(fill_and_free(t, heap, sizes[k]));
+	kheap_leave(heap);
+	CHECK(t, n_cached(heap) == 0, "%zu runs are cached after kheap_leave", n_cached(heap));
+	for (unsigned k = 0; k < N_SIZES; k++)
+		TRY(fill_and_free(t, heap, sizes[k]));
+	(void)kheap_trim(heap);
+	CHECK(t, n_cached(heap) == 0, "%zu runs are cached after kheap_trim", n_cached(heap));
+	test_note(t, "%zu runs were cached", n);
+}
+
+/* Calls that the cache answers are not counted, so the count tells how often one went further. */
+static void a_lone_pair_stays_in_the_cache(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats before, after;
+
+	TRY(heap != NULL);
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	for (unsigned k = 0; k < N_SIZES; k++) {
+		for (unsigned i = 0; i < WARM_PAIRS + PAIRS; i++) {
+			if (i == WARM_PAIRS)
+				kheap_get_stats(heap, &before);
+			kheap_free(heap, kheap_alloc(heap, sizes[k], 0));
+		}
+		kheap_get_stats(heap, &after);
+		CHECK(t, after.n_failures == 0, "%zu bytes were refused by an empty heap", sizes[k]);
+		CHECK(t, after.n_allocs - before.n_allocs < PAIRS_DOWN,
+		      "%u pairs of %zu bytes took %zu runs from below", PAIRS, sizes[k],
+		      (size_t)(after.n_allocs - before.n_allocs));
+	}
+}
+
+/* Runs of 2 and 4 pages that begin anywhere, made by cutting longer ones, are not what a power of two asks for. */
+static void only_aligned_runs_are_cached(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	unsigned n_odd = 0;
+
+	TRY(heap != NULL);
+	for (unsigned k = 1; k < N_SIZES; k++) {
+		for (unsigned i = 0; i < N_RUNS; i++) {
+			runs[i] = kheap_alloc_aligned(heap, sizes[k] + PAGE_SIZE, PAGE_SIZE, 0);
+			CHECK(t, runs[i] != NULL, "%zu bytes were refused", sizes[k] + PAGE_SIZE);
+		}
+		for (unsigned i = 0; i < N_RUNS; i++) {
+			CHECK(t, kheap_try_resize(heap, runs[i], sizes[k]), "a run could not be cut in place");
+			n_odd += !is_aligned(runs[i], sizes[k]);
+		}
+		for (unsigned i = 0; i < N_RUNS; i++)
+			kheap_free(heap, runs[i]);
+		TRY(fill_and_free(t, heap, sizes[k]));
+	}
+	CHECK(t, n_odd > 0, "all runs that were cut happen to be aligned");
+	TRY(test_sound(t, heap, "runs were cut"));
+}
+
+static const struct test_case cases[] = {
+	{ "a double free, and any other misuse, of a run that is free for its CPU is reported",
+	  misuse_of_cached_runs_shows },
+	{ "pointers into a live run are refused", misuse_of_live_runs_shows },
+	{ "statistics and the walk take cached runs for free", cached_runs_are_free_for_those_who_look },
+	{ "cached runs are given back when the heap needs them, is left or trimmed",
+	  cached_runs_are_there_when_they_are_needed },
+	{ "a lone pair of 1, 2 or 4 pages stays in the cache", a_lone_pair_stays_in_the_cache },
+	{ "a power of two is never laid into a run that is not aligned to it", only_aligned_runs_are_cached },
+};
+
+TEST_GROUP(runs, cases);
