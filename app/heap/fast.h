@@ -152,7 +152,7 @@ INLINE const uint8_t *first_kinds(const struct kheap *heap, uintptr_t address, s
 {
 	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-	const struct section *section = &heap->sections[address >> SECTION_SHIFT & mask];
+	const struct section *section = &heap->sections[section_place(address >> SECTION_SHIFT) & mask];
 	const uint8_t *kinds;
 
 	if (HARDENED || (KPORT_CPUS == 1 && !INTERRUPTS) || UNLIKELY(*page - section->first_page >= section->n_pages))
@@ -201,7 +201,7 @@ INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
 		const struct section *table = heap->sections;
 
 		place.kinds = NULL;
-		for (size_t i = section_hash(address >> SECTION_SHIFT);; i++) {
+		for (size_t i = section_place(address >> SECTION_SHIFT);; i++) {
 			section = &table[i & mask];
 			place.page = number - section->first_page;
 			if (LIKELY(place.page < section->n_pages)) {

@@ -27,7 +27,8 @@
  *                  back), after it has let go.
  *   struct cpu_cache belongs to its CPU alone, with or without the lock. Where interrupts may call the heap, it also belongs to whoever
  *                  set its `inside` mark first: code that finds the mark set leaves the cache alone.
- *   read without a lock, by fast.h: the page kind of an object that is live (it cannot change while it lives), and the section table,
+ *   read without a lock, by fast.h: the page kind of an object that is live (it cannot change while it lives, but for a run's, which its
+ *                  CPU's cache sets to PAGE_RUN_CACHED and back, also without the lock), its run's length, and the section table,
  *                  which has a sequence number that is odd while it changes; where there are several CPUs a table that was
  *                  outgrown stays readable.
  */
@@ -160,19 +161,16 @@ size_t object_usable(struct kheap *heap, const struct object *object, uintptr_t 
 
 /* ---- region.c ----------------------------------------------------------------------------------------------- */
 
-/*
- * Where a section's first entry is looked for, to be cut to the table. Multiplied (Knuth, TAOCP 3, 6.4), so that neighbours, of which
- * each may have several entries, lie apart.
- */
-INLINE size_t section_hash(uintptr_t section)
+/* Where a section's entries are looked for, to be cut to the table: apart from its neighbour's, because small regions share sections. */
+INLINE size_t section_place(uintptr_t section)
 {
-	return (size_t)(section * 0x9e3779b97f4a7c15u >> 32);
+	return section * 5;
 }
 
 /* The region that holds `address` by the section table, or NULL. */
 static inline struct region *region_in_table(const struct kheap *heap, uintptr_t address)
 {
-	size_t i = section_hash(address >> SECTION_SHIFT) & heap->section_mask;
+	size_t i = section_place(address >> SECTION_SHIFT) & heap->section_mask;
 	struct region *region;
 
 	while ((region = heap->sections[i].region) != NULL) {

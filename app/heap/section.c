@@ -31,7 +31,7 @@ static void sections_end(struct kheap *heap)
 static void sections_insert(struct kheap *heap, struct region *region)
 {
 	for (size_t section = first_section(region); section <= last_section(region); section++) {
-		size_t i = section_hash(section) & heap->section_mask;
+		size_t i = section_place(section) & heap->section_mask;
 
 		while (heap->sections[i].region && heap->sections[i].n_pages)
 			i = (i + 1) & heap->section_mask;
@@ -46,7 +46,7 @@ void sections_remove(struct kheap *heap, const struct region *region)
 {
 	sections_begin(heap);
 	for (size_t section = first_section(region); section <= last_section(region); section++) {
-		size_t i = section_hash(section) & heap->section_mask;
+		size_t i = section_place(section) & heap->section_mask;
 
 		while (heap->sections[i].region != region || !heap->sections[i].n_pages)
 			i = (i + 1) & heap->section_mask;
