@@ -27,6 +27,23 @@ INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address, unsig
 	return ((uint32_t)header & ~(uint32_t)BLOCK_FLAGS) - BLOCK_HEADER;
 }
 
+/* Usable bytes of the live object that starts here, in a page that may be a slab; 0: none does, or it cannot be told. */
+INLINE size_t usable_of_slab(struct kheap *heap, uintptr_t address, unsigned kind)
+{
+	unsigned page_kind = kind & PAGE_KIND_MASK;
+
+	if (!starts_object(cpu_of(heap), address, page_kind) || is_cached(heap, address))
+		return 0;
+	size_t size = slab_object_size(page_kind - PAGE_SLAB);
+
+	/* What a fresh slab never handed out has no key yet. If this one is fresh no more, the worst is to be told to look closer. */
+	if (UNLIKELY(kind & PAGE_FRESH) &&
+	    address % PAGE_SIZE >=
+	            __atomic_load_n(&heap->slabs[page_kind - PAGE_SLAB].n_keyed, __ATOMIC_RELAXED) * size)
+		return 0;
+	return size;
+}
+
 /* Usable bytes of a live object of a slab, a block or a page run; 0: look closer. */
 INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address)
 {
@@ -39,11 +56,9 @@ INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address)
 		return 0;
 	unsigned kind = place.kinds[place.page];
 
-	if (starts_object(cpu_of(heap), address, kind))
-		return is_cached(heap, address) ? 0 : slab_object_size(kind - PAGE_SLAB);
 	if (kind == PAGE_RUN)
 		return address % PAGE_SIZE ? 0 : place.region->descs[place.page].n_pages << PAGE_SHIFT;
-	return is_of_blocks(kind) ? usable_of_block(heap, address, kind) : 0;
+	return is_of_blocks(kind) ? usable_of_block(heap, address, kind) : usable_of_slab(heap, address, kind);
 }
 
 size_t kheap_usable_size(struct kheap *heap, const void *pointer)
@@ -312,8 +327,10 @@ INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct pa
 			return object;
 		if (size > usable && usable)
 			return grow_block(heap, object, usable, size, kind);
-	} else if (LIKELY(starts_object(cpu_of(heap), address, kind)) && LIKELY(!is_cached(heap, address))) {
-		usable = slab_object_size(kind - PAGE_SLAB);
+	} else {
+		usable = usable_of_slab(heap, address, kind);
+		if (UNLIKELY(!usable))
+			return realloc_natural(heap, object, size);
 		if (size > usable)
 			return move_away(heap, object, usable, size, kind);
 		/* It cannot be cut: it moves when half of it is unused. */

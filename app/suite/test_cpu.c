@@ -152,7 +152,7 @@ static void double_frees_are_seen_everywhere(struct test *t)
 	}
 }
 
-/* What is not live is freed: that is reported once. A live object at this address is left alone. */
+/* What is not live is resized and freed: each is reported once. A live object at this address is left alone. */
 static bool refuses_dead(struct test *t, struct kheap *heap, void *address)
 {
 	struct kheap_range range = kheap_owner(heap, address);
@@ -160,6 +160,13 @@ static bool refuses_dead(struct test *t, struct kheap *heap, void *address)
 
 	if (range.is_live && range.base == (uintptr_t)address)
 		return true;
+	for (size_t size = 1; size <= 4096; size *= 8) {
+		REQUIRE(t, kheap_realloc(heap, address, size) == NULL,
+		        "%p, where no live object starts, was resized to %zu bytes", address, size);
+		n = t->n_errors;
+		t->n_errors = 0;
+		REQUIRE(t, n == 1, "resizing %p, where no live object starts, was reported %u times", address, n);
+	}
 	kheap_free(heap, address);
 	n = t->n_errors;
 	t->n_errors = 0;
