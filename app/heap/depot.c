@@ -223,8 +223,10 @@ COLD bool cpu_drain_large(struct kheap *heap)
 	struct cpu_cache *cache = own_cache(heap);
 	bool any = !HARDENED && depot_drain(heap);
 
-	if (cache)
-		any |= blocks_drain(heap, cache->blocks) | runs_drain(heap, cache);
+	if (cache) {
+		any |= blocks_drain(heap, cache->blocks);
+		any |= runs_drain(heap, cache);
+	}
 	return any;
 }
 
