@@ -134,24 +134,18 @@ void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
 	return heap ? kheap_alloc_aligned(heap, size_bytes, alignment, 0) : NULL;
 }
 
-/* NULL, what may be large, and the time before the first object: freeing one then is misuse, and the heap must be there to say so. */
+/* What begins with a page, or is NULL, and the time before the first object: freeing one then is misuse, and the heap must be there to say so. */
 __attribute__((noinline)) static void free_rare(void *object)
 {
 	struct kheap *heap = object ? heap_get() : NULL;
 
 	if (!heap)
 		return;
-	/* The hardened build writes to all that is freed, so there it would be in vain. */
-	if (!IS_HARDENED)
+	/* Objects of slabs begin with a page, too. The hardened build writes to all that is freed, so there it would be in vain. */
+	if (!IS_HARDENED && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
 		large_release(heap, object);
 	kheap_free(heap, object);
 	preload_look(heap);
-}
-
-/* Objects of slabs begin with a page, too. */
-static inline bool may_be_large(const void *object)
-{
-	return !object || __atomic_load_n(&has_large, __ATOMIC_RELAXED);
 }
 
 inline void preload_free(void *object)
@@ -159,7 +153,7 @@ inline void preload_free(void *object)
 	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
 
 	/* Large objects are whole pages; NULL looks like one. */
-	if (UNLIKELY(!heap || ((uintptr_t)object % KMALLOC_PAGE_SIZE == 0 && may_be_large(object))))
+	if (UNLIKELY(!heap || (uintptr_t)object % KMALLOC_PAGE_SIZE == 0))
 		free_rare(object);
 	else
 		kheap_free(heap, object);
