@@ -318,8 +318,9 @@ static size_t block_slots(const struct kheap *heap)
 /* In a heap that is large enough a CPU gets magazines for blocks. */
 static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 {
-	bool is_busy = cache->n_block_misses >= BLOCKS_BUSY;
+	bool is_busy = cache->n_block_misses >= BLOCKS_BUSY || heap->depot.is_blocks_busy;
 
+	heap->depot.is_blocks_busy = is_busy;
 	if (cache->blocks || !has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT))
 		return;
 	struct page_desc *run = run_alloc(heap, pages_for(sizeof(struct block_cache)), 0, UINTPTR_MAX, PAGE_OVERHEAD);

@@ -281,6 +281,7 @@ struct depot {
 	struct clip *empty; /* clips without objects */
 	unsigned n_empty;
 	uint32_t drain_epoch;
+	bool is_blocks_busy; /* some CPU missed blocks often: the others, and those that come, need not show it again */
 };
 
 /* ---- the heap ----------------------------------------------------------------------------------------------- */
