@@ -109,7 +109,7 @@ def menu_bench(context):
         terminal.expect(r"6 +Benchmark")
         terminal.send("6")
         terminal.expect(r"Benchmark")
-        terminal.expect(r"a +64 B pair, nothing else( +[\d.]+){4}")
+        terminal.expect(r"a +64 B pair, nothing else( +[\d.,k]+){4}")
         terminal.send("\x1b")
         terminal.expect(r"Stop the run\?")
         terminal.send("y")
