@@ -181,7 +181,7 @@ void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size
 			return object;
 	}
 	cpu_begin();
-	kport_lock_state state = heap_lock(heap);
+	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
 	void *object = NULL;
 
@@ -200,7 +200,7 @@ void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size
 		if (object)
 			count_alloc(heap, 1, block_size(block_of_payload((uintptr_t)object)) - BLOCK_HEADER);
 	}
-	heap_unlock(heap, state);
+	heap_unlock_inline(heap, state);
 	return object;
 }
 
@@ -240,7 +240,7 @@ INLINE void note_block_miss(struct kheap *heap, struct cpu_cache *cache)
 void *cpu_block_miss(struct kheap *heap, unsigned block_class)
 {
 	cpu_begin();
-	kport_lock_state state = heap_lock(heap);
+	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
 	uintptr_t object = block_cut(heap, block_class_size(block_class), LABEL_SIZED + block_class);
 
@@ -248,7 +248,7 @@ void *cpu_block_miss(struct kheap *heap, unsigned block_class)
 		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
 	if (cache)
 		note_block_miss(heap, cache);
-	heap_unlock(heap, state);
+	heap_unlock_inline(heap, state);
 	return (void *)object;
 }
 
@@ -319,7 +319,7 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	uintptr_t address = (uintptr_t)object;
 
 	cpu_begin();
-	kport_lock_state state = heap_lock(heap);
+	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
 	struct magazine magazine = NO_MAGAZINE;
 
@@ -338,7 +338,7 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 			earn_slab(heap, cache, address);
 		free_locked(heap, address);
 	}
-	heap_unlock(heap, state);
+	heap_unlock_inline(heap, state);
 }
 
 void cpu_free_small(struct kheap *heap, void *object, size_t kind)

@@ -108,7 +108,12 @@ COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 	heap->config.on_error(heap->config.ctx, &error);
 }
 
-void heap_unlock_and_tell(struct kheap *heap, kport_lock_state state)
+kport_lock_state heap_lock(struct kheap *heap)
+{
+	return kport_lock(&heap->lock);
+}
+
+void heap_unlock(struct kheap *heap, kport_lock_state state)
 {
 #ifdef CHECKING
 	check_sometimes(heap);
@@ -311,10 +316,10 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 
 	/* Bounded, because what was got may be unfit for this request, or gone to another CPU. */
 	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
-		kport_lock_state state = heap_lock(heap);
+		kport_lock_state state = heap_lock_inline(heap);
 		uintptr_t object = alloc_locked(heap, request);
 
-		heap_unlock(heap, state);
+		heap_unlock_inline(heap, state);
 		if (object)
 			return (void *)object;
 		if (flags & KMALLOC_NO_GROW ||

@@ -45,9 +45,26 @@ extern const uint16_t kheap_object_sizes[SLAB_CLASSES];
 
 /* ---- heap.c ------------------------------------------------------------------------------------------------- */
 
-static inline kport_lock_state heap_lock(struct kheap *heap)
+kport_lock_state heap_lock(struct kheap *heap);
+/* Lets go, then reports the pending misuse and puts detached regions back. */
+void heap_unlock(struct kheap *heap, kport_lock_state state);
+
+/* The same two in line, for what is called often. */
+INLINE kport_lock_state heap_lock_inline(struct kheap *heap)
 {
 	return kport_lock(&heap->lock);
+}
+
+INLINE void heap_unlock_inline(struct kheap *heap, kport_lock_state state)
+{
+#ifdef CHECKING
+	heap_unlock(heap, state);
+#else
+	if (UNLIKELY(heap->pending.error_class || heap->detached))
+		heap_unlock(heap, state);
+	else
+		kport_unlock(&heap->lock, state);
+#endif
 }
 
 /* What an allocation is to be, worked out once. */
@@ -58,20 +75,6 @@ struct request {
 	uintptr_t max_address;
 	bool is_bare; /* whole pages without a canary */
 };
-
-/* Lets go, then reports the pending misuse and puts detached regions back. */
-void heap_unlock_and_tell(struct kheap *heap, kport_lock_state state);
-INLINE void heap_unlock(struct kheap *heap, kport_lock_state state)
-{
-#ifdef CHECKING
-	heap_unlock_and_tell(heap, state);
-#else
-	if (UNLIKELY(heap->pending.error_class || heap->detached))
-		heap_unlock_and_tell(heap, state);
-	else
-		kport_unlock(&heap->lock, state);
-#endif
-}
 
 /* Remember a misuse for heap_unlock; the first one of an operation wins. */
 COLD void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintptr_t address, size_t size);
