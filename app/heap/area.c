@@ -7,6 +7,7 @@
  *
  * The last page of a region's descriptors is rarely full: what is left of it is a small area too (the tail area), never given back.
  */
+#include "small.h"
 #include "internal.h"
 
 static bool is_block_page(const struct region *region, size_t page)

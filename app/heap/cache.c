@@ -3,6 +3,7 @@
  * Object caches: slabs of one size that the user chose, in as many pages as waste at most an eighth. The bitmap of free objects stands in the
  * first page's descriptor, with the cache it belongs to.
  */
+#include "small.h"
 #include "internal.h"
 
 #define CACHE_MAX_SIZE ((size_t)32768)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * For files with nothing that is on a fast path: included first, it has them compiled for size, whatever the rest is compiled for.
+ * What follows its inclusion has nothing that is on a fast path: it is compiled for size, whatever the rest is compiled for.
  */
 #ifndef HEAP_SMALL_H
 #define HEAP_SMALL_H
