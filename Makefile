@@ -40,6 +40,8 @@ COMMON    = -std=gnu17 $(WARNINGS) -Iinclude -MMD -MP -ffile-prefix-map=$(CURDIR
 
 # A compiler may turn loops into calls of memset and memcpy; the heap must stand without them.
 NO_LIBCALLS := -fno-builtin $(if $(findstring clang,$(CC)),,-fno-tree-loop-distribute-patterns)
+# Padding in front of loops and jumps would be a thirtieth of the heap.
+SMALL_CODE  := $(if $(findstring clang,$(CC)),,-fno-align-loops -fno-align-jumps)
 # Firmware interrupts may come at any time and the heap may be called where the FPU belongs to somebody else.
 FREESTANDING := -ffreestanding -mgeneral-regs-only -fno-stack-protector
 
@@ -58,13 +60,13 @@ FLAGS_caches   := -DKMALLOC_CHECK=1 -DKMALLOC_HARDENED=0
 FLAGS_asan     := -DKMALLOC_CHECK=1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 # What each folder of app/ adds, on either host.
-FOLDER_heap    := $(FREESTANDING) $(NO_LIBCALLS)
+FOLDER_heap    := $(FREESTANDING) $(NO_LIBCALLS) $(SMALL_CODE)
 FOLDER_classic := $(FREESTANDING) $(NO_LIBCALLS)
 FOLDER_suite   := $(FREESTANDING)
 FOLDER_ui      := $(FREESTANDING)
 FOLDER_linux   := -pthread
 # Inside the heap, so as strict as it.
-FOLDER_linux/port := $(FREESTANDING) $(NO_LIBCALLS)
+FOLDER_linux/port := $(FREESTANDING) $(NO_LIBCALLS) $(SMALL_CODE)
 FOLDER_efi     := $(FREESTANDING) -DGNU_EFI_USE_MS_ABI -isystem $(EFI_INCLUDE) -isystem $(EFI_INCLUDE)/x86_64
 
 SHARED_FOLDERS := heap classic suite ui
@@ -203,7 +205,8 @@ PRELOAD_LIBRARIES := $(BUILD)/linux/libkmalloc.so $(BUILD)/linux/libkmalloc-hard
 
 # Counts of instructions are those of one compiler and one setting, whatever the rest is built with.
 BENCH_CC    := gcc
-BENCH_HEAP  := -std=gnu17 -O2 -g -fPIE -Iinclude $(FREESTANDING) -fno-builtin -fno-tree-loop-distribute-patterns
+BENCH_HEAP  := -std=gnu17 -O2 -g -fPIE -Iinclude $(FREESTANDING) -fno-builtin -fno-tree-loop-distribute-patterns \
+               -fno-align-loops -fno-align-jumps
 BENCH_FLAGS := -std=gnu17 -O2 -g -fPIE -Iinclude $(WARNINGS) -fno-builtin
 
 $(BUILD)/bench/heap.o: $(wildcard app/heap/*.c app/heap/*.h include/*.h) Makefile | $(SETUP)
