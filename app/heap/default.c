@@ -6,6 +6,28 @@
 
 static struct kheap *default_heap;
 
+void *kmalloc(size_t size_bytes)
+{
+	struct kheap *heap = default_heap;
+	void *object;
+
+	if (UNLIKELY(!heap))
+		return NULL;
+	object = fast_alloc(heap, size_bytes);
+	return LIKELY(object != NULL) ? object : kheap_alloc(heap, size_bytes, 0);
+}
+
+void kfree(void *object)
+{
+	struct kheap *heap = default_heap;
+
+	if (LIKELY(heap != NULL))
+		fast_free(heap, object);
+}
+
+/* ---- the rest, for size -------------------------------------------------------------------------------------------- */
+#include "small.h"
+
 bool kmalloc_init(void *memory, size_t size_bytes, const struct kheap_config *config)
 {
 	if (default_heap)
@@ -26,17 +48,6 @@ void kmalloc_exit(void)
 struct kheap *kmalloc_heap(void)
 {
 	return default_heap;
-}
-
-void *kmalloc(size_t size_bytes)
-{
-	struct kheap *heap = default_heap;
-	void *object;
-
-	if (UNLIKELY(!heap))
-		return NULL;
-	object = fast_alloc(heap, size_bytes);
-	return LIKELY(object != NULL) ? object : kheap_alloc(heap, size_bytes, 0);
 }
 
 void *kzalloc(size_t size_bytes)
@@ -62,14 +73,6 @@ void *kmalloc_aligned(size_t size_bytes, size_t alignment)
 void *krealloc(void *object, size_t size_bytes)
 {
 	return default_heap ? kheap_realloc(default_heap, object, size_bytes) : NULL;
-}
-
-void kfree(void *object)
-{
-	struct kheap *heap = default_heap;
-
-	if (LIKELY(heap != NULL))
-		fast_free(heap, object);
 }
 
 void kfree_sized(void *object, size_t size_bytes)

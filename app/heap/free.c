@@ -184,6 +184,9 @@ void kheap_free(struct kheap *heap, void *object)
 	fast_free(heap, object);
 }
 
+/* ---- what is called seldom ---------------------------------------------------------------------------------------- */
+#include "small.h"
+
 void kheap_free_bulk(struct kheap *heap, size_t n, void *const objects[])
 {
 	kport_lock_state state = heap_lock(heap);

@@ -462,6 +462,9 @@ void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignmen
 	return alloc_miss(heap, size_bytes, flags, alignment);
 }
 
+/* ---- from here on for size ---------------------------------------------------------------------------------------- */
+#include "small.h"
+
 void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes)
 {
 	size_t total;
