@@ -7,152 +7,152 @@
 
 /* ---- one range ------------------------------------------------------------------------------------------------------ */
 
-/* What a live object's user may use. */
-static size_t usable_at(const struct kheap *heap, uintptr_t object, size_t slot)
+struct found {
+	enum kheap_kind kind;
+	bool is_live, has_canary;
+	uintptr_t base, end;
+	uintptr_t next; /* where the range behind it begins */
+};
+
+static void found_set(struct found *found, enum kheap_kind kind, bool is_live, uintptr_t base, uintptr_t end)
 {
+	*found = (struct found){ .kind = kind, .is_live = is_live, .base = base, .end = end, .next = end };
+}
+
+/* What a live object's user may use ends before its canary. */
+static struct kheap_range tell(const struct kheap *heap, const struct found *found)
+{
+	struct kheap_range range = { found->kind, found->is_live, found->base, found->end - found->base };
 	uintptr_t damage;
 
-	return guard_read(heap, object, slot, &damage);
+	if (HARDENED && found->is_live && found->has_canary)
+		range.size_bytes = guard_read(heap, range.base, range.size_bytes, &damage);
+	return range;
 }
 
-static struct kheap_range make_range(enum kheap_kind kind, bool is_live, uintptr_t base, size_t size)
+/* One of n objects of a slab of whole pages [start, end), or the padding behind the last one. */
+static void find_in_slab(struct found *found, const struct page_desc *desc, uintptr_t start, uintptr_t end, size_t size,
+                         size_t n_objects, uintptr_t address)
 {
-	return (struct kheap_range){ .kind = kind, .is_live = is_live, .base = base, .size_bytes = size };
+	size_t index = (address - start) / size;
+
+	if (index >= n_objects) {
+		found_set(found, KHEAP_OVERHEAD, false, start + n_objects * size, end);
+		return;
+	}
+	start += index * size;
+	/* The bits of a cache's slab stand where those of any slab do. */
+	found_set(found, KHEAP_SLAB_OBJECT, !(desc->free_bits[index / 64] >> (index % 64) & 1), start, start + size);
+	found->has_canary = true;
 }
 
-static struct kheap_range slab_range(const struct kheap *heap, const struct region *region, size_t page, size_t index)
+static void find_in_cache(const struct kheap *heap, const struct region *region, size_t page, uintptr_t address,
+                          struct found *found)
 {
-	unsigned class_index = (unsigned)(page_kind_of(region, page) - PAGE_SLAB);
-	size_t size = slab_object_size(class_index);
-	uintptr_t base = page_address(region, page) + index * size;
+	if (page_kind_of(region, page) == PAGE_CACHE_BODY)
+		page -= region->descs[page].n_back;
+	const struct kcache *cache = region->descs[page].cache;
 
-	if (index >= slab_objects(class_index))
-		return make_range(KHEAP_OVERHEAD, false, base, page_address(region, page + 1) - base);
-	bool is_live = !(region->descs[page].free_bits[index / 64] >> (index % 64) & 1) && !is_cached(heap, base);
-
-	return make_range(KHEAP_SLAB_OBJECT, is_live, base, is_live ? usable_at(heap, base, size) : size);
-}
-
-static struct kheap_range cache_range(const struct kheap *heap, const struct region *region, size_t head, size_t index)
-{
-	const struct page_desc *desc = &region->descs[head];
-	const struct kcache *cache = desc->cache;
-	uintptr_t base = page_address(region, head) + index * cache->object_size;
-
-	if (index >= cache->objects_per_slab)
-		return make_range(KHEAP_OVERHEAD, false, base,
-		                  page_address(region, head + cache->pages_per_slab) - base);
-	bool is_live = !cache_object_is_free(desc, index);
-
+	find_in_slab(found, &region->descs[page], page_address(region, page),
+	             page_address(region, page + cache->pages_per_slab), cache->object_size, cache->objects_per_slab,
+	             address);
+	if (found->kind == KHEAP_SLAB_OBJECT)
+		found->kind = KHEAP_CACHE_OBJECT;
 	if (cache == &heap->cache_of_clips)
-		return make_range(KHEAP_OVERHEAD, false, base, cache->object_size);
-
-	return make_range(KHEAP_CACHE_OBJECT, is_live, base,
-	                  is_live ? usable_at(heap, base, cache->object_size) : cache->object_size);
+		found_set(found, KHEAP_OVERHEAD, false, found->base, found->end);
 }
 
-/* The block behind this header, which lies in an area that ends at `end`. One that cannot be believed reaches to the end, live. */
-static struct kheap_range block_range(const struct kheap *heap, const struct block *block, uintptr_t end)
-{
-	uintptr_t payload = block_payload(block);
-
-	if (!block_tag_holds(heap, block) || payload + block_size(block) > end)
-		return make_range(KHEAP_BLOCK, true, payload, end - payload);
-	bool is_live = block->size_flags & BLOCK_USED && !is_cached(heap, payload);
-	size_t slot = block_size(block) - BLOCK_HEADER;
-
-	return make_range(KHEAP_BLOCK, is_live, payload, is_live ? usable_at(heap, payload, slot) : slot);
-}
-
-static bool is_sentinel(const struct kheap *heap, const struct block *block)
-{
-	return block_tag_holds(heap, block) && block_size(block) == 0;
-}
-
-/* The header after this one, or NULL at the end of the area or where it cannot be told. */
-static struct block *block_after(const struct kheap *heap, struct block *block, uintptr_t end)
-{
-	if (!block_tag_holds(heap, block) || block_size(block) < BLOCK_MIN ||
-	    (uintptr_t)block + block_size(block) + BLOCK_HEADER > end)
-		return NULL;
-	struct block *next = block_next(block);
-
-	return is_sentinel(heap, next) ? NULL : next;
-}
-
-static struct kheap_range area_range(const struct kheap *heap, const struct region *region, size_t page,
-                                     uintptr_t address)
+/*
+ * From block to block, from the first of the area on, or from the one whose payload begins at `address` if the caller knows that. One
+ * that cannot be believed reaches to the end, live.
+ */
+static void find_block(const struct kheap *heap, const struct region *region, size_t page, uintptr_t address,
+                       bool is_payload, struct found *found)
 {
 	size_t head = area_head(region, page);
+	uintptr_t start = page_address(region, head);
 	uintptr_t end = page_address(region, head + region->descs[head].n_pages);
 	struct block *block = area_first(region, head);
+	struct block *sentinel = block_at(end - BLOCK_HEADER);
 
-	if (address < block_payload(block))
-		return make_range(KHEAP_OVERHEAD, false, page_address(region, head),
-		                  block_payload(block) - page_address(region, head));
-	if (address >= end - BLOCK_HEADER)
-		return make_range(KHEAP_OVERHEAD, false, end - BLOCK_HEADER, BLOCK_HEADER);
-	for (struct block *next; (next = block_after(heap, block, end)) != NULL && address >= block_payload(next);)
+	if (address < block_payload(block)) {
+		found_set(found, KHEAP_OVERHEAD, false, start, block_payload(block));
+		return;
+	}
+	if (address >= (uintptr_t)sentinel) {
+		found_set(found, KHEAP_OVERHEAD, false, (uintptr_t)sentinel, end);
+		return;
+	}
+	if (is_payload)
+		block = block_of_payload(address);
+	while (block_tag_holds(heap, block) && block_size(block) >= BLOCK_MIN && block_next(block) <= sentinel) {
+		struct block *next = block_next(block);
+		uintptr_t payload = block_payload(block);
+
+		if (next == sentinel || address < block_payload(next)) {
+			found_set(found, KHEAP_BLOCK, block->size_flags & BLOCK_USED && !is_cached(heap, payload),
+			          payload, (uintptr_t)next);
+			found->has_canary = true;
+			found->next = block_payload(next);
+			return;
+		}
 		block = next;
-	return block_range(heap, block, end);
+	}
+	found_set(found, KHEAP_BLOCK, true, block_payload(block), end);
 }
 
-/* The whole pages of a region's descriptors; in the last one may be the tail area. */
-static size_t descriptor_pages(const struct region *region)
-{
-	return region->n_overhead - (region->tail_offset ? 1 : 0);
-}
-
-static struct kheap_range run_range(const struct region *region, size_t page)
+static void find_run(const struct region *region, size_t page, struct found *found)
 {
 	/* Every page of a run but its first and last says nothing: look back. */
 	while (page_kind_of(region, page) == PAGE_BODY || page_kind_of(region, page) == PAGE_FREE_TAIL)
 		page--;
 	enum page_kind kind = page_kind_of(region, page);
-	uintptr_t base = page_address(region, page);
-	size_t n_pages = region->descs[page].n_pages;
+	const struct page_desc *desc = &region->descs[page];
+	size_t n_pages = desc->n_pages;
 
-	if (kind == PAGE_OVERHEAD && page < region->n_overhead)
-		return make_range(KHEAP_OVERHEAD, false, page_address(region, 0),
-		                  descriptor_pages(region) << PAGE_SHIFT);
-	if (kind == PAGE_OVERHEAD)
-		return make_range(KHEAP_OVERHEAD, false, base, n_pages << PAGE_SHIFT);
-	return make_range(KHEAP_PAGE_RUN, kind == PAGE_RUN, base, n_pages << PAGE_SHIFT);
+	if (kind == PAGE_OVERHEAD && page < region->n_overhead) {
+		/* A region's descriptors; in the last of their pages may be the tail area. */
+		page = 0;
+		n_pages = region->n_overhead - (region->tail_offset ? 1 : 0);
+	}
+	found_set(found, kind == PAGE_OVERHEAD ? KHEAP_OVERHEAD : KHEAP_PAGE_RUN, kind == PAGE_RUN,
+	          page_address(region, page), page_address(region, page + n_pages));
+	found->has_canary = HARDENED && !desc->is_bare;
+}
+
+/* What holds this address of the region. A walk comes from the range before: what it meets in an area is the payload of a block. */
+static void find_range(const struct kheap *heap, const struct region *region, uintptr_t address, bool is_walk,
+                       struct found *found)
+{
+	size_t page = (address >> PAGE_SHIFT) - region->first_page;
+	enum page_kind kind = page_kind_of(region, page);
+	uintptr_t start = page_address(region, page);
+
+	if (!is_kind(kind)) {
+		found_set(found, KHEAP_OVERHEAD, false, start, start + PAGE_SIZE);
+	} else if (is_slab(kind)) {
+		unsigned class_index = (unsigned)(kind - PAGE_SLAB);
+
+		find_in_slab(found, &region->descs[page], start, start + PAGE_SIZE, slab_object_size(class_index),
+		             slab_objects(class_index), address);
+		found->is_live = found->is_live && !is_cached(heap, found->base);
+	} else if (kind == PAGE_BLOCK_HEAD || kind == PAGE_BLOCK) {
+		find_block(heap, region, page, address, is_walk, found);
+	} else if (kind == PAGE_CACHE || kind == PAGE_CACHE_BODY) {
+		find_in_cache(heap, region, page, address, found);
+	} else {
+		find_run(region, page, found);
+	}
 }
 
 struct kheap_range range_of(const struct kheap *heap, uintptr_t address)
 {
 	const struct region *region = region_of(heap, address);
-	size_t page, index, head;
-	uintptr_t base;
+	struct found found = { .kind = KHEAP_NOT_OURS };
 
-	if (!region)
-		return make_range(KHEAP_NOT_OURS, false, 0, 0);
-	page = (address >> PAGE_SHIFT) - region->first_page;
-	enum page_kind kind = page_kind_of(region, page);
-
-	if (!is_kind(kind))
-		return make_range(KHEAP_OVERHEAD, false, page_address(region, page), PAGE_SIZE);
-	if (is_slab(kind))
-		return slab_range(heap, region, page,
-		                  (address % PAGE_SIZE) / slab_object_size((unsigned)(kind - PAGE_SLAB)));
-	switch (kind) {
-	case PAGE_BLOCK_HEAD:
-	case PAGE_BLOCK:
-		return area_range(heap, region, page, address);
-	case PAGE_CACHE:
-	case PAGE_CACHE_BODY:
-		cache_locate(region, page, address, &base, &index, &head);
-		return cache_range(heap, region, head, min_size(index, region->descs[head].cache->objects_per_slab));
-	default: {
-		struct kheap_range range = run_range(region, page);
-
-		if (HARDENED && range.kind == KHEAP_PAGE_RUN && range.is_live &&
-		    !region->descs[(range.base >> PAGE_SHIFT) - region->first_page].is_bare)
-			range.size_bytes = usable_at(heap, range.base, range.size_bytes);
-		return range;
-	}
-	}
+	if (region)
+		find_range(heap, region, address, false, &found);
+	return tell(heap, &found);
 }
 
 struct kheap_range kheap_owner(struct kheap *heap, const void *address)
@@ -164,105 +164,37 @@ struct kheap_range kheap_owner(struct kheap *heap, const void *address)
 	return range;
 }
 
-/* ---- the walk -------------------------------------------------------------------------------------------------------- */
-
-typedef bool visit_fn(void *ctx, const struct kheap_range *range);
-
-static bool walk_slab(struct kheap *heap, struct region *region, size_t page, visit_fn *visit, void *ctx)
-{
-	unsigned class_index = (unsigned)(page_kind_of(region, page) - PAGE_SLAB);
-	bool has_padding = PAGE_SIZE % slab_object_size(class_index) != 0;
-
-	for (size_t i = 0; i < slab_objects(class_index) + has_padding; i++) {
-		struct kheap_range range = slab_range(heap, region, page, i);
-
-		if (!visit(ctx, &range))
-			return false;
-	}
-	return true;
-}
-
-static bool walk_cache(struct kheap *heap, struct region *region, size_t page, visit_fn *visit, void *ctx)
-{
-	const struct kcache *cache = region->descs[page].cache;
-	bool has_padding =
-		((size_t)cache->pages_per_slab << PAGE_SHIFT) != cache->objects_per_slab * cache->object_size;
-
-	for (size_t i = 0; i < cache->objects_per_slab + (size_t)has_padding; i++) {
-		struct kheap_range range = cache_range(heap, region, page, i);
-
-		if (!visit(ctx, &range))
-			return false;
-	}
-	return true;
-}
-
-static bool walk_area(struct kheap *heap, struct region *region, size_t page, visit_fn *visit, void *ctx)
-{
-	uintptr_t end = page_address(region, page + region->descs[page].n_pages);
-	struct block *block = area_first(region, page);
-	struct kheap_range front = area_range(heap, region, page, page_address(region, page));
-
-	if (!visit(ctx, &front))
-		return false;
-	/* An area that is full to its end consists of its sentinel. */
-	if (is_sentinel(heap, block))
-		return true;
-	do {
-		struct kheap_range range = block_range(heap, block, end);
-
-		if (!visit(ctx, &range))
-			return false;
-		block = block_after(heap, block, end);
-	} while (block);
-	return true;
-}
-
-/* One slab, area, cache slab or run; how many pages it has, 0: the visitor had enough. */
-static size_t walk_one(struct kheap *heap, struct region *region, size_t page, visit_fn *visit, void *ctx)
-{
-	enum page_kind kind = page_kind_of(region, page);
-	struct kheap_range range;
-
-	range = range_of(heap, page_address(region, page));
-	if (!is_kind(kind))
-		return visit(ctx, &range) ? 1 : 0;
-	if (is_slab(kind))
-		return walk_slab(heap, region, page, visit, ctx) ? 1 : 0;
-	if (kind == PAGE_CACHE)
-		return walk_cache(heap, region, page, visit, ctx) ? region->descs[page].cache->pages_per_slab : 0;
-	if (kind == PAGE_BLOCK_HEAD)
-		return walk_area(heap, region, page, visit, ctx) ? region->descs[page].n_pages : 0;
-	size_t n_pages = descriptor_pages(region);
-
-	if (page >= region->n_overhead)
-		n_pages = region->descs[page].n_pages;
-	return visit(ctx, &range) ? n_pages : 0;
-}
-
 void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx)
 {
 	kport_lock_state state = heap_lock(heap);
 	bool go_on = true;
 
 	for (struct region *region = heap->regions; region && go_on; region = region->next) {
-		for (size_t page = 0; page < region->n_pages && go_on;) {
-			size_t n_pages = walk_one(heap, region, page, visit, ctx);
+		uintptr_t address = page_address(region, 0);
 
-			go_on = n_pages != 0;
-			page += n_pages;
+		while (go_on && address < page_address(region, region->n_pages)) {
+			struct found found;
+
+			find_range(heap, region, address, true, &found);
+			struct kheap_range range = tell(heap, &found);
+
+			/* A length that was overwritten must not lead back. */
+			go_on = visit(ctx, &range) && found.next > address;
+			address = found.next;
 		}
 	}
 	heap_unlock(heap, state);
 }
 
 /* False: the visitor had enough. */
+typedef bool visit_fn(void *ctx, const struct kheap_range *range);
+
 static bool walk_runs(const struct run_bins *bins, visit_fn *visit, void *ctx)
 {
 	for (unsigned bin = 0; bin < RUN_BINS; bin++) {
 		for (const struct page_desc *desc = bins->heads[bin]; desc; desc = desc->next) {
-			struct kheap_range range =
-				make_range(KHEAP_PAGE_RUN, false, desc_address(desc), desc->n_pages << PAGE_SHIFT);
+			struct kheap_range range = { KHEAP_PAGE_RUN, false, desc_address(desc),
+				                     desc->n_pages << PAGE_SHIFT };
 
 			if (!visit(ctx, &range))
 				return false;
