@@ -10,6 +10,18 @@
 #include "small.h"
 #include "internal.h"
 
+/* Not in line: every use would be fifty bytes. */
+static __attribute__((noinline)) bool tag_holds(const struct kheap *heap, const struct block *block)
+{
+	return block_tag_holds(heap, block);
+}
+
+static __attribute__((noinline)) void seal(const struct kheap *heap, struct block *block, uint32_t size_flags,
+                                           unsigned label)
+{
+	block_seal(heap, block, size_flags, label);
+}
+
 static bool is_block_page(const struct region *region, size_t page)
 {
 	enum page_kind kind = page_kind_of(region, page);
@@ -55,7 +67,7 @@ static bool is_whole_area(const struct kheap *heap, struct block *block)
 		return false;
 	struct block *next = block_next(block);
 
-	return block_tag_holds(heap, next) && block_size(next) == 0;
+	return tag_holds(heap, next) && block_size(next) == 0;
 }
 
 static struct region *region_of_block(const struct kheap *heap, const struct block *block, size_t *page)
@@ -95,14 +107,14 @@ static struct block *join_before(struct kheap *heap, struct region *region, size
 	size_t before_pages = region->descs[page - 1].n_pages;
 	struct block *sentinel = area_sentinel(region, page);
 
-	if (before_pages + n_pages > AREA_MAX_PAGES || !block_tag_holds(heap, sentinel))
+	if (before_pages + n_pages > AREA_MAX_PAGES || !tag_holds(heap, sentinel))
 		return NULL;
 	struct block *start = sentinel;
 	uint32_t start_flags = 0;
 
 	if (sentinel->size_flags & BLOCK_PREV_FREE) {
 		start = block_at((uintptr_t)sentinel - (size_t) * (uint64_t *)((uintptr_t)sentinel - BLOCK_FOOTER));
-		if (region_of(heap, (uintptr_t)start) != region || !block_tag_holds(heap, start) ||
+		if (region_of(heap, (uintptr_t)start) != region || !tag_holds(heap, start) ||
 		    !free_block_retire(heap, start))
 			return NULL;
 		start_flags = start->size_flags & BLOCK_FIRST;
@@ -121,10 +133,10 @@ static struct block *join_after(struct kheap *heap, struct region *region, size_
 	struct block *first = area_first(region, end);
 
 	*more = region->descs[end].n_pages;
-	if (*more + n_pages > AREA_MAX_PAGES || !block_tag_holds(heap, first))
+	if (*more + n_pages > AREA_MAX_PAGES || !tag_holds(heap, first))
 		return NULL;
 	if (first->size_flags & BLOCK_USED) {
-		block_seal(heap, first, first->size_flags & ~(uint32_t)BLOCK_FIRST, block_label(first));
+		seal(heap, first, first->size_flags & ~(uint32_t)BLOCK_FIRST, block_label(first));
 		return first;
 	}
 	if (!free_block_retire(heap, first))
@@ -156,7 +168,7 @@ struct block *area_create(struct kheap *heap, struct region *region, size_t page
 		end += more;
 	} else {
 		stop = area_sentinel(region, end);
-		block_seal(heap, stop, BLOCK_USED, 0);
+		seal(heap, stop, BLOCK_USED, 0);
 	}
 	area_set_length(region, head, end - head);
 	block_insert_free(heap, start, (uintptr_t)stop - (uintptr_t)start, flags);
@@ -231,7 +243,7 @@ static void area_cut(struct kheap *heap, struct region *region, struct block *bl
 		struct block *sentinel = area_sentinel(region, span->from);
 		size_t rest = (uintptr_t)sentinel - (uintptr_t)block;
 
-		block_seal(heap, sentinel, BLOCK_USED, 0);
+		seal(heap, sentinel, BLOCK_USED, 0);
 		if (rest)
 			block_insert_free(heap, block, rest, flags);
 		area_set_length(region, span->head, span->from - span->head);
@@ -243,8 +255,8 @@ static void area_cut(struct kheap *heap, struct region *region, struct block *bl
 		if (rest)
 			block_insert_free(heap, first, rest, BLOCK_FIRST);
 		else
-			block_seal(heap, first, (first->size_flags & ~(uint32_t)BLOCK_PREV_FREE) | BLOCK_FIRST,
-			           block_label(first));
+			seal(heap, first, (first->size_flags & ~(uint32_t)BLOCK_PREV_FREE) | BLOCK_FIRST,
+			     block_label(first));
 		area_set_length(region, span->to, span->end - span->to);
 	}
 	for (size_t i = span->from; i < span->to; i++)
@@ -258,7 +270,7 @@ bool area_trim(struct kheap *heap, struct region *region, struct block *block)
 	bool whole = is_whole_area(heap, block);
 
 	/* A damaged header behind it must not be sealed anew by the cut: the caller finds and reports it. */
-	if ((!whole && block_size(block) < RELEASE_PAGES * PAGE_SIZE) || !block_tag_holds(heap, block_next(block)))
+	if ((!whole && block_size(block) < RELEASE_PAGES * PAGE_SIZE) || !tag_holds(heap, block_next(block)))
 		return false;
 	struct span span = span_of(region, block);
 	size_t n_pages = span.to > span.from ? span.to - span.from : 0;
@@ -297,7 +309,7 @@ bool area_tail_is_free(const struct kheap *heap, const struct region *region)
 		return true;
 	struct block *first = area_first(region, region->n_overhead - 1);
 
-	return block_tag_holds(heap, first) && !(first->size_flags & BLOCK_USED) && is_whole_area(heap, first);
+	return tag_holds(heap, first) && !(first->size_flags & BLOCK_USED) && is_whole_area(heap, first);
 }
 
 bool area_tail_retire(struct kheap *heap, struct region *region)
