@@ -282,26 +282,26 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 		sum.shift++;
 	add_free_ranges(heap, &sum);
 	cpu_count(heap, &n_cached, &cached_bytes);
-	*stats = (struct kheap_stats){
-		.live_bytes = counters->live_bytes - cached_bytes,
-		.live_objects = counters->live_objects - n_cached,
-		.peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water),
-		.footprint_bytes = capacity,
-		.peak_footprint_bytes = counters->peak_footprint_pages << PAGE_SHIFT,
-		.overhead_bytes = counters->overhead_pages << PAGE_SHIFT,
-		.free_bytes = (counters->free_run_pages << PAGE_SHIFT) + counters->free_block_bytes +
-		              counters->free_slab_bytes + cached_bytes,
-		.largest_free_bytes = sum.largest,
-		.min_free_bytes = min_size(counters->min_free_bytes, usable - counters->high_water),
-		.n_regions = heap->n_regions,
-		.n_free_ranges = sum.n,
-		.n_allocs = counters->n_allocs,
-		.n_frees = counters->n_frees + n_cached,
-		.n_failures = counters->n_failures,
-		.n_errors = counters->n_errors,
-		.n_grown = counters->n_grown,
-		.n_shrunk = counters->n_shrunk,
-	};
+	/* Field by field: a compiler makes a copy of a whole struct first. */
+	stats->live_bytes = counters->live_bytes - cached_bytes;
+	stats->live_objects = counters->live_objects - n_cached;
+	stats->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
+	stats->footprint_bytes = capacity;
+	stats->peak_footprint_bytes = counters->peak_footprint_pages << PAGE_SHIFT;
+	stats->overhead_bytes = counters->overhead_pages << PAGE_SHIFT;
+	stats->free_bytes = (counters->free_run_pages << PAGE_SHIFT) + counters->free_block_bytes +
+	                    counters->free_slab_bytes + cached_bytes;
+	stats->largest_free_bytes = sum.largest;
+	stats->min_free_bytes = min_size(counters->min_free_bytes, usable - counters->high_water);
+	stats->n_regions = heap->n_regions;
+	stats->n_free_ranges = sum.n;
+	stats->n_allocs = counters->n_allocs;
+	stats->n_frees = counters->n_frees + n_cached;
+	stats->n_failures = counters->n_failures;
+	stats->n_errors = counters->n_errors;
+	stats->n_grown = counters->n_grown;
+	stats->n_shrunk = counters->n_shrunk;
+	stats->fragmentation_permille = 0;
 	uint64_t total = sum.total >> sum.shift;
 
 	if (total)
