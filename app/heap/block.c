@@ -29,6 +29,12 @@ bool block_is_free(const struct kheap *heap, const struct block *block)
 	return block_tag_holds(heap, block) && !(block->size_flags & BLOCK_USED);
 }
 
+/* Not in line: few blocks lie outside the window. */
+static __attribute__((noinline)) bool is_ours(const struct kheap *heap, uintptr_t address)
+{
+	return region_of(heap, address) != NULL;
+}
+
 /* May this be read as a block? It is where one could be, in memory of the heap. */
 INLINE bool is_readable(const struct kheap *heap, const struct block *block)
 {
@@ -36,7 +42,7 @@ INLINE bool is_readable(const struct kheap *heap, const struct block *block)
 
 	return address % GRANULE == GRANULE - BLOCK_HEADER &&
 	       (LIKELY((address >> PAGE_SHIFT) - heap->window.first_page < heap->window.n_pages) ||
-	        region_of(heap, address));
+	        is_ours(heap, address));
 }
 
 /* Do both neighbours in the list know this block? The victim is in no list. */
