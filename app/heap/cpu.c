@@ -28,17 +28,19 @@ const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = { SIXTEEN(ONC
 	                                                             SIXTEEN(ONCE, 0),  SIXTEEN(TWICE, 16),
 	                                                             SIXTEEN(FOUR, 32), SIXTEEN(EIGHT, 48) };
 
-/* Whoever has no cache has this one: always empty, always full, and never to be entered. */
+/* A magazine that is always empty and always full. */
 static void *const no_object;
 #define NO_SLOT ((void **)(uintptr_t)&no_object)
 #define NONE NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT
 _Static_assert(PAGE_SLAB + SLAB_CLASSES == 20, "twice NONE");
+#if KPORT_CPUS > 1
 const struct cpu_cache kheap_no_cache = {
 	.tops = { NONE, NONE },
 	.limits = { NONE, NONE },
 	.runs = { .tops = { NO_SLOT, NO_SLOT, NO_SLOT }, .limits = { NO_SLOT, NO_SLOT, NO_SLOT } },
 	.inside = 1,
 };
+#endif
 
 #ifdef CHECKING
 void (*kheap_interrupt_hook)(void);

@@ -20,9 +20,13 @@
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
 
+#if KPORT_CPUS > 1
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */
 extern const struct cpu_cache kheap_no_cache;
 #define NO_CACHE ((struct cpu_cache *)(uintptr_t)&kheap_no_cache)
+#else
+#define NO_CACHE NULL
+#endif
 
 /* ---- a cache ---------------------------------------------------------------------------------------------------- */
 
