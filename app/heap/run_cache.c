@@ -83,7 +83,7 @@ void *cpu_alloc_run(struct kheap *heap, unsigned run_class)
 			return (void *)desc_address(desc);
 	}
 	cpu_begin();
-	kport_lock_state state = heap_lock(heap);
+	kport_lock_state state = heap_lock_inline(heap);
 
 	desc = run_alloc(heap, (size_t)1 << run_class, run_class, UINTPTR_MAX, PAGE_RUN);
 	if (desc) {
@@ -93,7 +93,7 @@ void *cpu_alloc_run(struct kheap *heap, unsigned run_class)
 	cache = own_cache(heap);
 	if (cache)
 		note_miss(heap, cache);
-	heap_unlock(heap, state);
+	heap_unlock_inline(heap, state);
 	return desc ? (void *)desc_address(desc) : NULL;
 }
 
@@ -104,7 +104,7 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 	struct cpu_cache *cache;
 
 	cpu_begin();
-	kport_lock_state state = heap_lock(heap);
+	kport_lock_state state = heap_lock_inline(heap);
 
 	cache = own_cache(heap);
 	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc->region, desc_page(desc)) != PAGE_RUN)) {
@@ -116,7 +116,7 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 		cache->runs.n_misses += run_class < RUN_CLASSES;
 		note_miss(heap, cache);
 	}
-	heap_unlock(heap, state);
+	heap_unlock_inline(heap, state);
 }
 
 void cpu_free_run(struct kheap *heap, void *object)
