@@ -393,6 +393,12 @@ void cpu_free_other(struct kheap *heap, void *object, size_t kind)
 		bool is_done = LIKELY(block_class < BLOCK_CLASSES) && LIKELY(blocks != NULL) &&
 		               magazine_push(heap, block_magazine(blocks, block_class), object);
 
+		/* One that stands in for an object of a slab. */
+		if (!is_done && block_class - (LABEL_SLAB_SIZED - LABEL_SIZED) < SLAB_CLASSES) {
+			struct magazine magazine = magazine_of_block(heap, cache, (uintptr_t)object, kind);
+
+			is_done = magazine.top && magazine_push(heap, magazine, object);
+		}
 		cpu_leave(cache);
 		if (LIKELY(is_done))
 			return;
