@@ -251,6 +251,8 @@ void regions_settle(struct kheap *heap);
 /* Enter a new region, which is in the list and whose pages are in the bins already: the table may have to grow on them. */
 bool sections_add(struct kheap *heap, struct region *region);
 void sections_remove(struct kheap *heap, const struct region *region);
+/* Pages that the table needs to grow for a region in which n pages are left for use; mostly 0. */
+size_t sections_growth(const struct kheap *heap, size_t n_pages);
 /* Move the table, which needs room for n entries, to a page run of its own. Every region is in the list. */
 bool sections_move(struct kheap *heap, size_t n);
 /* Free the tables that were outgrown; nobody can be reading them any more. */

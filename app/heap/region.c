@@ -3,16 +3,19 @@
  * Regions: where pages come from. A region brings its own descriptors at its front, so growing the heap never needs the heap, and any
  * number of regions of any size may lie anywhere. The section table leads from an address to its region without touching the address.
  *
- * Growth asks for a sixteenth of what the heap has, so that the source is asked seldom and little is held in vain; one empty chunk is
- * kept, the rest go back.
+ * Growth asks for a twelfth of what the heap has, so that the source is asked seldom and little is held in vain, but for a large object
+ * for no more than that needs: its chunk goes back with it. One empty chunk is kept, the rest go back.
  */
 #include "small.h"
 #include "internal.h"
 
-#define FIRST_CHUNK_PAGES 8
-#define GROWTH_SHARE 16 /* a chunk is a sixteenth of what the heap has */
-#define MIN_CHUNK_PAGES 8
-#define SMALL_HEAP_PAGES 64               /* smaller ones grow by half of that */
+#define FIRST_CHUNK_PAGES 7
+#define GROWTH_SHARE 12     /* a chunk is a twelfth of what the heap has; */
+#define SMALL_HEAP_PAGES 64 /* an eighth in smaller heaps, */
+#define SMALL_SHARE 8
+#define MIN_CHUNK_PAGES 3
+#define OWN_CHUNK_SHARE 64                /* but what asks for as much of the heap as this gets a chunk of its own, */
+#define OWN_CHUNK_PAGES 16                /* and of so many pages: smaller ones would come and go too often */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
 #define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap, */
 #define SPARE_MIN_PAGES 64                /* or 256 KiB */
@@ -345,11 +348,23 @@ bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)
 /* The pages of a chunk in which n pages are left for use; SIZE_MAX when that is no number. */
 static size_t chunk_pages(size_t n_pages)
 {
-	size_t descriptors;
+	const size_t each = sizeof(struct page_desc) + 1;
+	size_t bytes;
 
-	if (__builtin_mul_overflow(n_pages, sizeof(struct page_desc) + 1, &descriptors))
+	if (__builtin_mul_overflow(n_pages, each, &bytes) || bytes > SIZE_MAX - PAGE_SIZE)
 		return SIZE_MAX;
-	return n_pages + descriptors / (PAGE_SIZE - sizeof(struct page_desc) - 1) + 2;
+	bytes += sizeof(struct region) + 2 * GRANULE;
+	/* The pages in front are described there, too. */
+	return n_pages + (bytes + PAGE_SIZE - each - 1) / (PAGE_SIZE - each);
+}
+
+static size_t chunk_wanted(size_t footprint, size_t min_pages)
+{
+	size_t share = footprint < SMALL_HEAP_PAGES ? SMALL_SHARE : GROWTH_SHARE;
+
+	if (min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_CHUNK_PAGES))
+		return min_pages;
+	return max_size(min_size(max_size(footprint / share, MIN_CHUNK_PAGES), MAX_CHUNK_PAGES), min_pages);
 }
 
 static bool chunk_get(const struct kpage_source *source, const struct kpage_request *request, struct kpage_chunk *chunk)
@@ -367,19 +382,21 @@ static bool chunk_get(const struct kpage_source *source, const struct kpage_requ
 
 bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 {
-	struct kpage_request request = { .min_pages = chunk_pages(n_pages), .max_address = max_address };
+	struct kpage_request request = { .max_address = max_address };
 	struct kpage_chunk chunk;
 	kport_lock_state state = heap_lock(heap);
+	size_t n_table = sections_growth(heap, n_pages);
 	size_t footprint = heap->counters.footprint_pages;
 	size_t limit = heap->config.limit_bytes ? heap->config.limit_bytes >> PAGE_SHIFT : SIZE_MAX;
 
 	heap_unlock(heap, state);
+	if (n_pages > limit)
+		return false;
+	/* The section table grows on the new pages. */
+	request.min_pages = chunk_pages(n_pages + n_table);
 	if (footprint >= limit || request.min_pages > limit - footprint)
 		return false;
-	request.want_pages = min_size(max_size(footprint / GROWTH_SHARE,
-	                                       footprint < SMALL_HEAP_PAGES ? MIN_CHUNK_PAGES / 2 : MIN_CHUNK_PAGES),
-	                              MAX_CHUNK_PAGES);
-	request.want_pages = min_size(max_size(request.want_pages, request.min_pages), limit - footprint);
+	request.want_pages = min_size(chunk_wanted(footprint, request.min_pages), limit - footprint);
 	if (!chunk_get(&heap->config.source, &request, &chunk))
 		return false;
 	size_t n = min_size(chunk.n_pages, limit - footprint);

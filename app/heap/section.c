@@ -87,10 +87,16 @@ void old_sections_free(struct kheap *heap)
 	heap->old_sections = NULL;
 }
 
+/* Of a table for n regions' sections, at least a page. */
+static size_t table_pages(size_t n)
+{
+	return max_size((sizeof(struct section) << log2_floor(4 * n - 1)) >> PAGE_SHIFT, 1);
+}
+
 bool sections_move(struct kheap *heap, size_t n)
 {
-	size_t n_entries = max_size((size_t)1 << (log2_floor(4 * n - 1)), PAGE_SIZE / sizeof(struct section));
-	size_t n_pages = (n_entries * sizeof(struct section)) >> PAGE_SHIFT;
+	size_t n_pages = table_pages(n);
+	size_t n_entries = (n_pages << PAGE_SHIFT) / sizeof(struct section);
 	struct page_desc *desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_OVERHEAD);
 	struct page_desc *old = heap->sections_run;
 
@@ -108,15 +114,27 @@ bool sections_move(struct kheap *heap, size_t n)
 	return true;
 }
 
+/* How many entries the table holds before it grows. The small one that every heap has may be fuller. */
+static size_t table_room(const struct kheap *heap)
+{
+	size_t room = (heap->section_mask + 1) / 2;
+
+	return heap->sections == heap->inline_sections ? room + room / 2 : room;
+}
+
+size_t sections_growth(const struct kheap *heap, size_t n_pages)
+{
+	/* With its descriptors, which are less than a 32nd, and wherever it begins. */
+	size_t n = heap->n_sections + ((n_pages + n_pages / 32) >> (SECTION_SHIFT - PAGE_SHIFT)) + 3;
+
+	return n <= table_room(heap) ? 0 : table_pages(n);
+}
+
 bool sections_add(struct kheap *heap, struct region *region)
 {
 	size_t more = last_section(region) - first_section(region) + 1;
+	size_t room = table_room(heap);
 
-	size_t room = (heap->section_mask + 1) / 2;
-
-	/* The small table that every heap has may be fuller. */
-	if (heap->sections == heap->inline_sections)
-		room += room / 2;
 	if (heap->n_sections_used + more <= room) {
 		sections_begin(heap);
 		sections_insert(heap, region);
