@@ -181,17 +181,18 @@ uintptr_t alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsi
 {
 	size_t object_size = slab_object_size(class_index);
 	size_t object_alignment = object_size & (0 - object_size);
+	uintptr_t object = 0;
 
-	/* The first few are as large and as well aligned as the class asks, so that a CPU cache can keep them. */
-	if (!HARDENED && heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs) {
-		size = object_size;
-		alignment = max_size(alignment, object_alignment);
+	/* The first few are as large and as well aligned as the class asks, if there is room, so that a CPU cache can keep them. */
+	if (!HARDENED && heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs)
+		object = block_alloc(heap, object_size, max_size(alignment, object_alignment),
+		                     LABEL_SLAB_SIZED + class_index);
+	if (!object) {
+		bool is_sized = align_up(size + BLOCK_HEADER, GRANULE) - BLOCK_HEADER >= object_size &&
+		                alignment >= object_alignment;
+
+		object = block_alloc(heap, size, alignment, (is_sized ? LABEL_SLAB_SIZED : LABEL_SLAB) + class_index);
 	}
-	bool is_sized =
-		align_up(size + BLOCK_HEADER, GRANULE) - BLOCK_HEADER >= object_size && alignment >= object_alignment;
-	unsigned label = (is_sized ? LABEL_SLAB_SIZED : LABEL_SLAB) + class_index;
-	uintptr_t object = block_alloc(heap, size, alignment, label);
-
 	if (object)
 		heap->slabs[class_index].n_in_blocks++;
 	return object;
@@ -292,7 +293,9 @@ static size_t pages_to_grow(const struct request *request)
 
 	if (slack >= PAGE_SIZE)
 		slack -= PAGE_SIZE;
-	return pages_for(request->gross + 2 * BLOCK_MIN) + pages_for(slack);
+	if (request->gross > BLOCK_MAX_REQUEST || request->alignment >= PAGE_SIZE)
+		return pages_for(request->gross) + pages_for(slack);
+	return pages_for(request->gross + BLOCK_MIN) + pages_for(slack);
 }
 
 /* The heap cannot grow: what other storeys have to spare, in the end all that this CPU can reach. */
