@@ -175,7 +175,8 @@ enum block_label {
 #define BLOCK_MIN ((size_t)32)
 /* A block that grows by less than this part of itself gets as much more; one that shrinks by less stays as it is. */
 #define RESIZE_SHARE 16
-#define BLOCK_MAX_REQUEST ((size_t)65536) /* larger objects are page runs: rounding to a page is then below 6 % */
+/* Larger objects are page runs; buffers of 64 KiB, which are common, take 16 pages then, as blocks they would begin a 17th. */
+#define BLOCK_MAX_REQUEST ((size_t)65535)
 
 /* Bins for free blocks: 16 for each octave of sizes, and a bitmap of those that are not empty. */
 #define BIN_SHIFT 4
