@@ -363,11 +363,12 @@ static size_t check_page(struct check *check, const struct region *region, size_
 static void check_sections(struct check *check)
 {
 	const struct kheap *heap = check->heap;
-	const uintptr_t section_pages = (uintptr_t)1 << (SECTION_SHIFT - PAGE_SHIFT);
 	size_t expected = 0, seen = 0;
 
 	for (const struct region *region = heap->regions; region; region = region->next) {
 		uintptr_t last = region->first_page + region->n_pages - 1;
+		unsigned shift = region->n_pages >= LARGE_REGION_PAGES ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
+		uintptr_t section_pages = (uintptr_t)1 << (shift - PAGE_SHIFT);
 
 		for (uintptr_t page = region->first_page; page <= last;
 		     page = align_down(page, section_pages) + section_pages) {

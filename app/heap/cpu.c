@@ -276,6 +276,9 @@ INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *c
 
 	if (KPORT_CPUS > 1 && cache == NO_CACHE)
 		return NO_MAGAZINE;
+	/* Where there will be no more pages, slabs are better company: blocks merge. */
+	if (heap->slabs[class_index].n_slabs && !heap->config.source.get)
+		return NO_MAGAZINE;
 	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
 	if (heap->slabs[class_index].is_busy || cache->states[class_index].n_stand_ins == BUSY_STAND_INS)
 		return NO_MAGAZINE;

@@ -152,7 +152,7 @@ INLINE const uint8_t *first_kinds(const struct kheap *heap, uintptr_t address, s
 {
 	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-	const struct section *section = &heap->sections[section_place(address >> SECTION_SHIFT) & mask];
+	const struct section *section = &heap->sections[section_place(address, heap->section_shift) & mask];
 	const uint8_t *kinds;
 
 	if (HARDENED || (KPORT_CPUS == 1 && !INTERRUPTS) || UNLIKELY(*page - section->first_page >= section->n_pages))
@@ -189,29 +189,17 @@ struct page_place {
 
 INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
 {
-	uintptr_t number = address >> PAGE_SHIFT;
 	const struct section *section;
 	struct page_place place;
 	uint32_t sequence;
 
 	do {
 		sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
-		/* The mask first: tables only grow, so it is never too large for the table. */
-		size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-		const struct section *table = heap->sections;
-
-		place.kinds = NULL;
-		for (size_t i = section_place(address >> SECTION_SHIFT);; i++) {
-			section = &table[i & mask];
-			place.page = number - section->first_page;
-			if (LIKELY(place.page < section->n_pages)) {
-				place.kinds = section->kinds;
-				place.region = section->region;
-				break;
-			}
-			if (!section->region)
-				break;
-		}
+		section = section_at(heap, address);
+		place = (struct page_place){ NULL, 0, NULL };
+		if (LIKELY(section != NULL))
+			place = (struct page_place){ section->kinds, (address >> PAGE_SHIFT) - section->first_page,
+				                     section->region };
 		load_fence();
 	} while (KPORT_CPUS > 1 &&
 	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));

@@ -165,23 +165,44 @@ size_t object_usable(struct kheap *heap, const struct object *object, uintptr_t 
 /* ---- region.c ----------------------------------------------------------------------------------------------- */
 
 /* Where a section's entries are looked for, to be cut to the table: apart from its neighbour's, because small regions share sections. */
-INLINE size_t section_place(uintptr_t section)
+INLINE size_t section_place(uintptr_t address, unsigned shift)
 {
-	return section * 5;
+	return (address >> shift) * 5 + shift;
+}
+
+/* The other size of sections. */
+INLINE unsigned other_shift(unsigned shift)
+{
+	return SECTION_SHIFT + LARGE_SECTION_SHIFT - shift;
+}
+
+/* The entry of the region that has this page, or NULL. */
+INLINE const struct section *section_at(const struct kheap *heap, uintptr_t address)
+{
+	uintptr_t number = address >> PAGE_SHIFT;
+	/* The mask first: tables only grow, so it is never too large for the table. */
+	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
+	const struct section *table = heap->sections, *section;
+	unsigned shift = heap->section_shift;
+
+	for (unsigned n = 0; n < 2; n++, shift = other_shift(shift)) {
+		for (size_t i = section_place(address, shift);; i++) {
+			section = &table[i & mask];
+			if (LIKELY(number - section->first_page < section->n_pages))
+				return section;
+			if (!section->region)
+				break;
+		}
+	}
+	return NULL;
 }
 
 /* The region that holds `address` by the section table, or NULL. */
 static inline struct region *region_in_table(const struct kheap *heap, uintptr_t address)
 {
-	size_t i = section_place(address >> SECTION_SHIFT) & heap->section_mask;
-	struct region *region;
+	const struct section *section = section_at(heap, address);
 
-	while ((region = heap->sections[i].region) != NULL) {
-		if ((address >> PAGE_SHIFT) - heap->sections[i].first_page < heap->sections[i].n_pages)
-			return region;
-		i = (i + 1) & heap->section_mask;
-	}
-	return NULL;
+	return section ? section->region : NULL;
 }
 
 /* The region that holds `address`, or NULL. */

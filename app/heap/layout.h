@@ -110,11 +110,14 @@ struct region {
 };
 
 /*
- * The section table is a hash table from (address >> SECTION_SHIFT) to regions, with linear probing. A section that n regions share has
- * n entries. It is at most half full, so the region is nearly always the first entry seen. An entry repeats what tells whether an
- * address is the region's, so that nothing that may be gone is touched to find out.
+ * The section table is a hash table from sections to regions, with linear probing. A region is entered under each section that it has a
+ * part of: of 64 KiB if it is small, because many small ones may lie together, of 2 MiB if it is large, because it has many. Whoever looks
+ * an address up tries both, first what most of the heap is. An entry repeats what tells whether an address is the region's, so that
+ * nothing that may be gone is touched to find out.
  */
-#define SECTION_SHIFT 17
+#define SECTION_SHIFT 16
+#define LARGE_SECTION_SHIFT 21
+#define LARGE_REGION_PAGES 256
 #define SECTIONS_INLINE 16
 
 struct section {
@@ -329,6 +332,7 @@ struct kheap {
 	struct section *sections;
 	size_t section_mask;
 	uint32_t sections_sequence; /* odd: the table is being changed */
+	uint32_t section_shift;     /* of the sections that are tried first */
 #if KPORT_CPUS > 1
 	struct cpu_cache *cpus[KPORT_CPUS + 1]; /* the last is for those that have none */
 #endif
@@ -344,6 +348,7 @@ struct kheap {
 
 	struct page_desc *sections_run; /* the page run that holds the table; NULL: it is inline_sections */
 	struct page_desc *old_sections; /* tables that were outgrown, which others may still be reading */
+	size_t n_large_pages;           /* of large regions */
 	size_t n_sections;              /* entries that are regions, */
 	size_t n_sections_used;         /* and those that were */
 

@@ -431,6 +431,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	heap->secret ^= heap->secret >> 33;
 	heap->sections = heap->inline_sections;
 	heap->section_mask = SECTIONS_INLINE - 1;
+	heap->section_shift = SECTION_SHIFT;
 	struct region *region = region_layout(base, n_pages, sizeof(*heap));
 
 	if (!region)

@@ -6,14 +6,40 @@
 #include "small.h"
 #include "internal.h"
 
-static size_t first_section(const struct region *region)
+static bool is_large(const struct region *region)
 {
-	return region->first_page >> (SECTION_SHIFT - PAGE_SHIFT);
+	return region->n_pages >= LARGE_REGION_PAGES;
 }
 
-static size_t last_section(const struct region *region)
+static unsigned shift_of(const struct region *region)
 {
-	return (region->first_page + region->n_pages - 1) >> (SECTION_SHIFT - PAGE_SHIFT);
+	return is_large(region) ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
+}
+
+/* Sections that it has a part of. */
+static size_t n_sections_of(const struct region *region)
+{
+	unsigned shift = shift_of(region) - PAGE_SHIFT;
+
+	return ((region->first_page + region->n_pages - 1) >> shift) - (region->first_page >> shift) + 1;
+}
+
+/* Where the entries of its n-th section are looked for. */
+static size_t place_in_table(const struct region *region, size_t n)
+{
+	unsigned shift = shift_of(region);
+
+	return section_place((region->first_page << PAGE_SHIFT) + (n << shift), shift);
+}
+
+/* A large region came or goes. */
+static void note_large(struct kheap *heap, const struct region *region, size_t n_pages)
+{
+	if (is_large(region))
+		heap->n_large_pages += n_pages;
+	heap->section_shift = SECTION_SHIFT;
+	if (heap->n_large_pages > (heap->counters.footprint_pages + n_pages) / 2)
+		heap->section_shift = LARGE_SECTION_SHIFT;
 }
 
 /* Between these two, readers without the lock look again. */
@@ -30,8 +56,8 @@ static void sections_end(struct kheap *heap)
 
 static void sections_insert(struct kheap *heap, struct region *region)
 {
-	for (size_t section = first_section(region); section <= last_section(region); section++) {
-		size_t i = section_place(section) & heap->section_mask;
+	for (size_t n = n_sections_of(region); n--;) {
+		size_t i = place_in_table(region, n) & heap->section_mask;
 
 		while (heap->sections[i].region && heap->sections[i].n_pages)
 			i = (i + 1) & heap->section_mask;
@@ -45,14 +71,15 @@ static void sections_insert(struct kheap *heap, struct region *region)
 void sections_remove(struct kheap *heap, const struct region *region)
 {
 	sections_begin(heap);
-	for (size_t section = first_section(region); section <= last_section(region); section++) {
-		size_t i = section_place(section) & heap->section_mask;
+	for (size_t n = n_sections_of(region); n--;) {
+		size_t i = place_in_table(region, n) & heap->section_mask;
 
 		while (heap->sections[i].region != region || !heap->sections[i].n_pages)
 			i = (i + 1) & heap->section_mask;
 		heap->sections[i].n_pages = 0;
 		heap->n_sections--;
 	}
+	note_large(heap, region, 0 - region->n_pages);
 	sections_end(heap);
 }
 
@@ -125,14 +152,15 @@ static size_t table_room(const struct kheap *heap)
 size_t sections_growth(const struct kheap *heap, size_t n_pages)
 {
 	/* With its descriptors, which are less than a 32nd, and wherever it begins. */
-	size_t n = heap->n_sections + ((n_pages + n_pages / 32) >> (SECTION_SHIFT - PAGE_SHIFT)) + 3;
+	const struct region region = { .n_pages = n_pages + n_pages / 32 + 2 };
+	size_t n = heap->n_sections + n_sections_of(&region) + 1;
 
 	return n <= table_room(heap) ? 0 : table_pages(n);
 }
 
-bool sections_add(struct kheap *heap, struct region *region)
+static bool add(struct kheap *heap, struct region *region)
 {
-	size_t more = last_section(region) - first_section(region) + 1;
+	size_t more = n_sections_of(region);
 	size_t room = table_room(heap);
 
 	if (heap->n_sections_used + more <= room) {
@@ -146,4 +174,12 @@ bool sections_add(struct kheap *heap, struct region *region)
 		return true;
 	}
 	return sections_move(heap, heap->n_sections + more);
+}
+
+bool sections_add(struct kheap *heap, struct region *region)
+{
+	if (!add(heap, region))
+		return false;
+	note_large(heap, region, region->n_pages);
+	return true;
 }

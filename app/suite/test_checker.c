@@ -519,14 +519,22 @@ static void steps_cover_the_heap(struct test *t)
 /* How many entries are looked at until the one of this address. */
 static size_t count_probes(const struct kheap *heap, uintptr_t address)
 {
-	size_t n = 1;
+	size_t n = 0;
+	unsigned shift = heap->section_shift;
 
-	for (size_t i = section_place(address >> SECTION_SHIFT);; i++, n++) {
-		const struct section *section = &heap->sections[i & heap->section_mask];
+	for (unsigned sizes = 0; sizes < 2; sizes++, shift = other_shift(shift)) {
+		const struct section *section;
 
-		if ((address >> PAGE_SHIFT) - section->first_page < section->n_pages || section->region == NULL)
-			return n;
+		for (size_t i = section_place(address, shift);; i++) {
+			section = &heap->sections[i & heap->section_mask];
+			n++;
+			if ((address >> PAGE_SHIFT) - section->first_page < section->n_pages)
+				return n;
+			if (section->region == NULL)
+				break;
+		}
 	}
+	return SIZE_MAX;
 }
 
 /* Chunks of a like size at like distances, as an operating system gives them. */
