@@ -8,6 +8,9 @@
 #define BELOW_4G ((uintptr_t)UINT32_MAX)
 /* Before the heap grows, what caches hold goes back if it is more than this share of the heap. */
 #define CACHED_SHARE 64
+/* From so many pages on a class with slabs has at most this share of its objects in blocks. */
+#define ENOUGH_FOOTPRINT 64
+#define ENOUGH_SHARE 16
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
 
@@ -177,12 +180,26 @@ bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, s
 	return heap->config.on_low_memory(heap->config.ctx, size);
 }
 
+/*
+ * A class that is at home in slabs keeps few of its objects in blocks, where they would come and go all the time: the heap rather grows,
+ * if it can, and is not so small that every page counts.
+ */
+static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
+{
+	const struct slab_class *class = &heap->slabs[class_index];
+
+	return heap->counters.footprint_pages >= ENOUGH_FOOTPRINT && heap->config.source.get && !heap->is_refused &&
+	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) && class->n_slabs;
+}
+
 uintptr_t alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
 {
 	size_t object_size = slab_object_size(class_index);
 	size_t object_alignment = object_size & (0 - object_size);
 	uintptr_t object = 0;
 
+	if (has_enough_blocks(heap, class_index))
+		return 0;
 	/* The first few are as large and as well aligned as the class asks, if there is room, so that a CPU cache can keep them. */
 	if (!HARDENED && heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs)
 		object = block_alloc(heap, object_size, max_size(alignment, object_alignment),
@@ -304,10 +321,12 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 	kport_lock_state state = heap_lock(heap);
 
 	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
-	uintptr_t object = 0;
+
+	heap->is_refused = true;
+	uintptr_t object = alloc_locked(heap, request);
 
 	/* Not for what the heap could never hold. */
-	if (request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
+	if (!object && request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
 		object = alloc_locked(heap, request);
 	heap_unlock(heap, state);
 	return (void *)object;

@@ -356,6 +356,7 @@ struct kheap {
 	struct block *victim;     /* a free block in no list, from which the next ones are cut; NULL: none */
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
 	bool is_draining;
+	bool is_refused;  /* there were no pages when they were last wanted */
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
 
 	struct depot depot;

@@ -113,6 +113,7 @@ static void count_pages(struct kheap *heap, const struct region *region, bool ad
 	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
 	counters->high_water = counters->live_bytes;
 	counters->footprint_pages += n;
+	heap->is_refused = false;
 	counters->overhead_pages += add ? overhead : 0 - overhead;
 	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);
 }
