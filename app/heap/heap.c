@@ -9,7 +9,7 @@
 /* Before the heap grows, what caches hold goes back if it is more than this share of the heap. */
 #define CACHED_SHARE 64
 /* From so many pages on a class with slabs has at most this share of its objects in blocks. */
-#define ENOUGH_FOOTPRINT 64
+#define ENOUGH_FOOTPRINT 16
 #define ENOUGH_SHARE 16
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
