@@ -136,7 +136,8 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
 
 /*
  * Take the region that holds `memory` back. False, and nothing changed, when it holds a live object or the heap itself
- * (the first region), or no region is there. A region that came from the page source is put back to it. O(regions).
+ * (the first region), or no region is there. A region that came from the page source is put back to it. No other CPU may be inside
+ * the heap meanwhile. O(regions).
  */
 bool kheap_remove_region(struct kheap *heap, void *memory);
 

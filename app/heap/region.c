@@ -274,6 +274,8 @@ static bool region_evict_table(struct kheap *heap, struct region *region)
 	bool moved = sections_move(heap, heap->n_sections);
 
 	if (moved) {
+		/* If it was kept for readers: there are none where this is called. */
+		old_sections_free(heap);
 		run_remove(heap, &region->descs[page]);
 		region_runs(heap, region, region->n_overhead, region->n_pages, true);
 	} else {

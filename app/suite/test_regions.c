@@ -285,6 +285,29 @@ static void hundreds_of_regions(struct test *t)
 	test_note(t, "%zu objects of 500 bytes in %d regions of 16 KiB", n, MANY);
 }
 
+/* The table from addresses to regions grows on the pages of the region for which it must grow, if no other has any. */
+static void section_table_moves_out(struct test *t)
+{
+	struct kheap *heap = test_heap(t, 16 * PAGE);
+	uint8_t *arena = test_arena(t, 2048 * PAGE), *other = test_arena(t, 64 * PAGE);
+	struct kheap_stats before, stats;
+
+	TRY(heap != NULL && arena != NULL && other != NULL);
+	while (kpages_alloc(heap, 1, PAGE, UINTPTR_MAX, 0) != NULL)
+		;
+	CHECK(t, kheap_add_region(heap, arena, 2048 * PAGE), "a region of 8 MiB was refused");
+	CHECK(t, kheap_add_region(heap, other, 64 * PAGE), "a region of 256 KiB was refused");
+	kheap_get_stats(heap, &before);
+	CHECK(t, kheap_remove_region(heap, arena), "a region with nothing but the section table was not given back");
+	TRY(test_sound(t, heap, "the section table moved out of a region"));
+	CHECK(t, kheap_add_region(heap, arena, 2048 * PAGE), "the region was refused when it came back");
+	TRY(test_sound(t, heap, "the region came back"));
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.footprint_bytes == before.footprint_bytes && stats.n_regions == before.n_regions,
+	      "%zu regions of %zu bytes are left of %zu of %zu", stats.n_regions, stats.footprint_bytes,
+	      before.n_regions, before.footprint_bytes);
+}
+
 static void limit_holds_for_regions(struct test *t)
 {
 	struct kheap_config config = test_config(t);
@@ -319,6 +342,7 @@ static const struct test_case cases[] = {
 	{ "a region that overlaps another is refused", overlaps_are_refused },
 	{ "a region is given back when it is empty, and not before", busy_regions_stay },
 	{ "hundreds of small regions are added, filled and taken back", hundreds_of_regions },
+	{ "a region goes although the heap keeps its section table there", section_table_moves_out },
 	{ "a heap's limit holds for regions that are added", limit_holds_for_regions },
 };
 TEST_GROUP(regions, cases);
