@@ -37,6 +37,7 @@ INLINE struct cpu_cache *cpu_of(struct kheap *heap)
 INLINE bool cpu_enter(struct cpu_cache *cache)
 {
 #if INTERRUPTS
+	INTERRUPT_POINT();
 	if (UNLIKELY(__atomic_load_n(&cache->inside, __ATOMIC_RELAXED)))
 		return false;
 	__atomic_store_n(&cache->inside, 1, __ATOMIC_RELAXED);

@@ -427,8 +427,11 @@ static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t si
 	struct cpu_cache *cache = cpu_of(heap);
 	void *object;
 
-	if (LIKELY(cache->blocks != NULL) && cpu_enter(cache)) {
-		object = magazine_pop(block_magazine(cache->blocks, block_class));
+	if (cpu_enter(cache)) {
+		/* Asked now, because an interruption may have given them up. */
+		struct block_cache *blocks = cache->blocks;
+
+		object = LIKELY(blocks != NULL) ? magazine_pop(block_magazine(blocks, block_class)) : NULL;
 		cpu_leave(cache);
 		if (LIKELY(object != NULL))
 			return object;

@@ -32,6 +32,7 @@ static size_t n_cached(struct kheap *heap)
 #define N_INTERRUPTIONS 10000 /* at least */
 #define N_SLOTS 128
 #define GIVE_BACK_EACH 5000
+#define TRIM_EACH 50 /* steps of an interruption; an allocation that fails gives as much back */
 
 /* What somebody has of a heap; objects that two have show, because each fills them with its own pattern. */
 struct holder {
@@ -101,6 +102,8 @@ static void step_of_interruption(void)
 	if (is_inside)
 		return;
 	is_inside = true;
+	if (interrupting.n_steps % TRIM_EACH == 0)
+		(void)kheap_trim(interrupting.heap);
 	holder_step(&interrupting, &interrupted);
 	is_inside = false;
 }
