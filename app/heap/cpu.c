@@ -289,9 +289,12 @@ INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *c
 /* The magazine is full: make room, or let its class have what it has earned. */
 static void magazine_full(struct kheap *heap, struct cpu_cache *cache, struct magazine magazine)
 {
-	unsigned class_index = (unsigned)(magazine.top - cache->tops) - PAGE_SLAB;
+	/* Not cut to 32 bits: a block's magazine may lie 32 GiB away. */
+	size_t index = (size_t)(magazine.top - cache->tops) - PAGE_SLAB;
 
-	if (class_index < SLAB_CLASSES) {
+	if (index < SLAB_CLASSES) {
+		unsigned class_index = (unsigned)index;
+
 		cache->states[class_index].was_missed = true;
 		earn_clip(heap, cache, class_index);
 		if (*magazine.top == *magazine.limit)
