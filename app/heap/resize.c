@@ -24,7 +24,8 @@ INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address, unsig
 
 	if (header_hash(heap, block, header) || !(header & BLOCK_USED) || is_cached(heap, address))
 		return 0;
-	return ((uint32_t)header & ~(uint32_t)BLOCK_FLAGS) - BLOCK_HEADER;
+	/* The end of an area that was joined to the next one is a header still, of size 0. */
+	return max_size((uint32_t)header & ~(uint32_t)BLOCK_FLAGS, BLOCK_HEADER) - BLOCK_HEADER;
 }
 
 /* Usable bytes of the live object that starts here, in a page that may be a slab; 0: none does, or it cannot be told. */

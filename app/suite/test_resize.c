@@ -276,12 +276,38 @@ static void only_live_objects_are_resized(struct test *t)
 	TRY(test_sound(t, heap, "resizing what is free"));
 }
 
+/* Small objects that come and go leave headers behind, at the ends of what were areas of a page; blocks now lie over them. */
+static void pages_inside_have_no_size(struct test *t)
+{
+	struct kheap *heap = test_heap(t, (size_t)1 << 20);
+	uint8_t *objects[200];
+
+	TRY(heap != NULL);
+	for (unsigned i = 0; i < 200; i++)
+		objects[i] = kheap_alloc(heap, 1000, 0);
+	for (unsigned i = 0; i < 200; i++)
+		kheap_free(heap, objects[i]);
+	kheap_trim(heap);
+	for (unsigned i = 0; i < 30; i++) {
+		uintptr_t object = (uintptr_t)kheap_alloc(heap, 20000, 0);
+		uintptr_t page = (object / KMALLOC_PAGE_SIZE + 1) * KMALLOC_PAGE_SIZE;
+
+		for (; page < object + 20000; page += KMALLOC_PAGE_SIZE) {
+			size_t size = kheap_usable_size(heap, (void *)page);
+
+			CHECK(t, size == 0, "%zu bytes may be used at a page inside an object", size);
+			TRY(test_expect_error(t, KMALLOC_INTERIOR_POINTER, (void *)page));
+		}
+	}
+}
+
 static const struct test_case cases[] = {
 	{ "a resized object keeps the bytes that both sizes have", bytes_are_kept },
 	{ "resizing NULL allocates, resizing to 0 keeps an object", null_and_zero_are_defined },
 	{ "a resized object keeps the alignment that was asked for", alignment_is_kept },
 	{ "a refused resizing leaves the object as it was", refusal_keeps_the_object },
 	{ "resizing in place moves nothing and hurts no neighbour", in_place_is_in_place },
+	{ "no page inside an object has a size of its own", pages_inside_have_no_size },
 	{ "an object grows into free memory behind it", free_neighbours_are_grown_into },
 	{ "a buffer that grows in many steps keeps its bytes and seldom moves", a_growing_buffer_keeps_its_bytes },
 	{ "room that an object has is used where it is", room_that_is_there_is_used },
