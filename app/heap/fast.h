@@ -156,7 +156,7 @@ INLINE const uint8_t *first_kinds(const struct kheap *heap, uintptr_t address, s
 	const struct section *section = &heap->sections[section_place(address, heap->section_shift) & mask];
 	const uint8_t *kinds;
 
-	if (HARDENED || (KPORT_CPUS == 1 && !INTERRUPTS) || UNLIKELY(*page - section->first_page >= section->n_pages))
+	if (HARDENED || !HAS_READERS || UNLIKELY(*page - section->first_page >= section->n_pages))
 		return NULL;
 	*page -= section->first_page;
 	kinds = section->kinds;
@@ -202,12 +202,10 @@ INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
 			place = (struct page_place){ section->kinds, (address >> PAGE_SHIFT) - section->first_page,
 				                     section->region };
 		load_fence();
-	} while (KPORT_CPUS > 1 &&
+	} while (HAS_READERS &&
 	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));
-#if KPORT_CPUS == 1 && !INTERRUPTS
-	if (place.kinds)
+	if (!HAS_READERS && place.kinds)
 		heap->window = *section;
-#endif
 	return place;
 }
 

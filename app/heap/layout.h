@@ -31,6 +31,9 @@
 #define INTERRUPTS KPORT_INTERRUPTS
 #endif
 
+/* Can the section table change while somebody looks at it without the lock? */
+#define HAS_READERS (KPORT_CPUS > 1 || INTERRUPTS)
+
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 /* Not on any fast path: compiled for size, and kept out of the way. */

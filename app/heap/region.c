@@ -320,7 +320,7 @@ size_t kheap_trim(struct kheap *heap)
 	heap_drain(heap);
 	for (struct region *region = heap->regions; region; region = next) {
 		next = region->next;
-		if (KPORT_CPUS == 1 && region->from_source && region->n_busy)
+		if (!HAS_READERS && region->from_source && region->n_busy)
 			region_evict_table(heap, region);
 		if (region->from_source && region_is_empty(heap, region))
 			region_detach(heap, region);

@@ -132,7 +132,7 @@ bool sections_move(struct kheap *heap, size_t n)
 	sections_rebuild(heap, (struct section *)desc_address(desc), n_entries - 1);
 	heap->sections_run = desc;
 	heap->counters.overhead_pages += n_pages;
-	if (old && KPORT_CPUS > 1) {
+	if (old && HAS_READERS) {
 		old->next = heap->old_sections;
 		heap->old_sections = old;
 	} else if (old) {
