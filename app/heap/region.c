@@ -420,6 +420,7 @@ bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kheap_config *config,
                                  const struct kpage_chunk *chunk)
 {
+	static size_t n_made;
 	struct kheap *heap = (struct kheap *)base;
 
 	if (n_pages < (KHEAP_MIN_REGION >> PAGE_SHIFT) - 1)
@@ -428,8 +429,11 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	kport_lock_init(&heap->lock);
 	if (config)
 		heap->config = *config;
-	/* Mixed, so that nearby secrets give unrelated check words (the finalizer of MurmurHash3). */
-	heap->secret = heap->config.secret ^ base;
+	/*
+	 * Each heap has its own, lest headers of one that ended be taken for those of the next in the same memory; mixed, so that nearby
+	 * ones give unrelated check words (the finalizer of MurmurHash3).
+	 */
+	heap->secret = heap->config.secret ^ (base + __atomic_fetch_add(&n_made, 1, __ATOMIC_RELAXED));
 	heap->secret = (heap->secret ^ heap->secret >> 33) * 0xff51afd7ed558ccdu;
 	heap->secret ^= heap->secret >> 33;
 	heap->sections = heap->inline_sections;

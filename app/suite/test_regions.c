@@ -285,6 +285,32 @@ static void hundreds_of_regions(struct test *t)
 	test_note(t, "%zu objects of 500 bytes in %d regions of 16 KiB", n, MANY);
 }
 
+static void pointers_die_with_their_heap(struct test *t)
+{
+	struct kheap_config config = test_config(t);
+	void *arena = test_arena(t, 64 * PAGE), *old[16], *whole;
+	struct kheap *heap;
+
+	TRY(arena != NULL);
+	heap = kheap_create(arena, 64 * PAGE, &config);
+	CHECK(t, heap != NULL, "a heap of 64 pages was refused");
+	for (size_t i = 0; i < 16; i++)
+		old[i] = kheap_alloc(heap, 300, 0);
+	kheap_destroy(heap);
+	heap = test_heap_in(t, arena, 64 * PAGE, &config);
+	TRY(heap != NULL);
+	/* Over all of them, so that each lies inside a live object. */
+	whole = kheap_alloc(heap, 20000, 0);
+	CHECK(t, whole < old[1] && (uint8_t *)whole + 20000 > (uint8_t *)old[15], "the new object lies elsewhere");
+	for (size_t i = 1; i < 16; i++) {
+		kheap_free(heap, old[i]);
+		TRY(test_expect_error(t, KMALLOC_INTERIOR_POINTER, old[i]));
+	}
+	kheap_free(heap, whole);
+	TRY(test_expect_no_error(t));
+	TRY(test_sound(t, heap, "frees of what an earlier heap gave"));
+}
+
 /* The table from addresses to regions grows on the pages of the region for which it must grow, if no other has any. */
 static void section_table_moves_out(struct test *t)
 {
@@ -342,6 +368,7 @@ static const struct test_case cases[] = {
 	{ "a region that overlaps another is refused", overlaps_are_refused },
 	{ "a region is given back when it is empty, and not before", busy_regions_stay },
 	{ "hundreds of small regions are added, filled and taken back", hundreds_of_regions },
+	{ "an object of a heap that ended is none of the next one in its memory", pointers_die_with_their_heap },
 	{ "a region goes although the heap keeps its section table there", section_table_moves_out },
 	{ "a heap's limit holds for regions that are added", limit_holds_for_regions },
 };
