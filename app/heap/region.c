@@ -298,13 +298,18 @@ bool kheap_remove_region(struct kheap *heap, void *memory)
 		region = region_of(heap, address);
 
 	if (region && !region->is_first) {
+		address = page_address(region, 0);
 		cpu_reset(heap);
 		heap_drain(heap);
 		/* Nobody else is inside the heap, so nobody reads an old table. */
 		old_sections_free(heap);
-		if (region->n_busy)
+		/* A chunk of the source may have gone by itself when the last of what was cached went back. */
+		if (region_of(heap, address) != region) {
+			removed = true;
+		} else {
 			region_evict_table(heap, region);
-		removed = region_is_empty(heap, region) && region_detach(heap, region);
+			removed = region_is_empty(heap, region) && region_detach(heap, region);
+		}
 	}
 	heap_unlock(heap, state);
 	return removed;

@@ -500,6 +500,41 @@ static void chunks_above_the_limit_go_back(struct test *t)
 	TRY(test_end_heap(t, heap));
 }
 
+#define TAKEN_PAGES 300
+#define N_SMALL 16000
+
+/* A chunk in which nothing is live, but objects are cached: when these go back the heap gives the chunk back by itself. */
+static void chunk_with_cached_objects_is_taken_back(struct test *t)
+{
+	static uint8_t *small[N_SMALL];
+	struct kheap *heap;
+	uint8_t *chunk;
+	bool is_there;
+
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	chunk = kpages_alloc(heap, TAKEN_PAGES, PAGE, UINTPTR_MAX, 0);
+	CHECK(t, chunk != NULL && kheap_try_resize(heap, chunk, PAGE), "no chunk of %d pages", TAKEN_PAGES);
+	for (unsigned i = 0; i < N_SMALL; i++) {
+		small[i] = kheap_alloc(heap, 64, 0);
+		CHECK(t, small[i] != NULL, "64 bytes were refused");
+	}
+	/* Those in the chunk last, so that they are what is cached. */
+	for (unsigned turn = 0; turn < 2; turn++) {
+		for (unsigned i = 0; i < N_SMALL; i++) {
+			bool is_inside = small[i] >= chunk && small[i] < chunk + TAKEN_PAGES * PAGE;
+
+			if (is_inside == (turn == 1))
+				kheap_free(heap, small[i]);
+		}
+	}
+	kheap_free(heap, chunk);
+	is_there = kheap_owner(heap, chunk).kind != KHEAP_NOT_OURS;
+	CHECK(t, kheap_remove_region(heap, chunk) == is_there, "a chunk without live objects was not taken back");
+	CHECK(t, kheap_owner(heap, chunk).kind == KHEAP_NOT_OURS, "a chunk that was taken back is the heap's still");
+	TRY(test_sound(t, heap, "a chunk was taken back"));
+	TRY(end_heap(t, heap));
+}
+
 static const struct test_case cases[] = {
 	{ "work survives the source's refusal at each call, once", one_refusal_is_survived },
 	{ "work survives the source's refusal at each call and ever after", lasting_refusal_is_survived },
@@ -517,5 +552,6 @@ static const struct test_case cases[] = {
 	{ "on_low_memory is asked once, and what it frees is used", low_memory_is_asked },
 	{ "on_low_memory is asked for a cache, too", low_memory_is_asked_for_a_cache },
 	{ "a chunk above the limit that was asked for goes back, and the asking ends", chunks_above_the_limit_go_back },
+	{ "a chunk that goes when its cached objects go is taken back once", chunk_with_cached_objects_is_taken_back },
 };
 TEST_GROUP(growth, cases);
