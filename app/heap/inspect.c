@@ -117,7 +117,7 @@ static void find_run(const struct region *region, size_t page, struct found *fou
 	}
 	found_set(found, kind == PAGE_OVERHEAD ? KHEAP_OVERHEAD : KHEAP_PAGE_RUN, kind == PAGE_RUN,
 	          page_address(region, page), page_address(region, page + n_pages));
-	found->has_canary = HARDENED && !desc->is_bare;
+	found->has_canary = HARDENED && kind == PAGE_RUN && !desc->is_bare;
 }
 
 /* What holds this address of the region. A walk comes from the range before: what it meets in an area is the payload of a block. */
