@@ -204,7 +204,10 @@ static void processors_may_enter(struct test *t)
 		t->is_damaged = true;
 	CHECK(t, is_run, "the host could not run %u processors at once", n);
 	for (unsigned i = 0; i < n; i++)
-		CHECK(t, shop.workers[i].n_operations > shop.workers[0].n_operations / STARVED_SHARE,
+		/* A virtual machine's processors run when its host lets them. */
+		CHECK(t,
+		      shop.workers[i].n_operations >
+		              (host->is_virtual_machine ? 0 : shop.workers[0].n_operations / STARVED_SHARE),
 		      "processor %u did %u operations, while processor 0 did %u", i, shop.workers[i].n_operations,
 		      shop.workers[0].n_operations);
 	TRY(is_well(t, &shop));
