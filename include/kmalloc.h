@@ -130,7 +130,8 @@ void kheap_destroy(struct kheap *heap);
 /*
  * Give the heap more memory, at any address and of any size; the region is cut to whole pages, and a page at address 0 is
  * left out, because no object may be NULL. Regions may be adjacent. False when too little is left after that (two pages),
- * when it overlaps a region of this heap, or would pass the limit. O(pages)/64.
+ * when it overlaps a region of this heap, would pass the limit, or is one too many for the table of them and there are no pages for
+ * a larger one. O(pages)/64.
  */
 bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
 
