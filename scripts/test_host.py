@@ -80,7 +80,7 @@ def selftest_starved(context):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     for words, wanted in ((["selftest"], "lacked memory; this proves nothing"),
-                          (["selftest", "-group", "growth"], "None of 16 cases can run here.*no free range")):  # fmt: skip
+                          (["selftest", "-group", "growth"], "None of [0-9]+ cases can run here.*no free range")):  # fmt: skip
         text = run_command(program(context), *words, expect=WRONG, preexec_fn=starve)
         assert re.search(rf"^CANNOT RUN  selftest: .*{wanted}", text, re.MULTILINE), text
 

@@ -192,7 +192,7 @@ static bool play(struct frag *frag, void *arena, size_t arena_bytes, unsigned n_
 		                        .most = robson_most(ROBSON_PAGES, n_doublings) };
 	if (robson.ctx == NULL)
 		return false;
-	score->has_room = robson_run(&robson);
+	score->has_room = robson_settle(&robson) && robson_run(&robson);
 	score->used = robson.highest - robson.lowest;
 	robson_clear(&robson);
 	kheap_destroy(robson.ctx);

@@ -4,6 +4,8 @@
  */
 #include "robson.h"
 
+#define WARM_UP 256
+
 size_t robson_least(size_t max_live, unsigned n_doublings)
 {
 	return robson_most(max_live, n_doublings) - ((size_t)1 << n_doublings) + 1;
@@ -64,6 +66,17 @@ static void keep_only(struct robson *robson, uintptr_t offset, size_t step)
 		robson->live -= block.size;
 	}
 	robson->n_blocks = n_kept;
+}
+
+bool robson_settle(struct robson *robson)
+{
+	robson->n_blocks = robson->live = 0;
+	for (unsigned i = 0; i < WARM_UP; i++) {
+		if (!take(robson, 1))
+			return false;
+		robson_clear(robson);
+	}
+	return true;
 }
 
 bool robson_run(struct robson *robson)

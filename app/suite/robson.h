@@ -31,6 +31,9 @@ struct robson {
 	uintptr_t lowest, highest; /* of all places used, the last one excluded */
 };
 
+/* Before a run: what the allocator takes for itself when it is used much, it takes now, and not among the blocks. False: no room. */
+bool robson_settle(struct robson *robson);
+
 /* False: the allocator had no room. What is left live is in blocks. */
 bool robson_run(struct robson *robson);
 /* Free what is left. */

@@ -40,6 +40,7 @@ static bool adversary_meets(struct test *t, unsigned n_doublings)
 
 	if (heap == NULL)
 		return false;
+	REQUIRE(t, robson_settle(&robson), "an empty heap has no room for a page");
 	kheap_get_stats(heap, &before);
 	REQUIRE(t, robson_run(&robson), "%zu pages had no room for the adversary, which needs %zu", ARENA_PAGES, most);
 	used = robson.highest - robson.lowest;
