@@ -286,7 +286,7 @@ struct kheap_glance {
 };
 
 /* O(1), and takes no lock: where other CPUs are at work, the numbers may be of different moments. */
-struct kheap_glance kheap_glance(const struct kheap *heap);
+struct kheap_glance kheap_get_glance(const struct kheap *heap);
 
 enum kheap_kind {
 	KHEAP_NOT_OURS,    /* no region of this heap */

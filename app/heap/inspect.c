@@ -310,7 +310,7 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 	heap_unlock(heap, state);
 }
 
-struct kheap_glance kheap_glance(const struct kheap *heap)
+struct kheap_glance kheap_get_glance(const struct kheap *heap)
 {
 	const struct counters *counters = &heap->counters;
 

@@ -246,7 +246,7 @@ static bool stop_at_third(void *ctx, const struct kheap_range *range)
 /* The short ways to the free pages, which a host takes that gives them back, find what the whole walk found. */
 static void free_pages_agree(struct test *t, struct kheap *heap, const struct walked *whole)
 {
-	struct kheap_glance glance = kheap_glance(heap);
+	struct kheap_glance glance = kheap_get_glance(heap);
 	struct kheap_stats stats;
 	struct walked walked = { 0 };
 	unsigned n = 0;

@@ -90,7 +90,7 @@ static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms)
 	if (GET(purged) && since_ms >= REGRET_MS)
 		SET(n_regrets, GET(n_regrets) / 2);
 	preload_purge(heap);
-	n_free = kheap_glance(heap).free_page_bytes;
+	n_free = kheap_get_glance(heap).free_page_bytes;
 	/* In the hardened build whole chunks went, which do not count as free any more, but no single pages. */
 	SET(given_back, IS_HARDENED ? 0 : n_free);
 	SET(free_before, n_free);
@@ -119,7 +119,7 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 
 void preload_look(struct kheap *heap)
 {
-	struct kheap_glance glance = kheap_glance(heap);
+	struct kheap_glance glance = kheap_get_glance(heap);
 	uint64_t last = __atomic_load_n(&looked_at, __ATOMIC_RELAXED);
 
 	/* One thread alone looks. */
