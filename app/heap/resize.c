@@ -216,9 +216,10 @@ static __attribute__((noinline)) void *realloc_wish(struct kheap *heap, void *po
 	return pointer ? realloc_any(heap, pointer, wish) : wish_alloc(heap, wish);
 }
 
-static __attribute__((noinline)) void *realloc_natural(struct kheap *heap, void *object, size_t size)
+/* As kheap_alloc would lay it, or aligned to a granule. */
+static __attribute__((noinline)) void *realloc_slow(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
-	struct wish wish = { size, natural_alignment(size), true };
+	struct wish wish = { size, is_natural ? natural_alignment(size) : GRANULE, is_natural };
 
 	return realloc_wish(heap, object, &wish);
 }
@@ -226,16 +227,21 @@ static __attribute__((noinline)) void *realloc_natural(struct kheap *heap, void 
 /* ---- the quick ways ----------------------------------------------------------------------------------------------- */
 
 /* Does an object of this size, if it is a power of two, lie as kheap_alloc would lay it? Of very large ones too much is asked. */
-INLINE bool lies_naturally(uintptr_t address, size_t size)
+INLINE bool lies_right(uintptr_t address, size_t size, bool is_natural)
 {
-	return LIKELY(size & (size - 1)) || !(address & (size - 1));
+	return LIKELY(size & (size - 1)) || !is_natural || !(address & (size - 1));
+}
+
+INLINE void *alloc_like(struct kheap *heap, size_t size, bool is_natural)
+{
+	return is_natural ? kheap_alloc(heap, size, 0) : kheap_alloc_aligned(heap, size, GRANULE, 0);
 }
 
 /* A live object of a slab, or a block, to where it has room. */
 static __attribute__((noinline)) void *move_away(struct kheap *heap, void *object, size_t usable, size_t size,
-                                                 unsigned kind)
+                                                 unsigned kind, bool is_natural)
 {
-	void *moved = kheap_alloc(heap, size, 0);
+	void *moved = alloc_like(heap, size, is_natural);
 
 	if (LIKELY(moved != NULL)) {
 		heap_copy(moved, object, usable);
@@ -244,12 +250,12 @@ static __attribute__((noinline)) void *move_away(struct kheap *heap, void *objec
 	return moved;
 }
 
-static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, size_t size)
+static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, size_t size, bool is_natural)
 {
 	struct block *block = block_of_payload(address);
 	bool has_grown;
 
-	if (size > BLOCK_MAX_REQUEST || !lies_naturally(address, size))
+	if (size > BLOCK_MAX_REQUEST || !lies_right(address, size, is_natural))
 		return false;
 	kport_lock_state state = heap_lock(heap);
 
@@ -264,11 +270,11 @@ static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, siz
 
 /* A live block is too small. */
 static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *object, size_t usable, size_t size,
-                                                  unsigned kind)
+                                                  unsigned kind, bool is_natural)
 {
-	if (block_grow(heap, (uintptr_t)object, usable, size))
+	if (block_grow(heap, (uintptr_t)object, usable, size, is_natural))
 		return object;
-	return move_away(heap, object, usable, size, kind);
+	return move_away(heap, object, usable, size, kind, is_natural);
 }
 
 static bool run_try(struct kheap *heap, struct region *region, size_t page, size_t size)
@@ -286,17 +292,17 @@ static bool run_try(struct kheap *heap, struct region *region, size_t page, size
 
 /* A live run has too few pages or too many, or a power of two is not to lie here. */
 static __attribute__((noinline)) void *change_run(struct kheap *heap, void *object, size_t size, struct region *region,
-                                                  size_t page)
+                                                  size_t page, bool is_natural)
 {
 	size_t usable = region->descs[page].n_pages << PAGE_SHIFT;
-	bool stays = (uintptr_t)object % natural_alignment(size) == 0;
+	bool stays = !is_natural || (uintptr_t)object % natural_alignment(size) == 0;
 
 	if (size > PTRDIFF_MAX)
 		return NULL;
 	/* Of a small object a page would be too much. */
 	if (stays && size > PAGE_SIZE / 2 && run_try(heap, region, page, size))
 		return object;
-	void *moved = kheap_alloc(heap, size, 0);
+	void *moved = alloc_like(heap, size, is_natural);
 
 	if (moved) {
 		heap_copy(moved, object, min_size(size, usable));
@@ -308,7 +314,7 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, void *obje
 }
 
 /* The page of the object is known. */
-INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct page_place place)
+INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct page_place place, bool is_natural)
 {
 	uintptr_t address = (uintptr_t)object;
 	unsigned kind = place.kinds[place.page];
@@ -317,54 +323,62 @@ INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct pa
 	if (kind == PAGE_RUN) {
 		usable = place.region->descs[place.page].n_pages << PAGE_SHIFT;
 		if (UNLIKELY(address % PAGE_SIZE))
-			return realloc_natural(heap, object, size);
-		if (LIKELY(usable - size < PAGE_SIZE && lies_naturally(address, size)))
+			return realloc_slow(heap, object, size, is_natural);
+		if (LIKELY(usable - size < PAGE_SIZE && lies_right(address, size, is_natural)))
 			return object;
-		return change_run(heap, object, size, place.region, place.page);
+		return change_run(heap, object, size, place.region, place.page, is_natural);
 	}
 	if (is_of_blocks(kind)) {
 		usable = usable_of_block(heap, address, kind);
-		if (LIKELY(usable - size <= usable / RESIZE_SHARE && lies_naturally(address, size)))
+		if (LIKELY(usable - size <= usable / RESIZE_SHARE && lies_right(address, size, is_natural)))
 			return object;
 		if (size > usable && usable)
-			return grow_block(heap, object, usable, size, kind);
+			return grow_block(heap, object, usable, size, kind, is_natural);
 	} else {
 		usable = usable_of_slab(heap, address, kind);
 		if (UNLIKELY(!usable))
-			return realloc_natural(heap, object, size);
+			return realloc_slow(heap, object, size, is_natural);
 		if (size > usable)
-			return move_away(heap, object, usable, size, kind);
+			return move_away(heap, object, usable, size, kind, is_natural);
 		/* It cannot be cut: it moves when half of it is unused. */
-		if ((size > usable / 2 || usable <= 2 * GRANULE) && lies_naturally(address, size))
+		if ((size > usable / 2 || usable <= 2 * GRANULE) && lies_right(address, size, is_natural))
 			return object;
 	}
-	return realloc_natural(heap, object, size);
+	return realloc_slow(heap, object, size, is_natural);
 }
 
 /* The page has to be looked up, or there is none. */
-static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *object, size_t size)
+static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
 	struct page_place place = { .kinds = NULL };
 
 	if (!HARDENED && object)
 		place = place_of(heap, (uintptr_t)object);
-	return place.kinds ? realloc_at(heap, object, size, place) : realloc_natural(heap, object, size);
+	return place.kinds ? realloc_at(heap, object, size, place, is_natural)
+	                   : realloc_slow(heap, object, size, is_natural);
 }
 
 /* Most buffers that grow have the room already: that is told without the lock and without a call. */
-void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes)
+INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
 	size_t page = ((uintptr_t)object >> PAGE_SHIFT) - heap->window.first_page;
 
 	if (HARDENED || UNLIKELY(page >= heap->window.n_pages))
-		return realloc_far(heap, object, size_bytes);
-	return realloc_at(heap, object, size_bytes,
-	                  (struct page_place){ heap->window.kinds, page, heap->window.region });
+		return realloc_far(heap, object, size, is_natural);
+	return realloc_at(heap, object, size, (struct page_place){ heap->window.kinds, page, heap->window.region },
+	                  is_natural);
+}
+
+void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes)
+{
+	return realloc_near(heap, object, size_bytes, true);
 }
 
 void *kheap_realloc_aligned(struct kheap *heap, void *object, size_t size_bytes, size_t alignment)
 {
 	struct wish wish = { size_bytes, alignment, false };
 
+	if (LIKELY(alignment == GRANULE))
+		return realloc_near(heap, object, size_bytes, false);
 	return realloc_wish(heap, object, &wish);
 }

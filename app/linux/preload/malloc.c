@@ -18,6 +18,7 @@
 #define LARGE ((size_t)64 << 10)
 /* As the heap's fast path begins: one question less for small objects. */
 #define SMALL ((size_t)256)
+#define FREES_A_LOOK 16
 #define IDLE_MIN ((size_t)8 << 20)
 /* Objects from this size on are moved by the kernel, which splits its mappings: it has not many. */
 #define MOVED_BY_KERNEL ((size_t)4 << 20)
@@ -148,12 +149,20 @@ __attribute__((noinline)) static void free_rare(void *object)
 	preload_look(heap);
 }
 
+/* Objects of slabs begin with a page, too: where none was ever large, it is enough to look around now and then. */
+static inline bool is_rare(const void *object)
+{
+	static _Thread_local unsigned n_frees;
+
+	return !object || __atomic_load_n(&has_large, __ATOMIC_RELAXED) || ++n_frees % FREES_A_LOOK == 0;
+}
+
 inline void preload_free(void *object)
 {
 	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
 
 	/* Large objects are whole pages; NULL looks like one. */
-	if (UNLIKELY(!heap || (uintptr_t)object % KMALLOC_PAGE_SIZE == 0))
+	if (UNLIKELY(!heap || ((uintptr_t)object % KMALLOC_PAGE_SIZE == 0 && is_rare(object))))
 		free_rare(object);
 	else
 		kheap_free(heap, object);
