@@ -302,7 +302,7 @@ void probe_returns(void)
 	size_t before = resident_bytes(), most = 0;
 
 	for (int round = 0; round < 3; round++) {
-		size_t size = round == 0 ? 1500 : round == 1 ? 100 : 200000, n = round == 2 ? 500 : TRIM_OBJECTS;
+		size_t size = round == 0 ? 1500 : round == 1 ? 250 : 200000, n = round == 2 ? 500 : TRIM_OBJECTS;
 
 		for (size_t i = 0; i < n; i++)
 			memset(objects[i] = malloc(size), 1, size);
@@ -312,7 +312,7 @@ void probe_returns(void)
 			free(objects[i]);
 		/* The hardened build keeps some chunks of the largest round. */
 		most = is_hardened && most > full ? most : full;
-		CHECK(full - before > size * n && resident_bytes() - before < (most - before) / 2 + ((size_t)2 << 20));
+		CHECK(full - before > size * n && resident_bytes() - before < (most - before) / 2 + ((size_t)4 << 20));
 	}
 }
 

@@ -14,6 +14,10 @@
 #define CHUNK_MAX ((size_t)16 << 20) /* unless one object needs more, or this share of what is mapped is more: */
 #define CHUNK_SHARE 64               /* what grows or trims the heap looks at every chunk */
 
+/* Chunks of one unit that were put back and wait for the next get: a program whose heap oscillates would fault their pages in each time. */
+#define KEPT_CHUNKS 2
+
+static uintptr_t kept[KEPT_CHUNKS]; /* 0: none */
 static size_t mapped_bytes;
 
 size_t preload_mapped_bytes(void)
@@ -48,6 +52,46 @@ static void *map_aligned(size_t size_bytes)
 	return memory + excess;
 }
 
+static uintptr_t take_kept(void)
+{
+	for (unsigned i = 0; i < KEPT_CHUNKS; i++) {
+		uintptr_t base = __atomic_load_n(&kept[i], __ATOMIC_RELAXED);
+
+		if (base && __atomic_compare_exchange_n(&kept[i], &base, 0, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			return base;
+	}
+	return 0;
+}
+
+static bool keep(uintptr_t base)
+{
+	for (unsigned i = 0; i < KEPT_CHUNKS; i++) {
+		uintptr_t none = 0;
+
+		if (__atomic_compare_exchange_n(&kept[i], &none, base, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+			return true;
+	}
+	return false;
+}
+
+static void unmap(uintptr_t base, size_t size_bytes)
+{
+	/* It can fail when the process has as many mappings as it may: then the pages at least are given back. */
+	if (munmap((void *)base, size_bytes) != 0)
+		madvise((void *)base, size_bytes, MADV_DONTNEED);
+	__atomic_fetch_sub(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
+}
+
+void preload_unkeep(void)
+{
+	int saved = errno;
+	uintptr_t base;
+
+	while ((base = take_kept()) != 0)
+		unmap(base, CHUNK_UNIT);
+	errno = saved;
+}
+
 static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
 {
 	size_t min_bytes, max_bytes, size_bytes = request->want_pages * KMALLOC_PAGE_SIZE;
@@ -67,6 +111,10 @@ static bool get(void *ctx, const struct kpage_request *request, struct kpage_chu
 	if (size_bytes < min_bytes)
 		size_bytes = min_bytes;
 	size_bytes = (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
+	if (size_bytes == CHUNK_UNIT && (chunk->base = take_kept()) != 0) {
+		chunk->n_pages = CHUNK_UNIT / KMALLOC_PAGE_SIZE;
+		return true;
+	}
 	memory = map_aligned(size_bytes);
 	if (!memory) {
 		/* Near a limit (ulimit -v) every page counts. */
@@ -88,11 +136,9 @@ static void put(void *ctx, const struct kpage_chunk *chunk)
 	int saved = errno;
 
 	(void)ctx;
-	/* It can fail when the process has as many mappings as it may: then the pages at least are given back. */
-	if (munmap((void *)chunk->base, size_bytes) != 0)
-		madvise((void *)chunk->base, size_bytes, MADV_DONTNEED);
+	if (size_bytes != CHUNK_UNIT || chunk->base % CHUNK_UNIT || !keep(chunk->base))
+		unmap(chunk->base, size_bytes);
 	errno = saved;
-	__atomic_fetch_sub(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
 struct kpage_source preload_pages(void)

@@ -42,6 +42,8 @@ void preload_free_aligned_sized(void *object, size_t alignment, size_t size_byte
 struct kpage_source preload_pages(void);
 /* Bytes that are mapped now. */
 size_t preload_mapped_bytes(void);
+/* Give back to the system the chunks that were kept for the next get. */
+void preload_unkeep(void);
 /* Give the whole pages inside [start, start + size) back; they read as zero from now on. False: they could not be. */
 bool preload_discard(void *start, size_t size_bytes);
 /* Whole pages of the heap change places without being copied: what was at `to` is lost, `from` reads as zero. False: nothing changed. */

@@ -54,6 +54,7 @@ bool preload_purge(struct kheap *heap)
 {
 	bool any = kheap_trim(heap) > 0;
 
+	preload_unkeep();
 	/* In the hardened build they hold poison. */
 	if (!IS_HARDENED)
 		kheap_walk_free_pages(heap, discard_free_run, &any);
