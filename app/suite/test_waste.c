@@ -252,7 +252,7 @@ static void mixed_work_fits(struct test *t)
 
 static void small_work_fits(struct test *t)
 {
-	fit_is_bounded(t, 4, (size_t)1600 << 10, test_is_hardened() ? 1350 : 1175);
+	fit_is_bounded(t, 4, (size_t)1600 << 10, test_is_hardened() ? 1350 : 1170);
 }
 
 /* ------------------------------------------------------------------------------------------------------------
