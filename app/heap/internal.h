@@ -4,16 +4,16 @@
  *
  *   fast.h     CPU caches, the part that every call goes through: no lock, no loop, no call
  *   cpu.c      CPU caches, what happens when one is empty or full
- *   run_cache.c  the same for runs of a few pages
+ *   run_cache.c the same for runs of a few pages
  *   depot.c    behind them: clips, the depot that all CPUs share, and how all of it is given back (cpu.h: what the two share)
  *   heap.c     kheap_alloc: chooses a storey, counts, grows the heap, reports misuse
  *   free.c     from an address back to the object: kheap_free
  *   resize.c   sizes of objects, and changing them
  *   cache.c    kcache: slabs of one user-chosen size
  *   slab.c     equal small objects in a page, their state (a bitmap) in the page's descriptor
- *   block.c    sizes between: boundary tags, two-level bins (block.h: the header)
+ *   block.c    sizes between: boundary tags, bins by size (block.h: the header)
  *   area.c     the whole pages that blocks live in
- *   run.c      whole pages: two-level bins over the page descriptors
+ *   run.c      whole pages: bins by length over the page descriptors
  *   region.c   regions of the page source and their descriptors; growth; a heap's life
  *   section.c  the table from addresses to regions
  *
