@@ -47,11 +47,11 @@ static bool find_block(const struct kheap *heap, uintptr_t address, struct objec
 {
 	const struct block *block = block_of_payload(address);
 
-	/* In front of the first block of an area is something that was never a header. */
+	/* In front of the first block of an area is something that was never a header. What passes for one by chance is rarely of a possible size. */
 	if (object->kind == PAGE_BLOCK_HEAD && block < area_first(object->region, object->page))
 		return false;
 	if (address % GRANULE || !block_tag_holds(heap, block) || !(block->size_flags & BLOCK_USED) ||
-	    block_size(block) == 0)
+	    block_size(block) == 0 || block_size(block) > AREA_MAX_PAGES * PAGE_SIZE)
 		return false;
 	object->slot = block_size(block) - BLOCK_HEADER;
 	return true;
