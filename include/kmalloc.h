@@ -48,6 +48,7 @@ struct kheap;
 struct kpage_chunk {
 	uintptr_t base; /* multiple of KMALLOC_PAGE_SIZE */
 	size_t n_pages;
+	bool is_zero; /* the source knows that all bytes are zero; such pages are taken to cost nothing until they are used */
 };
 
 struct kpage_request {
@@ -173,6 +174,13 @@ void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags);
 
 /* The same, aligned to `alignment` (a power of two; anything else gives NULL). 2^63 is legal, and out of memory. */
 void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignment, unsigned flags);
+
+/*
+ * kheap_alloc and kheap_free as far as this CPU's cache does it alone, in some twenty instructions, without a lock: for a host that does
+ * something of its own when there is more to do. NULL, or false: nothing was done; call the others. Hardened builds have no caches.
+ */
+void *kheap_alloc_cached(struct kheap *heap, size_t size_bytes);
+bool kheap_free_cached(struct kheap *heap, void *object);
 
 /* n objects of size_bytes, zeroed, in one block. NULL when n * size_bytes overflows. */
 void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes);
@@ -329,7 +337,8 @@ enum kheap_fault_class {
 	KHEAP_FAULT_BLOCK_UNMERGED, /* two free blocks side by side */
 	KHEAP_FAULT_BLOCK_LIST,     /* a free block is not on the list of its size, or a link is broken */
 	KHEAP_FAULT_BLOCK_BITMAP,   /* the bitmap of block lists disagrees with the lists */
-	KHEAP_FAULT_SLAB_BITS,      /* a slab has bits set that stand for no object */
+	KHEAP_FAULT_STARTS,         /* what is known of where objects start disagrees with what is there */
+	KHEAP_FAULT_SLAB_COUNT,     /* a slab has another number of free objects than it says */
 	KHEAP_FAULT_SLAB_LIST,      /* a slab with free objects is not on its class's list, or a full one is */
 	KHEAP_FAULT_RUN_BOUNDS,     /* a page run's length runs past its region */
 	KHEAP_FAULT_RUN_TAIL,       /* the two ends of a free run disagree */

@@ -24,9 +24,7 @@ static __attribute__((noinline)) void seal(const struct kheap *heap, struct bloc
 
 static bool is_block_page(const struct region *region, size_t page)
 {
-	enum page_kind kind = page_kind_of(region, page);
-
-	return kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD;
+	return is_block_kind(page_kind_of(region, page));
 }
 
 static bool is_tail_area(const struct region *region, size_t head)
@@ -36,10 +34,9 @@ static bool is_tail_area(const struct region *region, size_t head)
 
 static void area_set_length(struct region *region, size_t head, size_t n_pages)
 {
-	region->kinds[head] = PAGE_BLOCK_HEAD;
-	region->descs[head].region = region;
-	region->descs[head].n_pages = n_pages;
-	region->descs[head + n_pages - 1].n_pages = n_pages;
+	page_kind_set(region, head, PAGE_BLOCK_HEAD);
+	region_desc(region, head)->n_pages = (uint32_t)n_pages;
+	region->descs[head + n_pages - 1].n_pages = (uint32_t)n_pages;
 }
 
 struct block *area_first(const struct region *region, size_t page)
@@ -158,13 +155,13 @@ struct block *area_create(struct kheap *heap, struct region *region, size_t page
 
 	guard_poison(page_address(region, page) + offset, (n_pages << PAGE_SHIFT) - offset);
 	for (size_t i = page; i < end; i++)
-		region->kinds[i] = PAGE_BLOCK;
+		page_kind_set(region, i, PAGE_BLOCK);
 	start = offset ? NULL : join_before(heap, region, page, n_pages, &head, &flags);
 	if (!start)
 		start = block_at(page_address(region, page) + offset + GRANULE - BLOCK_HEADER);
 	stop = join_after(heap, region, end, end - head, &more);
 	if (stop) {
-		region->kinds[end] = PAGE_BLOCK;
+		page_kind_set(region, end, PAGE_BLOCK);
 		end += more;
 	} else {
 		stop = area_sentinel(region, end);
@@ -188,7 +185,7 @@ struct block *area_grow(struct kheap *heap, size_t need, size_t alignment)
 		n_pages = max_size(n_pages / 2, least);
 		desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_BLOCK_HEAD);
 	}
-	return desc ? area_create(heap, desc->region, desc_page(desc), n_pages, 0) : NULL;
+	return desc ? area_create(heap, desc_region(desc), desc_page(desc), n_pages, 0) : NULL;
 }
 
 /* ---- giving pages back ---------------------------------------------------------------------------------------- */
@@ -260,7 +257,7 @@ static void area_cut(struct kheap *heap, struct region *region, struct block *bl
 		area_set_length(region, span->to, span->end - span->to);
 	}
 	for (size_t i = span->from; i < span->to; i++)
-		region->kinds[i] = PAGE_BODY;
+		page_kind_set(region, i, PAGE_BODY);
 	heap->counters.block_pages -= span->to - span->from;
 	run_free(heap, region, span->from, span->to - span->from);
 }

@@ -24,7 +24,7 @@ bool block_is_free(const struct kheap *heap, const struct block *block)
 		return false;
 	enum page_kind kind = page_kind_of(region, (address >> PAGE_SHIFT) - region->first_page);
 
-	if (kind != PAGE_BLOCK && kind != PAGE_BLOCK_HEAD)
+	if (!is_block_kind(kind))
 		return false;
 	return block_tag_holds(heap, block) && !(block->size_flags & BLOCK_USED);
 }
@@ -41,7 +41,7 @@ INLINE bool is_readable(const struct kheap *heap, const struct block *block)
 	uintptr_t address = (uintptr_t)block;
 
 	return address % GRANULE == GRANULE - BLOCK_HEADER &&
-	       (LIKELY((address >> PAGE_SHIFT) - heap->window.first_page < heap->window.n_pages) ||
+	       (LIKELY((address >> GRANULE_SHIFT) - heap->window.first_granule < heap->window.n_granules) ||
 	        is_ours(heap, address));
 }
 
@@ -84,7 +84,7 @@ INLINE unsigned bin_next(const struct block_bins *bins, unsigned bin)
 	uint64_t bits = bin < BLOCK_BINS ? bins->bits[word] & UINT64_MAX << bin % 64 : 0;
 
 	while (!bits) {
-		if (++word >= BLOCK_BINS / 64)
+		if (++word >= (BLOCK_BINS + 63) / 64)
 			return BLOCK_BINS;
 		bits = bins->bits[word];
 	}
@@ -153,6 +153,36 @@ static void victim_retire(struct kheap *heap)
 	if (heap->victim)
 		list_insert(heap, heap->victim);
 	heap->victim = NULL;
+}
+
+/* ---- starts --------------------------------------------------------------------------------------------------- */
+
+/* The magazine that takes a block with this label without a look at it, or 0. */
+INLINE unsigned magazine_of_label(const struct kheap *heap, unsigned label)
+{
+	if (LIKELY(label - LABEL_SIZED < BLOCK_CLASSES))
+		return MAGAZINE_BLOCK + label - LABEL_SIZED;
+	/* What stands in goes, once there are slabs; what stands in for want of pages is as good as an object of them. */
+	if (label >= LABEL_SLAB_SIZED && heap->slabs[label - LABEL_SLAB_SIZED].n_slabs && heap->config.source.get)
+		return MAGAZINE_SLAB + label - LABEL_SLAB_SIZED;
+	return 0;
+}
+
+/* A block is handed out. All that start in its cell share a magazine, or have none. */
+INLINE void block_starts(struct kheap *heap, uintptr_t payload, unsigned label)
+{
+	const struct region *region = region_of(heap, payload);
+	unsigned magazine = magazine_of_label(heap, label);
+	uint8_t *byte = magazine_byte(region, payload);
+
+	*byte = (uint8_t)(cell_starts(region, payload) && *byte != magazine ? 0 : magazine);
+	start_set(region, payload);
+}
+
+/* It changes its size, so it is of no class any more. */
+INLINE void block_loses_class(const struct kheap *heap, uintptr_t payload)
+{
+	*magazine_byte(region_of(heap, payload), payload) = 0;
 }
 
 /* ---- allocation ---------------------------------------------------------------------------------------------- */
@@ -333,6 +363,7 @@ INLINE uintptr_t victim_cut(struct kheap *heap, size_t need, unsigned label)
 	heap->victim = rest;
 	*(uint64_t *)((uintptr_t)rest + size - need - BLOCK_FOOTER) = size - need;
 	heap->counters.free_block_bytes -= need;
+	block_starts(heap, block_payload(block), label);
 	*key_word(block_payload(block)) = 0;
 	return block_payload(block);
 }
@@ -359,6 +390,7 @@ static __attribute__((noinline)) uintptr_t block_alloc_any(struct kheap *heap, s
 		flags = BLOCK_PREV_FREE;
 	}
 	block_split(heap, block, total, need, flags, label);
+	block_starts(heap, payload, label);
 	*key_word(payload) = 0;
 	return payload;
 }
@@ -418,6 +450,9 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 		if (!before)
 			return false;
 	}
+	start_clear(region, block_payload(block));
+	if (!cell_starts(region, block_payload(block)))
+		*magazine_byte(region, block_payload(block)) = 0;
 	guard_poison(block_payload(block), total - BLOCK_HEADER);
 	bool was_victim = heap->victim && ((next_is_free && next == heap->victim) || before == heap->victim);
 
@@ -494,6 +529,7 @@ static bool block_shrink(struct kheap *heap, struct region *region, struct block
 		return false;
 	}
 	block_seal(heap, block, (uint32_t)need | (block->size_flags & BLOCK_FLAGS), label_resized(block));
+	block_loses_class(heap, block_payload(block));
 	struct block *rest = block_next(block);
 
 	block_seal(heap, rest, (uint32_t)(total - need) | BLOCK_USED, 0);
@@ -512,6 +548,7 @@ static bool victim_yield(struct kheap *heap, struct block *block, struct block *
 	block_wake(heap, victim, block_payload(victim), need - total);
 	block_set_header(victim, 0);
 	block_seal(heap, block, (uint32_t)need | (block->size_flags & BLOCK_FLAGS), label_resized(block));
+	block_loses_class(heap, block_payload(block));
 	block_seal(heap, rest, (uint32_t)left, LABEL_PLAIN);
 	*block_footer(rest) = left;
 	heap->victim = rest;
@@ -546,5 +583,6 @@ bool block_resize(struct kheap *heap, struct region *region, struct block *block
 	next->tag = 0;
 	block_split(heap, block, total, need, block->size_flags & (BLOCK_FIRST | BLOCK_PREV_FREE),
 	            label_resized(block));
+	block_loses_class(heap, block_payload(block));
 	return true;
 }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Object caches: slabs of one size that the user chose, in as many pages as waste at most an eighth. The bitmap of free objects stands in the
- * first page's descriptor, with the cache it belongs to.
+ * Object caches: slabs of one size that the user chose, in as many pages as waste at most an eighth. Which objects are free is told by
+ * the region's starts.
  */
 #include "small.h"
 #include "internal.h"
 
 #define CACHE_MAX_SIZE ((size_t)32768)
-#define CACHE_MAX_OBJECTS (64 * (SLAB_WORDS - 1))
+#define CACHE_MAX_OBJECTS 256 /* so many may be looked at for a free one */
 #define CACHE_MAX_PAGES 16
 
 /* ---- slabs of a cache ---------------------------------------------------------------------------------------------- */
@@ -31,20 +31,6 @@ static void list_remove(struct kcache *cache, struct page_desc *desc)
 		cache->partial = desc->next;
 }
 
-static bool has_free(const struct page_desc *desc)
-{
-	return (desc->cache_bits[0] | desc->cache_bits[1] | desc->cache_bits[2]) != 0;
-}
-
-static bool is_unused(const struct kcache *cache, const struct page_desc *desc)
-{
-	for (unsigned i = 0; i < SLAB_WORDS - 1; i++) {
-		if (desc->cache_bits[i] != slab_full_word(cache->objects_per_slab, i))
-			return false;
-	}
-	return true;
-}
-
 static bool slab_add(struct kcache *cache)
 {
 	struct kheap *heap = cache->heap;
@@ -53,12 +39,12 @@ static bool slab_add(struct kcache *cache)
 	if (!desc)
 		return false;
 	for (size_t i = 1; i < cache->pages_per_slab; i++) {
-		desc->region->kinds[desc_page(desc) + i] = PAGE_CACHE_BODY;
+		page_kind_set(desc_region(desc), desc_page(desc) + i, PAGE_CACHE_BODY);
 		desc[i].n_back = i;
 	}
 	guard_poison(desc_address(desc), (size_t)cache->pages_per_slab << PAGE_SHIFT);
-	for (unsigned i = 0; i < SLAB_WORDS - 1; i++)
-		desc->cache_bits[i] = slab_full_word(cache->objects_per_slab, i);
+	desc->n_free = cache->objects_per_slab;
+	desc->hint = 0;
 	desc->cache = cache;
 	list_push(cache, desc);
 	cache->n_free += cache->objects_per_slab;
@@ -70,7 +56,7 @@ static bool slab_add(struct kcache *cache)
 static void slab_give_back(struct kcache *cache, struct page_desc *desc)
 {
 	struct kheap *heap = cache->heap;
-	struct region *region = desc->region;
+	struct region *region = desc_region(desc);
 	size_t page = desc_page(desc);
 
 	list_remove(cache, desc);
@@ -81,7 +67,7 @@ static void slab_give_back(struct kcache *cache, struct page_desc *desc)
 	cache->n_free -= cache->objects_per_slab;
 	heap->counters.free_slab_bytes -= cache->objects_per_slab * cache->object_size;
 	for (size_t i = 0; i < cache->pages_per_slab; i++)
-		region->kinds[page + i] = PAGE_BODY;
+		page_kind_set(region, page + i, PAGE_BODY);
 	run_free(heap, region, page, cache->pages_per_slab);
 }
 
@@ -103,42 +89,45 @@ bool cache_drain(struct kheap *heap)
 	return freed;
 }
 
-bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *index,
-                  size_t *head)
+bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *head)
 {
 	*head = page;
 	if (page_kind_of(region, page) == PAGE_CACHE_BODY)
 		*head -= region->descs[page].n_back;
 	const struct kcache *cache = region->descs[*head].cache;
 	uintptr_t start = page_address(region, *head);
+	size_t index = (address - start) / cache->object_size;
 
-	*index = (address - start) / cache->object_size;
-	*base = start + *index * cache->object_size;
-	return *index < cache->objects_per_slab;
+	*base = start + index * cache->object_size;
+	return index < cache->objects_per_slab;
 }
 
-void cache_free_object(struct kheap *heap, struct page_desc *desc, size_t index)
+void cache_free_object(struct kheap *heap, struct page_desc *desc, uintptr_t object)
 {
 	struct kcache *cache = desc->cache;
+	struct region *region = desc_region(desc);
+	size_t index = (object - desc_address(desc)) / cache->object_size;
 
 	/* A struct kcache that was freed still tells whose it was, for those who use it after that. */
 	if (!cache->is_internal)
-		guard_poison(desc_address(desc) + index * cache->object_size, cache->object_size);
-	if (!has_free(desc))
+		guard_poison(object, cache->object_size);
+	start_clear(region, object);
+	if (index < desc->hint)
+		desc->hint = (uint16_t)index;
+	if (!desc->n_free++)
 		list_push(cache, desc);
-	desc->cache_bits[index / 64] |= (uint64_t)1 << (index % 64);
 	cache->n_live--;
 	cache->n_free++;
 	heap->counters.free_slab_bytes += cache->object_size;
-	if (!is_unused(cache, desc) || is_needed(cache))
+	if (desc->n_free != cache->objects_per_slab || is_needed(cache))
 		return;
 	if (cache->spare) {
 		slab_give_back(cache, desc);
 		return;
 	}
 	cache->spare = desc;
-	desc->region->n_cached += cache->pages_per_slab;
-	region_settle(heap, desc->region);
+	region->n_cached += cache->pages_per_slab;
+	region_settle(heap, region);
 }
 
 /* An object of the slabs, marked as live. */
@@ -146,23 +135,22 @@ static uintptr_t take_any(struct kcache *cache)
 {
 	struct kheap *heap = cache->heap;
 	struct page_desc *desc = cache->partial;
-	unsigned word = 0;
 
 	if (!desc)
 		return 0;
+	struct region *region = desc_region(desc);
+	uintptr_t object = desc_address(desc) + desc->hint * cache->object_size;
+
 	if (desc == cache->spare) {
 		cache->spare = NULL;
-		desc->region->n_cached -= cache->pages_per_slab;
+		region->n_cached -= cache->pages_per_slab;
 	}
-	while (!desc->cache_bits[word])
-		word++;
-	unsigned bit = lowest_bit(desc->cache_bits[word]);
-
-	desc->cache_bits[word] &= desc->cache_bits[word] - 1;
-	if (!has_free(desc))
+	for (; is_start(region, object); object += cache->object_size)
+		desc->hint++;
+	start_set(region, object);
+	desc->hint++;
+	if (!--desc->n_free)
 		list_remove(cache, desc);
-	uintptr_t object = desc_address(desc) + (64 * word + bit) * cache->object_size;
-
 	if (!cache->is_internal)
 		guard_verify(heap, object, cache->object_size);
 	cache->n_live++;
@@ -193,13 +181,12 @@ void *cache_take_internal(struct kcache *cache)
 
 void cache_free_internal(struct kcache *cache, void *object)
 {
-	struct region *region = region_of(cache->heap, (uintptr_t)object);
-	size_t index, head;
-	uintptr_t base;
+	uintptr_t address = (uintptr_t)object, base;
+	struct region *region = region_of(cache->heap, address);
+	size_t head;
 
-	cache_locate(region, ((uintptr_t)object >> PAGE_SHIFT) - region->first_page, (uintptr_t)object, &base, &index,
-	             &head);
-	cache_free_object(cache->heap, &region->descs[head], index);
+	cache_locate(region, region_page(region, address), address, &base, &head);
+	cache_free_object(cache->heap, &region->descs[head], address);
 }
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
@@ -382,7 +369,7 @@ size_t kcache_prefill(struct kcache *cache, size_t n)
 	cache->heap->is_draining = true;
 	for (struct page_desc *desc = cache->partial; desc && !is_needed(cache); desc = next) {
 		next = desc->next;
-		if (is_unused(cache, desc))
+		if (desc->n_free == cache->objects_per_slab)
 			slab_give_back(cache, desc);
 	}
 	cache->heap->is_draining = false;

@@ -58,20 +58,42 @@ static void check_poison(struct check *check, uintptr_t start, size_t n_bytes)
 #endif
 }
 
+/* ---- starts ----------------------------------------------------------------------------------------------------------- */
+
+/* Objects start in these pages in so many places; where, whoever asks has looked at. */
+static void check_starts(struct check *check, const struct region *region, size_t page, size_t n_pages, size_t expected)
+{
+	const uint32_t *words = page_starts(region, page);
+	size_t n = 0;
+
+	for (size_t i = 0; i < n_pages * PAGE_WORDS; i++)
+		for (uint32_t bits = words[i]; bits; bits &= bits - 1)
+			n++;
+	if (n != expected)
+		fault(check, KHEAP_FAULT_STARTS, page_address(region, page));
+}
+
+/* What starts in these pages is for no magazine. */
+static void check_no_magazines(struct check *check, const struct region *region, size_t page, size_t n_pages)
+{
+	for (size_t i = page * PAGE_CELLS; i < (page + n_pages) * PAGE_CELLS; i++) {
+		if (region->magazines[i])
+			fault(check, KHEAP_FAULT_STARTS, page_address(region, 0) + i * CELL_BYTES);
+	}
+}
+
 /* ---- slabs ------------------------------------------------------------------------------------------------------------ */
 
 static void check_slab_list(struct check *check, const struct region *region, size_t page, unsigned class_index)
 {
 	const struct slab_class *class = &check->heap->slabs[class_index];
 	const struct page_desc *desc = &region->descs[page];
-	uint64_t free_bits = desc->free_bits[0] | desc->free_bits[1] | desc->free_bits[2] | desc->free_bits[3];
-
 	check->n_slabs[class_index]++;
 	if (class->empty == desc) {
 		check->cached_pages++;
 		return;
 	}
-	if (!free_bits) {
+	if (!desc->n_free) {
 		if (class->partial == desc)
 			fault(check, KHEAP_FAULT_SLAB_LIST, page_address(region, page));
 		return;
@@ -92,19 +114,29 @@ static void check_slab(struct check *check, const struct region *region, size_t 
 		return;
 	}
 	size_t size = slab_object_size(class_index);
+	size_t n_free = 0;
 
-	for (unsigned i = 0; i < SLAB_WORDS; i++) {
-		if (desc->free_bits[i] & ~slab_full_word(slab_objects(class_index), i))
-			fault(check, KHEAP_FAULT_SLAB_BITS, base);
+	for (size_t i = 0; i < PAGE_WORDS; i++) {
+		if (page_starts(region, page)[i] & ~slab_starts(class_index, i))
+			fault(check, KHEAP_FAULT_STARTS, base);
 	}
-	for (size_t i = 0; i < slab_objects(class_index); i++) {
-		if (!(desc->free_bits[i / 64] >> (i % 64) & 1)) {
-			tally_live(check, base + i * size, size, true);
-		} else {
-			check->free_slab_bytes += size;
-			check_poison(check, base + i * size, size);
+	for (uintptr_t cell = base; cell < base + PAGE_SIZE; cell += CELL_BYTES) {
+		if (*magazine_byte(region, cell) != MAGAZINE_SLAB + class_index)
+			fault(check, KHEAP_FAULT_STARTS, cell);
+	}
+	for (uintptr_t object = base; object + size <= base + PAGE_SIZE; object += size) {
+		if (is_start(region, object)) {
+			tally_live(check, object, size, true);
+			continue;
 		}
+		n_free++;
+		check_poison(check, object, size);
+		if (object % PAGE_SIZE / (WORD_GRANULES * GRANULE) < desc->hint)
+			fault(check, KHEAP_FAULT_SLAB_COUNT, base);
 	}
+	check->free_slab_bytes += n_free * size;
+	if (n_free != desc->n_free)
+		fault(check, KHEAP_FAULT_SLAB_COUNT, base);
 	check_slab_list(check, region, page, class_index);
 }
 
@@ -121,23 +153,28 @@ static size_t check_cache(struct check *check, const struct region *region, size
 		fault(check, KHEAP_FAULT_PAGE_KIND, base);
 		return 1;
 	}
-	for (unsigned i = 0; i < SLAB_WORDS - 1; i++) {
-		if (desc->cache_bits[i] & ~slab_full_word(cache->objects_per_slab, i))
-			fault(check, KHEAP_FAULT_SLAB_BITS, base);
-	}
+	size_t n_free = 0;
+
 	for (size_t i = 0; i < cache->objects_per_slab; i++) {
 		uintptr_t object = base + i * cache->object_size;
 
-		if (!cache_object_is_free(desc, i)) {
+		if (is_start(region, object)) {
 			/* The heap's own clips are not counted; a struct kcache is its user's. */
 			if (cache != &check->heap->cache_of_clips)
 				tally_live(check, object, cache->object_size, true);
 		} else {
 			check->free_slab_bytes += cache->object_size;
+			n_free++;
+			if (i < desc->hint)
+				fault(check, KHEAP_FAULT_SLAB_COUNT, base);
 			if (!cache->is_internal)
 				check_poison(check, object, cache->object_size);
 		}
 	}
+	if (n_free != desc->n_free)
+		fault(check, KHEAP_FAULT_SLAB_COUNT, base);
+	check_starts(check, region, page, cache->pages_per_slab, cache->objects_per_slab - n_free);
+	check_no_magazines(check, region, page, cache->pages_per_slab);
 	if (cache->spare == desc)
 		check->cached_pages += cache->pages_per_slab;
 	for (size_t i = 1; i < cache->pages_per_slab; i++) {
@@ -169,13 +206,18 @@ static void check_free_block(struct check *check, struct block *block)
 		fault(check, KHEAP_FAULT_BLOCK_LIST, (uintptr_t)block);
 }
 
-static void check_used_block(struct check *check, struct block *block)
+static void check_used_block(struct check *check, const struct region *region, struct block *block)
 {
+	unsigned magazine = *magazine_byte(region, block_payload(block));
 	unsigned class_index = label_slab_class(block_label(block));
 
 	tally_live(check, block_payload(block), block_size(block) - BLOCK_HEADER, true);
 	if (class_index != SLAB_NO_CLASS)
 		check->n_in_blocks[class_index]++;
+	if (!is_start(region, block_payload(block)) ||
+	    (magazine && magazine - MAGAZINE_BLOCK != block_label(block) - LABEL_SIZED &&
+	     magazine - MAGAZINE_SLAB != block_label(block) - LABEL_SLAB_SIZED))
+		fault(check, KHEAP_FAULT_STARTS, block_payload(block));
 }
 
 /* From header to header; the first that fails ends it, because nothing behind it can be found. */
@@ -192,6 +234,7 @@ static size_t check_area(struct check *check, const struct region *region, size_
 	struct block *end = block_at(page_address(region, page + n_pages) - BLOCK_HEADER);
 	struct block *block = area_first(region, page);
 	uint32_t expected = BLOCK_FIRST;
+	size_t n_used = 0;
 
 	check->block_pages += n_pages;
 	for (size_t i = 1; i < n_pages; i++) {
@@ -201,7 +244,7 @@ static size_t check_area(struct check *check, const struct region *region, size_
 	for (;; block = block_next(block)) {
 		if (!block_tag_holds(heap, block)) {
 			fault(check, KHEAP_FAULT_BLOCK_TAG, (uintptr_t)block);
-			break;
+			return n_pages;
 		}
 		if ((block->size_flags & BLOCK_PREV_FREE) != (expected & BLOCK_PREV_FREE))
 			fault(check, KHEAP_FAULT_BLOCK_PREVIOUS, (uintptr_t)block);
@@ -210,10 +253,11 @@ static size_t check_area(struct check *check, const struct region *region, size_
 		if (block_size(block) < BLOCK_MIN || block_size(block) > (uintptr_t)end - (uintptr_t)block ||
 		    (block->size_flags & BLOCK_FIRST) != (expected & BLOCK_FIRST)) {
 			fault(check, KHEAP_FAULT_BLOCK_SIZE, (uintptr_t)block);
-			break;
+			return n_pages;
 		}
 		if (block->size_flags & BLOCK_USED) {
-			check_used_block(check, block);
+			check_used_block(check, region, block);
+			n_used++;
 			expected = 0;
 			continue;
 		}
@@ -224,6 +268,7 @@ static size_t check_area(struct check *check, const struct region *region, size_
 			check->cached_pages += n_pages;
 		expected = BLOCK_PREV_FREE;
 	}
+	check_starts(check, region, page, n_pages, n_used);
 	return n_pages;
 }
 
@@ -287,6 +332,8 @@ static size_t check_run(struct check *check, const struct region *region, size_t
 		if (page_kind_of(region, page + i) != PAGE_BODY)
 			fault(check, KHEAP_FAULT_PAGE_KIND, page_address(region, page + i));
 	}
+	check_starts(check, region, page, check->is_step ? 1 : n_pages, kind == PAGE_RUN);
+	check_no_magazines(check, region, page, check->is_step ? 1 : n_pages);
 	if (kind == PAGE_FREE)
 		check_free_run(check, region, page, n_pages);
 	if (kind == PAGE_RUN || kind == PAGE_RUN_CACHED)
@@ -320,7 +367,7 @@ static void check_run_bins(struct check *check)
 
 static void check_free_page(struct check *check, const struct region *region, size_t page)
 {
-	if (region->kinds[page] & PAGE_POISONED)
+	if (page_kind_byte(region, page) & PAGE_POISONED)
 		check_poison(check, page_address(region, page), PAGE_SIZE);
 }
 
@@ -512,7 +559,8 @@ static const char *const fault_names[KHEAP_N_FAULT_CLASSES] = {
 	[KHEAP_FAULT_BLOCK_UNMERGED] = "free blocks not merged",
 	[KHEAP_FAULT_BLOCK_LIST] = "block list",
 	[KHEAP_FAULT_BLOCK_BITMAP] = "block bitmap",
-	[KHEAP_FAULT_SLAB_BITS] = "slab bits",
+	[KHEAP_FAULT_STARTS] = "starts of objects",
+	[KHEAP_FAULT_SLAB_COUNT] = "free objects of a slab",
 	[KHEAP_FAULT_SLAB_LIST] = "slab list",
 	[KHEAP_FAULT_RUN_BOUNDS] = "run bounds",
 	[KHEAP_FAULT_RUN_TAIL] = "run tail",

@@ -15,28 +15,41 @@
 #define BUSY_STAND_INS 200    /* so often a class's blocks are freed until it gets a slab all the same, */
 #define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare */
 
-#define TWICE(n) n, n
-#define FOUR(n) TWICE(n), TWICE(n)
-#define EIGHT(n) FOUR(n), FOUR(n)
-#define SIXTEEN(each, n)                                                                                     \
-	each((n)), each((n) + 1), each((n) + 2), each((n) + 3), each((n) + 4), each((n) + 5), each((n) + 6), \
-		each((n) + 7), each((n) + 8), each((n) + 9), each((n) + 10), each((n) + 11), each((n) + 12), \
-		each((n) + 13), each((n) + 14), each((n) + 15)
-#define ONCE(n) n
-/* Rounded up, because it is asked for the block that is needed. The first 17 are not used. */
-const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1] = { SIXTEEN(ONCE, 0),  0,
-	                                                             SIXTEEN(ONCE, 0),  SIXTEEN(TWICE, 16),
-	                                                             SIXTEEN(FOUR, 32), SIXTEEN(EIGHT, 48) };
+/*
+ * Sizes up to 256 bytes have the slab class of their granules, and so do powers of two above; the others that of the smallest block class
+ * with room for them and a header. The first size of an octave is a power of two.
+ */
+#define SLAB_SIZES(class) [2 * (class)-1 ... 2 * (class)] = MAGAZINE_SLAB - 1 + (class)
+#define BLOCK_SIZES(octave, n)                                                              \
+	[((2 << (octave)) * (16 + (n))) + ((n) == 0)... (2 << (octave)) * (17 + (n)) - 1] = \
+		MAGAZINE_BLOCK + 16 * (octave) + (n)
+#define SIXTEEN(each)                                                                                                   \
+	each(0), each(1), each(2), each(3), each(4), each(5), each(6), each(7), each(8), each(9), each(10), each(11), \
+		each(12), each(13), each(14), each(15)
+#define SLAB_NTH(n) SLAB_SIZES((n) + 1)
+#define OCTAVE_0(n) BLOCK_SIZES(0, n)
+#define OCTAVE_1(n) BLOCK_SIZES(1, n)
+#define OCTAVE_2(n) BLOCK_SIZES(2, n)
+#define OCTAVE_3(n) BLOCK_SIZES(3, n)
+const uint8_t kheap_size_magazines[FAST_MAX / 8 + 1] = {
+	[0] = MAGAZINE_SLAB,
+	SIXTEEN(SLAB_NTH),
+	SIXTEEN(OCTAVE_0),
+	[512 / 8] = MAGAZINE_SLAB + 16,
+	SIXTEEN(OCTAVE_1),
+	[1024 / 8] = MAGAZINE_SLAB + 17,
+	SIXTEEN(OCTAVE_2),
+	[2048 / 8] = MAGAZINE_SLAB + 18,
+	SIXTEEN(OCTAVE_3),
+};
 
 /* A magazine that is always empty and always full. */
 static void *const no_object;
 #define NO_SLOT ((void **)(uintptr_t)&no_object)
-#define NONE NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT
-_Static_assert(PAGE_SLAB + SLAB_CLASSES == 20, "twice NONE");
 #if KPORT_CPUS > 1
 const struct cpu_cache kheap_no_cache = {
-	.tops = { NONE, NONE },
-	.limits = { NONE, NONE },
+	.tops = { [0 ... MAGAZINES - 1] = NO_SLOT },
+	.limits = { [0 ... MAGAZINES - 1] = NO_SLOT },
 	.runs = { .tops = { NO_SLOT, NO_SLOT, NO_SLOT }, .limits = { NO_SLOT, NO_SLOT, NO_SLOT } },
 	.inside = 1,
 };
@@ -68,14 +81,11 @@ unsigned kport_thread_begin(void)
 static void cache_init_small(struct cpu_cache *cache)
 {
 	fill_words(cache, 0, sizeof(*cache));
-	cache->tops[0] = cache->limits[0] = NO_SLOT;
+	for (unsigned i = 0; i < MAGAZINES; i++)
+		cache->tops[i] = cache->limits[i] = NO_SLOT;
 	runs_init(cache);
-	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
-		uint64_t size = slab_object_size(i);
-
-		cache->reciprocals[PAGE_SLAB + i] = (uint32_t)((((uint64_t)1 << 32) + size - 1) / size);
+	for (unsigned i = 0; i < SLAB_CLASSES; i++)
 		magazine_use(cache, i, cache->small[i], SMALL_WORDS - 1);
-	}
 }
 
 void cpu_init(struct kheap *heap)
@@ -115,7 +125,7 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
+	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
 
 	if (LIKELY(state->has_clip) || ++state->n_misses < MISSES_FOR_CLIP)
 		return;
@@ -135,7 +145,7 @@ static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 static void refill(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
+	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
 
 	unsigned n = 0;
 	struct clip *clip = state->has_clip ? depot_pop(heap, class_index, &n) : NULL;
@@ -148,7 +158,7 @@ static void refill(struct kheap *heap, struct cpu_cache *cache, unsigned class_i
 		clip_load(heap, cache, class_index, clip, n);
 		return;
 	}
-	if (!slab_is_earned(heap, class_index))
+	if (!heap->slabs[class_index].partial && !slab_is_earned(heap, class_index))
 		return;
 	n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(*magazine.limit - *magazine.top));
 	n = slab_take(heap, class_index, n, *magazine.top + 1);
@@ -168,49 +178,11 @@ INLINE bool swap_spare(struct kheap *heap, struct cpu_cache *cache, unsigned cla
 	return true;
 }
 
-void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size_t alignment)
-{
-	struct cpu_cache *own = cpu_of(heap);
-
-	if (cpu_enter(own)) {
-		void *object = NULL;
-
-		/* Interrupted since the miss, the magazine may have objects again. */
-		if (*own->tops[PAGE_SLAB + class_index] || swap_spare(heap, own, class_index, true))
-			object = magazine_pop(slab_magazine(own, PAGE_SLAB + class_index));
-		cpu_leave(own);
-		if (object)
-			return object;
-	}
-	cpu_begin();
-	kport_lock_state state = heap_lock_inline(heap);
-	struct cpu_cache *cache = own_cache(heap);
-	void *object = NULL;
-
-	if (cache) {
-		struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
-
-		cache->states[class_index].was_missed = true;
-		earn_clip(heap, cache, class_index);
-		if (!**magazine.top)
-			refill(heap, cache, class_index);
-		object = magazine_pop(magazine);
-		note_miss(heap, cache);
-	}
-	if (!object) {
-		object = (void *)alloc_stand_in(heap, max_size(size, 1), max_size(alignment, GRANULE), class_index);
-		if (object)
-			count_alloc(heap, 1, block_size(block_of_payload((uintptr_t)object)) - BLOCK_HEADER);
-	}
-	heap_unlock_inline(heap, state);
-	return object;
-}
-
 /* Room in a full magazine. */
 static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
+	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
 	struct clip *clip = NULL;
 
 	if (state->spare && !state->n_spare) {
@@ -230,28 +202,70 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 	clip_load(heap, cache, class_index, clip, 0);
 }
 
-/* ---- blocks ------------------------------------------------------------------------------------------------------- */
+/* ---- allocation --------------------------------------------------------------------------------------------------- */
 
-INLINE void note_block_miss(struct kheap *heap, struct cpu_cache *cache)
+/* An object that the magazine has after all, because of an interruption, or that its spare has. */
+INLINE void *pop_spare(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
-	if (cache->n_block_misses < BLOCKS_BUSY)
-		cache->n_block_misses++;
-	note_miss(heap, cache);
+	void *object = NULL;
+
+	if (!cpu_enter(cache))
+		return NULL;
+	if (*cache->tops[MAGAZINE_SLAB + class_index] || swap_spare(heap, cache, class_index, true))
+		object = magazine_pop(magazine_at(cache, MAGAZINE_SLAB + class_index));
+	cpu_leave(cache);
+	return object;
 }
 
-void *cpu_block_miss(struct kheap *heap, unsigned block_class)
+/* With the lock: an object of a slab, or a block that stands in for one. */
+INLINE void *slab_miss(struct kheap *heap, struct cpu_cache *cache, unsigned class_index, size_t size, size_t alignment)
 {
-	cpu_begin();
-	kport_lock_state state = heap_lock_inline(heap);
-	struct cpu_cache *cache = own_cache(heap);
-	uintptr_t object = block_cut(heap, block_class_size(block_class), LABEL_SIZED + block_class);
+	void *object = NULL;
+
+	if (LIKELY(cache != NULL)) {
+		struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
+
+		cache->states[class_index].was_missed = true;
+		earn_clip(heap, cache, class_index);
+		if (!**magazine.top)
+			refill(heap, cache, class_index);
+		object = magazine_pop(magazine);
+	}
+	return LIKELY(object != NULL) ? object : alloc_stand_in(heap, size, alignment, class_index);
+}
+
+INLINE void *block_miss(struct kheap *heap, struct cpu_cache *cache, unsigned block_class)
+{
+	size_t need = block_class_size(block_class);
+	uintptr_t object = block_cut(heap, need, LABEL_SIZED + block_class);
 
 	if (LIKELY(object != 0))
 		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
-	if (cache)
-		note_block_miss(heap, cache);
-	heap_unlock_inline(heap, state);
+	if (cache && cache->n_block_misses < BLOCKS_BUSY)
+		cache->n_block_misses++;
 	return (void *)object;
+}
+
+__attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment)
+{
+	unsigned number = (unsigned)magazine_of_size(size);
+	void *object;
+
+	if (number < MAGAZINE_BLOCK && (object = pop_spare(heap, cpu_of(heap), number - MAGAZINE_SLAB)) != NULL)
+		return object;
+	cpu_begin();
+	kport_lock_state state = heap_lock_inline(heap);
+	struct cpu_cache *cache = own_cache(heap);
+
+	if (number < MAGAZINE_BLOCK)
+		object = slab_miss(heap, cache, number - MAGAZINE_SLAB, size, alignment);
+	else
+		object = block_miss(heap, cache, number - MAGAZINE_BLOCK);
+	if (LIKELY(cache != NULL))
+		note_miss(heap, cache);
+	heap_unlock_inline(heap, state);
+	return LIKELY(object != NULL) ? object
+	                              : alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
 }
 
 /* ---- free --------------------------------------------------------------------------------------------------------- */
@@ -259,47 +273,40 @@ void *cpu_block_miss(struct kheap *heap, unsigned block_class)
 /*
  * The magazine for a live block that starts here, or NO_MAGAZINE. Nothing is believed before the block's check word holds.
  */
-INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address, size_t kind)
+INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
 {
 	const struct block *block = block_of_payload(address);
-
-	if (!may_be_payload(address, kind) || !block_tag_holds(heap, block) || is_cached(heap, address))
-		return NO_MAGAZINE;
-	/* One that is free has the plain label. */
 	unsigned label = block_label(block);
 
-	if (label - LABEL_SIZED < BLOCK_CLASSES)
-		return cache->blocks ? block_magazine(cache->blocks, label - LABEL_SIZED) : NO_MAGAZINE;
-	if (label - LABEL_SLAB_SIZED >= SLAB_CLASSES)
+	if (!block_tag_holds(heap, block))
 		return NO_MAGAZINE;
+	if (label - LABEL_SIZED < BLOCK_CLASSES)
+		return magazine_at(cache, MAGAZINE_BLOCK + label - LABEL_SIZED);
 	unsigned class_index = label - LABEL_SLAB_SIZED;
 
-	if (KPORT_CPUS > 1 && cache == NO_CACHE)
+	if (class_index >= SLAB_CLASSES || (KPORT_CPUS > 1 && cache == NO_CACHE))
 		return NO_MAGAZINE;
-	/* Where there will be no more pages, slabs are better company: blocks merge. */
-	if (heap->slabs[class_index].n_slabs && !heap->config.source.get)
+	/* Its class has slabs now: they are better company, and blocks merge. */
+	if (heap->slabs[class_index].n_slabs)
 		return NO_MAGAZINE;
 	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
 	if (heap->slabs[class_index].is_busy || cache->states[class_index].n_stand_ins == BUSY_STAND_INS)
 		return NO_MAGAZINE;
 	cache->states[class_index].n_stand_ins++;
-	return slab_magazine(cache, PAGE_SLAB + class_index);
+	return magazine_at(cache, MAGAZINE_SLAB + class_index);
 }
 
 /* The magazine is full: make room, or let its class have what it has earned. */
 static void magazine_full(struct kheap *heap, struct cpu_cache *cache, struct magazine magazine)
 {
-	/* Not cut to 32 bits: a block's magazine may lie 32 GiB away. */
-	size_t index = (size_t)(magazine.top - cache->tops) - PAGE_SLAB;
+	size_t class_index = (size_t)(magazine.top - cache->tops) - MAGAZINE_SLAB;
 
-	if (index < SLAB_CLASSES) {
-		unsigned class_index = (unsigned)index;
-
+	if (class_index < SLAB_CLASSES) {
 		cache->states[class_index].was_missed = true;
-		earn_clip(heap, cache, class_index);
+		earn_clip(heap, cache, (unsigned)class_index);
 		if (*magazine.top == *magazine.limit)
-			make_room(heap, cache, class_index);
-	} else {
+			make_room(heap, cache, (unsigned)class_index);
+	} else if (**magazine.top) {
 		give_back_block(heap, *(*magazine.top)--);
 	}
 	note_miss(heap, cache);
@@ -308,10 +315,6 @@ static void magazine_full(struct kheap *heap, struct cpu_cache *cache, struct ma
 /* A block that stands in is freed, often enough that its class gets a slab if there are pages to spare. */
 static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
 {
-	struct object object;
-
-	if (!heap_locate(heap, address, &object))
-		return;
 	unsigned class_index = label_slab_class(block_label(block_of_payload(address)));
 
 	if (class_index == SLAB_NO_CLASS || cache->states[class_index].n_stand_ins < BUSY_STAND_INS)
@@ -321,103 +324,88 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 }
 
 /* With the lock: a magazine that is full, and whatever no magazine takes. */
-static __attribute__((noinline)) void free_shared(struct kheap *heap, void *object, size_t kind)
+static __attribute__((noinline)) void free_shared(struct kheap *heap, void *object)
 {
 	uintptr_t address = (uintptr_t)object;
+	unsigned number = 0;
 
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
 	struct magazine magazine = NO_MAGAZINE;
+	struct place place = place_at(heap, address);
 
-	if (kind & PAGE_FRESH)
-		kind = slab_settle_fresh(heap, address);
-	if (!cache)
-		;
-	else if (kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD)
-		magazine = magazine_of_block(heap, cache, address, kind);
-	else if (starts_object(cache, address, kind) && !is_cached(heap, address))
-		magazine = slab_magazine(cache, kind);
+	if (cache && place.region && place_is_live(heap, place, address))
+		number = place_magazine(place);
+	else
+		cache = NULL;
+	bool is_block = cache && !number && is_block_kind(place_kind(place));
+
+	if (is_block)
+		magazine = magazine_of_block(heap, cache, address);
+	else if (number)
+		magazine = magazine_at(cache, number);
 	if (magazine.top && *magazine.top == *magazine.limit)
 		magazine_full(heap, cache, magazine);
 	if (!magazine.top || !magazine_push(heap, magazine, object)) {
-		if (cache && (kind == PAGE_BLOCK || kind == PAGE_BLOCK_HEAD))
+		if (is_block)
 			earn_slab(heap, cache, address);
 		free_locked(heap, address);
 	}
 	heap_unlock_inline(heap, state);
 }
 
-void cpu_free_small(struct kheap *heap, void *object, size_t kind)
+/* A spare takes what the magazine has no room for. */
+static bool push_to_spare(struct kheap *heap, struct cpu_cache *cache, void *object, unsigned class_index)
 {
+	return swap_spare(heap, cache, class_index, false) &&
+	       magazine_push(heap, magazine_at(cache, MAGAZINE_SLAB + class_index), object);
+}
+
+/* A block of a cell that has no magazine. */
+static bool push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
+{
+	struct magazine magazine = magazine_of_block(heap, cache, (uintptr_t)object);
+
+	return magazine.top && magazine_push(heap, magazine, object);
+}
+
+__attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
+{
+	uintptr_t address = (uintptr_t)object;
+	struct place place = place_at(heap, address);
 	struct cpu_cache *cache = cpu_of(heap);
 	bool is_done = false;
 
-	/* A spare takes what the magazine has no room for. */
-	if (!HARDENED && starts_object(cache, (uintptr_t)object, kind) && !is_cached(heap, (uintptr_t)object) &&
-	    cpu_enter(cache)) {
-		if (swap_spare(heap, cache, (unsigned)kind - PAGE_SLAB, false))
-			is_done = magazine_push(heap, slab_magazine(cache, kind), object);
-		cpu_leave(cache);
+	if (!HARDENED && place.region && place_is_live(heap, place, address)) {
+		unsigned magazine = place_magazine(place);
+
+		if (!magazine && place_kind(place) == PAGE_RUN) {
+			cpu_free_run(heap, object);
+			return;
+		}
+		if (magazine < MAGAZINE_BLOCK && cpu_enter(cache)) {
+			if (magazine)
+				is_done = push_to_spare(heap, cache, object, magazine - MAGAZINE_SLAB);
+			else if (is_block_kind(place_kind(place)))
+				is_done = push_block(heap, cache, object);
+			cpu_leave(cache);
+		}
 	}
 	if (!is_done)
-		free_shared(heap, object, kind);
-}
-
-/*
- * The block class of a live block that starts here; BLOCK_CLASSES or more: none, or not to be seen without the lock. What lies in the
- * first granule of a page has its header in another page, which need not be the heap's. A pointer that is misaligned has no header.
- */
-INLINE size_t block_class_of(const struct kheap *heap, uintptr_t address)
-{
-	if (UNLIKELY(!(address % PAGE_SIZE / GRANULE)))
-		return BLOCK_CLASSES;
-	const struct block *block = block_of_payload(address);
-	uint64_t header = block_header(block);
-
-	if (UNLIKELY(header_hash(heap, block, header)) || UNLIKELY(is_cached(heap, address)))
-		return BLOCK_CLASSES;
-	/* One that is free has the plain label. */
-	return (size_t)(header >> HEADER_LABEL_SHIFT & 0xff) - LABEL_SIZED;
-}
-
-void cpu_free_other(struct kheap *heap, void *object, size_t kind)
-{
-	struct cpu_cache *cache = cpu_of(heap);
-
-	if (HARDENED || UNLIKELY(kind - PAGE_BLOCK_HEAD > PAGE_BLOCK - PAGE_BLOCK_HEAD)) {
-		if (!HARDENED && kind == PAGE_RUN)
-			cpu_free_run(heap, object);
-		else
-			free_shared(heap, object, kind);
-		return;
-	}
-	if (cpu_enter(cache)) {
-		size_t block_class = block_class_of(heap, (uintptr_t)object);
-		struct block_cache *blocks = cache->blocks;
-		bool is_done = LIKELY(block_class < BLOCK_CLASSES) && LIKELY(blocks != NULL) &&
-		               magazine_push(heap, block_magazine(blocks, block_class), object);
-
-		/* One that stands in for an object of a slab. */
-		if (!is_done && block_class - (LABEL_SLAB_SIZED - LABEL_SIZED) < SLAB_CLASSES) {
-			struct magazine magazine = magazine_of_block(heap, cache, (uintptr_t)object, kind);
-
-			is_done = magazine.top && magazine_push(heap, magazine, object);
-		}
-		cpu_leave(cache);
-		if (LIKELY(is_done))
-			return;
-	}
-	free_shared(heap, object, kind);
+		free_shared(heap, object);
 }
 
 __attribute__((noinline)) void cpu_free_miss(struct kheap *heap, void *object)
 {
 	if (!object)
 		return;
-	size_t kind = kind_of(heap, (uintptr_t)object);
+	struct place place = place_of(heap, (uintptr_t)object);
 
-	fast_free_kind(heap, object, kind);
+	if (LIKELY(place.region != NULL))
+		fast_free_at(heap, object, place.starts, place.magazines, place.granule);
+	else
+		cpu_free_slow(heap, object);
 }
 
 /* ---- sums --------------------------------------------------------------------------------------------------------- */
@@ -451,12 +439,12 @@ COLD static void cache_count(struct kheap *heap, const struct cpu_cache *cache, 
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		const struct magazine_state *state = &cache->states[i];
 
-		top_count(heap, &cache->tops[PAGE_SLAB + i], sum);
+		top_count(heap, &cache->tops[MAGAZINE_SLAB + i], sum);
 		if (state->n_spare)
 			slots_count(heap, state->spare->slots + state->n_spare, state->n_spare, sum);
 	}
-	for (unsigned i = 0; cache->blocks && i < BLOCK_CLASSES; i++)
-		top_count(heap, &cache->blocks->tops[i], sum);
+	for (unsigned i = 0; i < BLOCK_CLASSES; i++)
+		top_count(heap, &cache->tops[MAGAZINE_BLOCK + i], sum);
 	sum->n_objects += runs_count(cache, &sum->n_bytes);
 }
 

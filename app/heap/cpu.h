@@ -63,7 +63,7 @@ static inline size_t block_class_size(unsigned block_class)
 
 INLINE void magazine_use(struct cpu_cache *cache, unsigned class_index, void **bottom, size_t n_objects)
 {
-	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
+	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
 
 	bottom[0] = NULL;
 	cache->states[class_index].bottom = bottom;
@@ -80,7 +80,7 @@ void clip_give(struct kheap *heap, struct clip *clip);
 /* How many objects a class's magazine may hold: 31, 8 KiB of them, and a share of the heap. */
 static inline unsigned clip_limit(const struct kheap *heap, unsigned class_index)
 {
-	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
+	size_t footprint = heap_scale(heap) << PAGE_SHIFT;
 	size_t bytes = min_size(max_size(footprint / MAGAZINE_SHARE, MAGAZINE_MIN_BYTES), MAGAZINE_MAX_BYTES);
 
 	return (unsigned)max_size(min_size((uint32_t)bytes / (uint32_t)slab_object_size(class_index), CLIP_OBJECTS),
@@ -93,7 +93,7 @@ INLINE void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 	unsigned limit = clip_limit(heap, class_index);
 
 	magazine_use(cache, class_index, clip->slots, n > limit ? n : limit);
-	cache->tops[PAGE_SLAB + class_index] += n;
+	cache->tops[MAGAZINE_SLAB + class_index] += n;
 }
 
 static inline struct clip *loaded_clip(const struct cpu_cache *cache, unsigned class_index)
@@ -106,7 +106,7 @@ INLINE void clip_swap(struct kheap *heap, struct cpu_cache *cache, unsigned clas
 {
 	struct magazine_state *state = &cache->states[class_index];
 	struct clip *loaded = loaded_clip(cache, class_index);
-	unsigned n = (unsigned)(cache->tops[PAGE_SLAB + class_index] - state->bottom);
+	unsigned n = (unsigned)(cache->tops[MAGAZINE_SLAB + class_index] - state->bottom);
 
 	clip_load(heap, cache, class_index, state->spare, state->n_spare);
 	state->spare = loaded;
@@ -142,7 +142,7 @@ static inline struct clip *depot_pop(struct kheap *heap, unsigned class_index, u
 
 static inline bool depot_has_room(const struct kheap *heap)
 {
-	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
+	size_t footprint = heap_scale(heap) << PAGE_SHIFT;
 
 	return heap->depot.bytes < max_size(footprint / DEPOT_SHARE, DEPOT_MIN_BYTES);
 }
@@ -173,7 +173,7 @@ void note_round(struct kheap *heap, struct cpu_cache *cache);
 
 INLINE void note_miss(struct kheap *heap, struct cpu_cache *cache)
 {
-	if (UNLIKELY(++cache->n_misses % IDLE_MISSES == 0))
+	if (UNLIKELY(++cache->n_misses % (IDLE_MISSES / 2) == 0))
 		note_round(heap, cache);
 }
 

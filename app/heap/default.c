@@ -9,12 +9,12 @@ static struct kheap *default_heap;
 void *kmalloc(size_t size_bytes)
 {
 	struct kheap *heap = default_heap;
-	void *object;
 
 	if (UNLIKELY(!heap))
 		return NULL;
-	object = fast_alloc(heap, size_bytes);
-	return LIKELY(object != NULL) ? object : kheap_alloc(heap, size_bytes, 0);
+	if (!HARDENED && LIKELY(size_bytes <= FAST_MAX))
+		return fast_alloc(heap, size_bytes, 0);
+	return kheap_alloc(heap, size_bytes, 0);
 }
 
 void kfree(void *object)

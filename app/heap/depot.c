@@ -11,7 +11,7 @@
 #define CLIP_MIN_FOOTPRINT 16     /* pages: in smaller heaps the space of the magazines would be too much */
 #define BLOCKS_MIN_FOOTPRINT 1280 /* pages; for a CPU that misses blocks often, an eighth of it */
 #define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
-#define RUNS_IDLE_EACH 16                      /* classes are looked at from one look at the page runs to the next */
+#define RUN_LOOKS 5 /* looks at the page runs in a round of the idle hand */
 #define EMPTY_CLIPS 32                         /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
 #define PLENTY_MIN_PAGES 512
@@ -19,7 +19,7 @@
 static void overhead_free(struct kheap *heap, struct page_desc *run)
 {
 	heap->counters.overhead_pages -= run->n_pages;
-	run_free(heap, run->region, desc_page(run), run->n_pages);
+	run_free(heap, desc_region(run), desc_page(run), run->n_pages);
 }
 
 /* ---- clips ------------------------------------------------------------------------------------------------------ */
@@ -29,7 +29,7 @@ static bool has_plenty(const struct kheap *heap, size_t min_pages)
 {
 	const struct counters *counters = &heap->counters;
 
-	if (counters->footprint_pages < min_pages)
+	if (heap_scale(heap) < min_pages)
 		return false;
 	return heap->config.source.get || (counters->footprint_pages >= PLENTY_MIN_PAGES &&
 	                                   counters->free_run_pages >= counters->footprint_pages / PLENTY_SHARE);
@@ -96,21 +96,14 @@ static void give_back(struct kheap *heap, void *pointer)
 {
 	uintptr_t address = (uintptr_t)pointer;
 	struct region *region = region_of(heap, address);
-	size_t page = (address >> PAGE_SHIFT) - region->first_page;
-	enum page_kind kind = page_kind_of(region, page);
-	size_t index;
+	enum page_kind kind = page_kind_of(region, region_page(region, address));
 
 	if (!is_slab(kind)) {
 		give_back_block(heap, pointer);
 		return;
 	}
-	unsigned class_index = (unsigned)kind - PAGE_SLAB;
-
-	/* What never was handed out, but freed, is known by its bit. */
-	if (slab_index(class_index, address % PAGE_SIZE, &index) && slab_free(heap, region, page, class_index, index))
-		count_free(heap, slab_object_size(class_index));
-	else
-		heap_error(heap, KMALLOC_DOUBLE_FREE, address, slab_object_size(class_index));
+	count_free(heap, slab_object_size((unsigned)kind - PAGE_SLAB));
+	slab_free(heap, region, address, (unsigned)kind - PAGE_SLAB);
 }
 
 void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n)
@@ -131,7 +124,7 @@ static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
 static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
+	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
 	bool any = **magazine.top != NULL;
 
 	magazine_flush(heap, magazine, SIZE_MAX);
@@ -160,22 +153,25 @@ static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned c
 	magazine_use(cache, class_index, cache->small[class_index], SMALL_WORDS - 1);
 }
 
-static bool blocks_drain(struct kheap *heap, struct block_cache *blocks)
+static bool blocks_drain(struct kheap *heap, struct cpu_cache *cache)
 {
 	bool any = false;
 
-	for (unsigned i = 0; blocks && i < BLOCK_CLASSES; i++) {
-		any = any || *blocks->tops[i];
-		magazine_flush(heap, block_magazine(blocks, i), SIZE_MAX);
+	for (unsigned i = MAGAZINE_BLOCK; i < MAGAZINES; i++) {
+		any = any || *cache->tops[i];
+		magazine_flush(heap, magazine_at(cache, i), SIZE_MAX);
 	}
 	return any;
 }
 
+/* The blocks' magazines lose their space. */
 static void blocks_end(struct kheap *heap, struct cpu_cache *cache)
 {
 	if (cache->blocks)
 		overhead_free(heap, cache->blocks_run);
 	cache->blocks = NULL;
+	for (unsigned i = MAGAZINE_BLOCK; i < MAGAZINES; i++)
+		cache->tops[i] = cache->limits[i] = cache->tops[0];
 }
 
 static bool depot_drain(struct kheap *heap)
@@ -196,7 +192,7 @@ static bool depot_drain(struct kheap *heap)
 
 static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 {
-	bool any = blocks_drain(heap, cache->blocks);
+	bool any = blocks_drain(heap, cache);
 
 	any |= runs_drain(heap, cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++)
@@ -224,7 +220,7 @@ COLD bool cpu_drain_large(struct kheap *heap)
 	bool any = !HARDENED && depot_drain(heap);
 
 	if (cache) {
-		any |= blocks_drain(heap, cache->blocks);
+		any |= blocks_drain(heap, cache);
 		any |= runs_drain(heap, cache);
 	}
 	return any;
@@ -236,7 +232,7 @@ COLD size_t cpu_cached_bytes(struct kheap *heap)
 	size_t n = heap->depot.bytes;
 
 	for (unsigned i = 0; cache && cache->blocks && i < BLOCK_CLASSES; i++)
-		n += (size_t)(cache->blocks->tops[i] - cache->blocks->slots[i]) * block_class_size(i);
+		n += (size_t)(cache->tops[MAGAZINE_BLOCK + i] - cache->blocks->slots[i]) * block_class_size(i);
 	if (cache)
 		(void)runs_count(cache, &n);
 	return n;
@@ -285,7 +281,7 @@ COLD void kheap_leave(struct kheap *heap)
 static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = slab_magazine(cache, PAGE_SLAB + class_index);
+	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
 	struct clip *clip;
 	unsigned n;
 
@@ -310,7 +306,7 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned cla
 /* How many blocks of a class a cache holds: all classes together at most a quarter of the heap, if all were full. */
 static size_t block_slots(const struct kheap *heap)
 {
-	size_t n = (heap->counters.footprint_pages << PAGE_SHIFT) / 4 / BLOCK_CLASSES_BYTES;
+	size_t n = (heap_scale(heap) << PAGE_SHIFT) / 4 / BLOCK_CLASSES_BYTES;
 
 	return max_size(2, min_size(n, BLOCK_SLOTS - 1));
 }
@@ -334,23 +330,35 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 
 	for (unsigned i = 0; i < BLOCK_CLASSES; i++) {
 		blocks->slots[i][0] = NULL;
-		blocks->tops[i] = blocks->slots[i];
-		blocks->limits[i] = blocks->slots[i] + n;
+		cache->tops[MAGAZINE_BLOCK + i] = blocks->slots[i];
+		cache->limits[MAGAZINE_BLOCK + i] = blocks->slots[i] + n;
 	}
 	cache->blocks_run = run;
 	cache->blocks = blocks;
 }
 
 /* What nobody takes goes, one at a time. */
-static void blocks_idle(struct kheap *heap, struct block_cache *blocks, unsigned block_class)
+static void blocks_idle(struct kheap *heap, struct cpu_cache *cache, unsigned block_class)
 {
-	struct magazine magazine = block_magazine(blocks, block_class);
-	void **limit = blocks->slots[block_class] + block_slots(heap);
+	struct magazine magazine = magazine_at(cache, MAGAZINE_BLOCK + block_class);
+	void **limit = cache->blocks->slots[block_class] + block_slots(heap);
 
 	if (**magazine.top)
 		give_back_block(heap, *(*magazine.top)--);
 	if (*magazine.top <= limit)
 		*magazine.limit = limit;
+}
+
+/* One class is looked at, and now and then the page runs. */
+static void idle_step(struct kheap *heap, struct cpu_cache *cache)
+{
+	cache->hand = (uint8_t)((cache->hand + 1u) % (SLAB_CLASSES + BLOCK_CLASSES + RUN_LOOKS));
+	if (cache->hand < SLAB_CLASSES)
+		class_idle(heap, cache, cache->hand);
+	else if (cache->hand >= SLAB_CLASSES + BLOCK_CLASSES)
+		runs_idle(heap, cache);
+	else if (cache->blocks)
+		blocks_idle(heap, cache, cache->hand - SLAB_CLASSES);
 }
 
 COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
@@ -359,15 +367,13 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 		cache->drain_epoch = heap->depot.drain_epoch;
 		cache_drain_all(heap, cache);
 	}
-	earn_blocks(heap, cache);
-	runs_earn(heap, cache);
-	cache->hand = (uint8_t)((cache->hand + 1u) % (SLAB_CLASSES + BLOCK_CLASSES));
-	if (cache->hand < SLAB_CLASSES)
-		class_idle(heap, cache, cache->hand);
-	else if (cache->blocks)
-		blocks_idle(heap, cache->blocks, cache->hand - SLAB_CLASSES);
-	if (cache->hand % RUNS_IDLE_EACH == 0)
-		runs_idle(heap, cache);
+	/* The two halves in turn, so that no call does both. */
+	if (cache->n_misses % IDLE_MISSES) {
+		earn_blocks(heap, cache);
+		runs_earn(heap, cache);
+	} else {
+		idle_step(heap, cache);
+	}
 }
 
 COLD void cpu_heap_made(struct kheap *heap)

@@ -11,10 +11,15 @@
 
 #include "internal.h"
 
-#define FAST_MAX ((size_t)256) /* up to here a size's class is the size in granules */
+#define FAST_MAX (BLOCK_CLASS_MAX - BLOCK_HEADER)
 
-/* By a block's size in granules: its class, for 17 to 256. */
-extern const uint8_t kheap_block_classes[BLOCK_CLASS_MAX / GRANULE + 1];
+/* The magazine for a size, which is given in units of 8 bytes, rounded up. */
+extern const uint8_t kheap_size_magazines[FAST_MAX / 8 + 1];
+
+INLINE size_t magazine_of_size(size_t size)
+{
+	return kheap_size_magazines[(size + 7) / 8];
+}
 
 #ifdef CHECKING
 /* Called wherever an interrupt could come while a cache is half changed, so that a test can be that interrupt. */
@@ -60,14 +65,9 @@ INLINE void cpu_leave(struct cpu_cache *cache)
 #endif
 }
 
-INLINE struct magazine slab_magazine(struct cpu_cache *cache, size_t kind)
+INLINE struct magazine magazine_at(struct cpu_cache *cache, size_t number)
 {
-	return (struct magazine){ &cache->tops[kind], &cache->limits[kind] };
-}
-
-INLINE struct magazine block_magazine(struct block_cache *blocks, size_t block_class)
-{
-	return (struct magazine){ &blocks->tops[block_class], &blocks->limits[block_class] };
+	return (struct magazine){ &cache->tops[number], &cache->limits[number] };
 }
 
 #define NO_MAGAZINE ((struct magazine){ NULL, NULL })
@@ -76,10 +76,10 @@ INLINE struct magazine block_magazine(struct block_cache *blocks, size_t block_c
 INLINE void *magazine_pop(struct magazine magazine)
 {
 	void **top = *magazine.top;
-	void *object = *top;
+	void *object = *top--;
 
 	if (LIKELY(object != NULL)) {
-		*magazine.top = top - 1;
+		*magazine.top = top;
 		*key_word((uintptr_t)object) = 0;
 	}
 	return object;
@@ -98,133 +98,140 @@ INLINE bool magazine_push(const struct kheap *heap, struct magazine magazine, vo
 	return true;
 }
 
-/* NULL: not for a size like this, or not without the shared storeys. */
-INLINE void *fast_alloc(struct kheap *heap, size_t size)
+/* At most FAST_MAX bytes. NULL: the cache has none, or is half changed. */
+INLINE void *cache_pop(struct kheap *heap, size_t size)
 {
 	struct cpu_cache *cache = cpu_of(heap);
-	void *object;
+	void *object = NULL;
 
-	if (HARDENED || UNLIKELY(size > FAST_MAX) || !cpu_enter(cache))
-		return NULL;
-	_Static_assert(PAGE_SLAB == 1, "the number of a magazine is the size in granules");
-	object = magazine_pop(slab_magazine(cache, (unsigned)((size + GRANULE - 1) / GRANULE)));
-	cpu_leave(cache);
+	if (cpu_enter(cache)) {
+		object = magazine_pop(magazine_at(cache, magazine_of_size(size)));
+		cpu_leave(cache);
+	}
 	return object;
 }
 
-/* Does an object of a slab of this kind start here? Exact for every offset in a page; what is behind the last object holds a key. */
-INLINE bool starts_object(const struct cpu_cache *cache, uintptr_t address, size_t kind)
+/* The same, by all means. An alignment of 0 is the natural one. */
+INLINE void *fast_alloc(struct kheap *heap, size_t size, size_t alignment)
 {
-	uint32_t reciprocal = cache->reciprocals[kind];
+	void *object = cache_pop(heap, size);
 
-	return (uint32_t)(address % PAGE_SIZE) * reciprocal < reciprocal;
+	return LIKELY(object != NULL) ? object : cpu_alloc_miss(heap, size, alignment);
 }
 
-/* In front of an area's first page is another one, which need not be the heap's: no header is looked for there. */
-INLINE bool may_be_payload(uintptr_t address, size_t kind)
-{
-	return address % GRANULE == 0 && (kind != PAGE_BLOCK_HEAD || address % PAGE_SIZE);
-}
+/* Where an address is: its granule in the region; region NULL: it is not the heap's, or misaligned. */
+struct place {
+	const uint32_t *starts;
+	const uint8_t *magazines;
+	size_t granule;
+	struct region *region;
+};
 
-INLINE void fast_free_kind(struct kheap *heap, void *object, size_t kind)
+/* False: what starts there is not live, or for no magazine, or there is no room: nothing was done. */
+INLINE bool cache_push(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines, size_t granule)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 	bool is_done;
 
-	if (HARDENED || UNLIKELY(!starts_object(cache, (uintptr_t)object, kind))) {
-		cpu_free_other(heap, object, kind);
-		return;
-	}
-	if (UNLIKELY(is_cached(heap, (uintptr_t)object)) || !cpu_enter(cache)) {
-		cpu_free_small(heap, object, kind);
-		return;
-	}
-	is_done = magazine_push(heap, slab_magazine(cache, kind), object);
+	if (HARDENED || UNLIKELY(!get_bit(starts, granule)) || UNLIKELY(is_cached(heap, (uintptr_t)object)) ||
+	    !cpu_enter(cache))
+		return false;
+	is_done = magazine_push(heap, magazine_at(cache, magazines[granule / CELL_GRANULES]), object);
 	cpu_leave(cache);
-	if (UNLIKELY(!is_done))
-		cpu_free_small(heap, object, kind);
+	return is_done;
+}
+
+INLINE void fast_free_at(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
+                         size_t granule)
+{
+	if (UNLIKELY(!cache_push(heap, object, starts, magazines, granule)))
+		cpu_free_slow(heap, object);
 }
 
 /*
- * The kinds of the region that the first entry of the table is for, if that has this page (its number is in *page, then its index); else
- * NULL. Where the window follows what is freed it is not worth a look.
+ * Where an address is, if the region that the first entry of the table is for has it; region is not set. Where the window follows what is freed
+ * it is not worth a look.
  */
-INLINE const uint8_t *first_kinds(const struct kheap *heap, uintptr_t address, size_t *page)
+INLINE bool first_place(const struct kheap *heap, uintptr_t address, uintptr_t number, struct place *place)
 {
 	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
 	const struct section *section = &heap->sections[section_place(address, heap->section_shift) & mask];
-	const uint8_t *kinds;
 
-	if (HARDENED || !HAS_READERS || UNLIKELY(*page - section->first_page >= section->n_pages))
-		return NULL;
-	*page -= section->first_page;
-	kinds = section->kinds;
+	if (HARDENED || !HAS_READERS || UNLIKELY(number - section->first_granule >= section->n_granules))
+		return false;
+	*place = (struct place){ section->starts, section_magazines(section), number - section->first_granule, NULL };
 	load_fence();
-	return LIKELY((sequence & ~1u) == __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)) ? kinds : NULL;
+	return LIKELY((sequence & ~1u) == __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE));
+}
+
+/* The same, where the window may have it. False: look closer. */
+INLINE bool near_place(const struct kheap *heap, uintptr_t address, struct place *place)
+{
+	uintptr_t number = granule_number(address);
+
+	*place = (struct place){ heap->window.starts, heap->window.magazines, number - heap->window.first_granule, NULL };
+	return LIKELY(place->granule < heap->window.n_granules) || first_place(heap, address, number, place);
 }
 
 INLINE void fast_free(struct kheap *heap, void *object)
 {
-	uintptr_t number = (uintptr_t)object >> PAGE_SHIFT;
-	size_t page = number - heap->window.first_page;
-	const uint8_t *kinds = heap->window.kinds;
+	struct place place;
 
-	if (UNLIKELY(page >= heap->window.n_pages)) {
-		page = number;
-		kinds = first_kinds(heap, (uintptr_t)object, &page);
-		if (kinds == NULL) {
-			cpu_free_miss(heap, object);
-			return;
-		}
-	}
-	fast_free_kind(heap, object, kinds[page]);
+	if (LIKELY(near_place(heap, (uintptr_t)object, &place)))
+		fast_free_at(heap, object, place.starts, place.magazines, place.granule);
+	else
+		cpu_free_miss(heap, object);
 }
 
-/* A page's kind, and where that of its region's first page stands; kinds NULL: the address is not the heap's. */
-struct page_place {
-	const uint8_t *kinds;
-	size_t page; /* in its region */
-	struct region *region;
-};
-
-INLINE struct page_place place_of(struct kheap *heap, uintptr_t address)
+INLINE struct place place_of(struct kheap *heap, uintptr_t address)
 {
 	const struct section *section;
-	struct page_place place;
+	struct place place;
 	uint32_t sequence;
 
 	do {
 		sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 		section = section_at(heap, address);
-		place = (struct page_place){ NULL, 0, NULL };
-		if (LIKELY(section != NULL))
-			place = (struct page_place){ section->kinds, (address >> PAGE_SHIFT) - section->first_page,
-				                     section->region };
+		place = (struct place){ .region = NULL };
+		if (LIKELY(section != NULL) && LIKELY(address % GRANULE == 0))
+			place = (struct place){ section->starts, section_magazines(section),
+				                (address >> GRANULE_SHIFT) - section->first_granule, section->region };
 		load_fence();
 	} while (HAS_READERS &&
 	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));
-	if (!HAS_READERS && place.kinds)
-		heap->window = *section;
+	if (!HAS_READERS && place.region)
+		heap->window = window_on(section);
 	return place;
 }
 
-/* The same, where the window may have the answer. */
-INLINE struct page_place place_at(struct kheap *heap, uintptr_t address)
+/* In the window, if that is what the granule says. */
+INLINE struct place place_in_window(const struct kheap *heap, size_t granule)
 {
-	size_t page = (address >> PAGE_SHIFT) - heap->window.first_page;
-
-	if (LIKELY(page < heap->window.n_pages))
-		return (struct page_place){ heap->window.kinds, page, heap->window.region };
-	return place_of(heap, address);
+	return (struct place){ heap->window.starts, heap->window.magazines, granule, heap->window.region };
 }
 
-/* What the page of this address is, by the section table; PAGE_BODY when it is not the heap's. */
-INLINE size_t kind_of(struct kheap *heap, uintptr_t address)
+INLINE struct place place_at(struct kheap *heap, uintptr_t address)
 {
-	struct page_place place = place_of(heap, address);
+	size_t granule = granule_number(address) - heap->window.first_granule;
 
-	return place.kinds ? place.kinds[place.page] & (HARDENED ? PAGE_KIND_MASK : 0xff) : PAGE_BODY;
+	return LIKELY(granule < heap->window.n_granules) ? place_in_window(heap, granule) : place_of(heap, address);
+}
+
+/* Does an object start here, in a region, that its owner has not freed? */
+INLINE bool place_is_live(const struct kheap *heap, struct place place, uintptr_t address)
+{
+	return LIKELY(get_bit(place.starts, place.granule)) && LIKELY(!is_cached(heap, address));
+}
+
+INLINE enum page_kind place_kind(struct place place)
+{
+	return page_kind_of(place.region, place.granule / PAGE_GRANULES);
+}
+
+INLINE unsigned place_magazine(struct place place)
+{
+	return place.magazines[place.granule / CELL_GRANULES];
 }
 
 #endif

@@ -33,25 +33,11 @@ COLD static bool refuse(struct kheap *heap, uintptr_t address)
 	return false;
 }
 
-static bool find_in_slab(uintptr_t address, struct object *object)
-{
-	unsigned class_index = (unsigned)(object->kind - PAGE_SLAB);
-	const struct page_desc *desc = &object->region->descs[object->page];
-
-	object->slot = slab_object_size(class_index);
-	return slab_index(class_index, address % PAGE_SIZE, &object->index) &&
-	       !(desc->free_bits[object->index / 64] >> (object->index % 64) & 1);
-}
-
 static bool find_block(const struct kheap *heap, uintptr_t address, struct object *object)
 {
 	const struct block *block = block_of_payload(address);
 
-	/* In front of the first block of an area is something that was never a header. What passes for one by chance is rarely of a possible size. */
-	if (object->kind == PAGE_BLOCK_HEAD && block < area_first(object->region, object->page))
-		return false;
-	if (address % GRANULE || !block_tag_holds(heap, block) || !(block->size_flags & BLOCK_USED) ||
-	    block_size(block) == 0 || block_size(block) > AREA_MAX_PAGES * PAGE_SIZE)
+	if (!block_tag_holds(heap, block) || !(block->size_flags & BLOCK_USED))
 		return false;
 	object->slot = block_size(block) - BLOCK_HEADER;
 	return true;
@@ -62,9 +48,8 @@ static bool find_in_cache(uintptr_t address, struct object *object)
 	uintptr_t base;
 	size_t head;
 
-	if (!cache_locate(object->region, object->page, address, &base, &object->index, &head) ||
-	    object->region->descs[head].cache->is_internal || base != address ||
-	    cache_object_is_free(&object->region->descs[head], object->index))
+	cache_locate(object->region, object->page, address, &base, &head);
+	if (object->region->descs[head].cache->is_internal)
 		return false;
 	object->kind = PAGE_CACHE;
 	object->page = head;
@@ -79,18 +64,25 @@ bool heap_locate(struct kheap *heap, uintptr_t address, struct object *object)
 	if (!region)
 		return false;
 	object->region = region;
-	object->page = (address >> PAGE_SHIFT) - region->first_page;
+	object->page = region_page(region, address);
 	object->kind = page_kind_of(region, object->page);
-	if (is_slab(object->kind))
-		return find_in_slab(address, object);
+	if (object->kind == PAGE_RUN_CACHED) {
+		object->slot = (size_t)region->descs[object->page].n_pages << PAGE_SHIFT;
+		return address % PAGE_SIZE == 0;
+	}
+	if (!is_start(region, address))
+		return false;
+	if (is_slab(object->kind)) {
+		object->slot = slab_object_size((unsigned)object->kind - PAGE_SLAB);
+		return true;
+	}
 	switch (object->kind) {
 	case PAGE_BLOCK_HEAD:
 	case PAGE_BLOCK:
 		return find_block(heap, address, object);
 	case PAGE_RUN:
-	case PAGE_RUN_CACHED:
-		object->slot = region->descs[object->page].n_pages << PAGE_SHIFT;
-		return address % PAGE_SIZE == 0;
+		object->slot = (size_t)region->descs[object->page].n_pages << PAGE_SHIFT;
+		return true;
 	case PAGE_CACHE:
 	case PAGE_CACHE_BODY:
 		return find_in_cache(address, object);
@@ -141,7 +133,7 @@ bool object_free(struct kheap *heap, const struct object *object, uintptr_t addr
 	unsigned class_index;
 
 	if (is_slab(object->kind)) {
-		slab_free(heap, object->region, object->page, (unsigned)(object->kind - PAGE_SLAB), object->index);
+		slab_free(heap, object->region, address, (unsigned)object->kind - PAGE_SLAB);
 		return true;
 	}
 	switch (object->kind) {
@@ -149,7 +141,7 @@ bool object_free(struct kheap *heap, const struct object *object, uintptr_t addr
 		run_free(heap, object->region, object->page, object->slot >> PAGE_SHIFT);
 		return true;
 	case PAGE_CACHE:
-		cache_free_object(heap, &object->region->descs[object->page], object->index);
+		cache_free_object(heap, &object->region->descs[object->page], address);
 		return true;
 	default:
 		block = block_of_payload(address);
@@ -182,6 +174,14 @@ void free_locked(struct kheap *heap, uintptr_t address)
 void kheap_free(struct kheap *heap, void *object)
 {
 	fast_free(heap, object);
+}
+
+bool kheap_free_cached(struct kheap *heap, void *object)
+{
+	struct place place;
+
+	return LIKELY(near_place(heap, (uintptr_t)object, &place)) &&
+	       cache_push(heap, object, place.starts, place.magazines, place.granule);
 }
 
 /* ---- what is called seldom ---------------------------------------------------------------------------------------- */
@@ -235,11 +235,12 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 	if (!pointer)
 		return;
 	if (!HARDENED) {
-		size_t kind = kind_of(heap, address);
+		struct place place = place_at(heap, address);
 
-		if (is_slab((enum page_kind)kind) && size_bytes <= slab_object_size((unsigned)kind - PAGE_SLAB) &&
-		    is_power_of_two(alignment) && address % alignment == 0) {
-			fast_free_kind(heap, pointer, kind);
+		if (place.region && place_is_live(heap, place, address) && place_magazine(place) - MAGAZINE_SLAB < SLAB_CLASSES &&
+		    size_bytes <= slab_object_size(place_magazine(place) - MAGAZINE_SLAB) && is_power_of_two(alignment) &&
+		    address % alignment == 0) {
+			fast_free_at(heap, pointer, place.starts, place.magazines, place.granule);
 			return;
 		}
 	}

@@ -163,8 +163,7 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 static bool caches_serve(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);
-	bool any = cpu_cached_bytes(heap) > (heap->counters.footprint_pages << PAGE_SHIFT) / CACHED_SHARE &&
-	           cpu_drain_large(heap);
+	bool any = cpu_cached_bytes(heap) > (heap_scale(heap) << PAGE_SHIFT) / CACHED_SHARE && cpu_drain_large(heap);
 
 	heap_unlock(heap, state);
 	return any;
@@ -192,7 +191,7 @@ static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) && class->n_slabs;
 }
 
-uintptr_t alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
+static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
 {
 	size_t object_size = slab_object_size(class_index);
 	size_t object_alignment = object_size & (0 - object_size);
@@ -215,6 +214,16 @@ uintptr_t alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsi
 	return object;
 }
 
+void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
+{
+	size = max_size(size, 1);
+	uintptr_t object = stand_in(heap, size, alignment ? max_size(alignment, GRANULE) : natural_alignment(size), class_index);
+
+	if (object)
+		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
+	return (void *)object;
+}
+
 static uintptr_t alloc_small(struct kheap *heap, const struct request *request, unsigned class_index, size_t *slot)
 {
 	uintptr_t object = 0;
@@ -225,7 +234,7 @@ static uintptr_t alloc_small(struct kheap *heap, const struct request *request, 
 		if (object)
 			return object;
 	}
-	object = alloc_stand_in(heap, request->gross, request->alignment, class_index);
+	object = stand_in(heap, request->gross, request->alignment, class_index);
 	if (object)
 		*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
 	return object;
@@ -395,96 +404,35 @@ static __attribute__((noinline)) void *alloc_few_pages(struct kheap *heap, size_
 	return object ? object : alloc_any(heap, size, size, 0);
 }
 
-/* What no magazine had. */
-static __attribute__((noinline)) void *alloc_miss(struct kheap *heap, size_t size, unsigned flags, size_t alignment)
+/* What no magazine is for. An alignment of 0 is the natural one. */
+static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
 {
-	void *object = NULL;
-
-	if (!HARDENED && flags == 0 && size <= FAST_MAX && alignment <= GRANULE &&
-	    (alignment == 0 || is_power_of_two(alignment)))
-		object = cpu_alloc_miss(heap, size ? (unsigned)((size - 1) / GRANULE) : 0, size,
-		                        alignment ? alignment : natural_alignment(size));
-	else if (!HARDENED && size - PAGE_SIZE <= RUN_CACHE_MAX - PAGE_SIZE && is_power_of_two(size) &&
-	         (flags | alignment) == 0)
+	if (!HARDENED && !flags && !alignment && size - PAGE_SIZE <= RUN_CACHE_MAX - PAGE_SIZE && is_power_of_two(size))
 		return alloc_few_pages(heap, size);
-	if (object)
-		return object;
 	return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), flags);
-}
-
-/* Kept apart, so that what finds a block in its magazine needs no stack. */
-static __attribute__((noinline)) void *alloc_block_miss(struct kheap *heap, size_t size, size_t block_class)
-{
-	void *object = cpu_block_miss(heap, (unsigned)block_class);
-
-	return object ? object : alloc_any(heap, size, GRANULE, 0);
-}
-
-/* A block that as many bytes fit in as a CPU cache keeps. */
-static __attribute__((noinline)) void *alloc_block(struct kheap *heap, size_t size)
-{
-	size_t block_class = kheap_block_classes[(size + BLOCK_HEADER + GRANULE - 1) / GRANULE];
-	struct cpu_cache *cache = cpu_of(heap);
-	void *object;
-
-	if (cpu_enter(cache)) {
-		/* Asked now, because an interruption may have given them up. */
-		struct block_cache *blocks = cache->blocks;
-
-		object = LIKELY(blocks != NULL) ? magazine_pop(block_magazine(blocks, block_class)) : NULL;
-		cpu_leave(cache);
-		if (LIKELY(object != NULL))
-			return object;
-	}
-	return alloc_block_miss(heap, size, block_class);
-}
-
-/* A power of two above FAST_MAX, aligned to itself. */
-static __attribute__((noinline)) void *alloc_power(struct kheap *heap, size_t size)
-{
-	/* 512 to 2048 come after the 16 classes of small sizes. */
-	unsigned class_index = log2_floor(size) + 16 - 9;
-	struct cpu_cache *cache = cpu_of(heap);
-	void *object = NULL;
-
-	if (cpu_enter(cache)) {
-		object = magazine_pop(slab_magazine(cache, PAGE_SLAB + class_index));
-		cpu_leave(cache);
-		if (!object)
-			object = cpu_alloc_miss(heap, class_index, size, size);
-	}
-	return object ? object : alloc_any(heap, size, natural_alignment(size), 0);
 }
 
 void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)
 {
-	void *object;
+	if (!HARDENED && LIKELY(flags == 0) && LIKELY(size_bytes <= FAST_MAX))
+		return fast_alloc(heap, size_bytes, 0);
+	return alloc_slow(heap, size_bytes, 0, flags);
+}
 
-	if (LIKELY(flags == 0)) {
-		object = fast_alloc(heap, size_bytes);
-		if (LIKELY(object != NULL))
-			return object;
-		if (!HARDENED && size_bytes - FAST_MAX - 1 < BLOCK_CLASS_MAX - BLOCK_HEADER - FAST_MAX)
-			return is_power_of_two(size_bytes) ? alloc_power(heap, size_bytes)
-			                                   : alloc_block(heap, size_bytes);
-	}
-	return alloc_miss(heap, size_bytes, flags, 0);
+void *kheap_alloc_cached(struct kheap *heap, size_t size_bytes)
+{
+	return !HARDENED && LIKELY(size_bytes <= FAST_MAX) ? cache_pop(heap, size_bytes) : NULL;
 }
 
 void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignment, unsigned flags)
 {
-	void *object;
-
-	if (LIKELY(alignment == GRANULE && flags == 0)) {
-		object = fast_alloc(heap, size_bytes);
-		if (LIKELY(object != NULL))
-			return object;
-		if (!HARDENED && size_bytes - FAST_MAX - 1 < BLOCK_CLASS_MAX - BLOCK_HEADER - FAST_MAX)
-			return alloc_block(heap, size_bytes);
-	}
-	if (alignment == 0)
-		return alloc_any(heap, size_bytes, 0, flags);
-	return alloc_miss(heap, size_bytes, flags, alignment);
+	if (!HARDENED && LIKELY(alignment == GRANULE && flags == 0) && LIKELY(size_bytes <= FAST_MAX))
+		return fast_alloc(heap, size_bytes, GRANULE);
+	if (!is_power_of_two(alignment))
+		return alloc_any(heap, size_bytes, alignment, flags);
+	if (!HARDENED && flags == 0 && size_bytes <= FAST_MAX && (alignment < GRANULE || alignment == size_bytes))
+		return kheap_alloc(heap, size_bytes, 0);
+	return alloc_slow(heap, size_bytes, alignment, flags);
 }
 
 /* ---- from here on for size ---------------------------------------------------------------------------------------- */

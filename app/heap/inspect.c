@@ -31,7 +31,7 @@ static struct kheap_range tell(const struct kheap *heap, const struct found *fou
 }
 
 /* One of n objects of a slab of whole pages [start, end), or the padding behind the last one. */
-static void find_in_slab(struct found *found, const struct page_desc *desc, uintptr_t start, uintptr_t end, size_t size,
+static void find_in_slab(struct found *found, const struct region *region, uintptr_t start, uintptr_t end, size_t size,
                          size_t n_objects, uintptr_t address)
 {
 	size_t index = (address - start) / size;
@@ -41,8 +41,7 @@ static void find_in_slab(struct found *found, const struct page_desc *desc, uint
 		return;
 	}
 	start += index * size;
-	/* The bits of a cache's slab stand where those of any slab do. */
-	found_set(found, KHEAP_SLAB_OBJECT, !(desc->free_bits[index / 64] >> (index % 64) & 1), start, start + size);
+	found_set(found, KHEAP_SLAB_OBJECT, is_start(region, start), start, start + size);
 	found->has_canary = true;
 }
 
@@ -53,7 +52,7 @@ static void find_in_cache(const struct kheap *heap, const struct region *region,
 		page -= region->descs[page].n_back;
 	const struct kcache *cache = region->descs[page].cache;
 
-	find_in_slab(found, &region->descs[page], page_address(region, page),
+	find_in_slab(found, region, page_address(region, page),
 	             page_address(region, page + cache->pages_per_slab), cache->object_size, cache->objects_per_slab,
 	             address);
 	if (found->kind == KHEAP_SLAB_OBJECT)
@@ -133,7 +132,7 @@ static void find_range(const struct kheap *heap, const struct region *region, ui
 	} else if (is_slab(kind)) {
 		unsigned class_index = (unsigned)(kind - PAGE_SLAB);
 
-		find_in_slab(found, &region->descs[page], start, start + PAGE_SIZE, slab_object_size(class_index),
+		find_in_slab(found, region, start, start + PAGE_SIZE, slab_object_size(class_index),
 		             slab_objects(class_index), address);
 		found->is_live = found->is_live && !is_cached(heap, found->base);
 	} else if (kind == PAGE_BLOCK_HEAD || kind == PAGE_BLOCK) {
@@ -194,7 +193,7 @@ static bool walk_runs(const struct run_bins *bins, visit_fn *visit, void *ctx)
 	for (unsigned bin = 0; bin < RUN_BINS; bin++) {
 		for (const struct page_desc *desc = bins->heads[bin]; desc; desc = desc->next) {
 			struct kheap_range range = { KHEAP_PAGE_RUN, false, desc_address(desc),
-				                     desc->n_pages << PAGE_SHIFT };
+				                     (size_t)desc->n_pages << PAGE_SHIFT };
 
 			if (!visit(ctx, &range))
 				return false;
@@ -254,7 +253,7 @@ static void add_free_ranges(const struct kheap *heap, struct free_sum *sum)
 			const struct page_desc *desc = heap->runs[zone].heads[bin];
 
 			for (; desc; desc = desc->next)
-				add_range(sum, desc->n_pages << PAGE_SHIFT);
+				add_range(sum, (size_t)desc->n_pages << PAGE_SHIFT);
 		}
 	}
 	if (heap->victim && block_is_free(heap, heap->victim))

@@ -10,7 +10,7 @@
  *   free.c     from an address back to the object: kheap_free
  *   resize.c   sizes of objects, and changing them
  *   cache.c    kcache: slabs of one user-chosen size
- *   slab.c     equal small objects in a page, their state (a bitmap) in the page's descriptor
+ *   slab.c     equal small objects in a page
  *   block.c    sizes between: boundary tags, bins by size (block.h: the header)
  *   area.c     the whole pages that blocks live in
  *   run.c      whole pages: bins by length over the page descriptors
@@ -27,9 +27,9 @@
  *                  back), after it has let go.
  *   struct cpu_cache belongs to its CPU alone, with or without the lock. Where interrupts may call the heap, it also belongs to whoever
  *                  set its `inside` mark first: code that finds the mark set leaves the cache alone.
- *   read without a lock, by fast.h: the page kind of an object that is live (it cannot change while it lives, but for a run's, which its
- *                  CPU's cache sets to PAGE_RUN_CACHED and back, also without the lock), its run's length, and the section table,
- *                  which has a sequence number that is odd while it changes; where there are several CPUs a table that was
+ *   read without a lock, by fast.h: where a live object starts, and its magazine (which do not change while it lives,
+ *                  but for a run's, which its CPU's cache clears and sets, also without the lock), a run's length, and the section
+ *                  table, which has a sequence number that is odd while it changes; where there are several CPUs a table that was
  *                  outgrown stays readable.
  */
 #ifndef HEAP_INTERNAL_H
@@ -119,8 +119,8 @@ static inline void uncount_free(struct kheap *heap, size_t usable)
 	heap->counters.live_bytes += usable;
 }
 
-/* A block that stands in for an object of a class without slabs, or without room in them; not counted. */
-uintptr_t alloc_stand_in(struct kheap *heap, size_t gross, size_t alignment, unsigned class_index);
+/* A block that stands in for an object of a class without slabs, or without room in them; counted. 0 is the natural alignment. */
+void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index);
 /* One attempt to meet a request with what the heap has; the object is counted. */
 uintptr_t alloc_once(struct kheap *heap, const struct request *request);
 void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags);
@@ -145,7 +145,6 @@ struct object {
 	enum page_kind kind;
 	struct region *region;
 	size_t page;  /* index in the region of the page that describes it */
-	size_t index; /* in its slab */
 	size_t slot;  /* bytes it occupies, canary included */
 };
 
@@ -176,10 +175,16 @@ INLINE unsigned other_shift(unsigned shift)
 	return SECTION_SHIFT + LARGE_SECTION_SHIFT - shift;
 }
 
-/* The entry of the region that has this page, or NULL. */
+/* An address in granules; one that is misaligned becomes a number far out of every region. */
+INLINE uintptr_t granule_number(uintptr_t address)
+{
+	return address >> GRANULE_SHIFT | address << (8 * sizeof(address) - GRANULE_SHIFT);
+}
+
+/* The entry of the region that has this address, or NULL. */
 INLINE const struct section *section_at(const struct kheap *heap, uintptr_t address)
 {
-	uintptr_t number = address >> PAGE_SHIFT;
+	uintptr_t number = address >> GRANULE_SHIFT;
 	/* The mask first: tables only grow, so it is never too large for the table. */
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
 	const struct section *table = heap->sections, *section;
@@ -188,7 +193,7 @@ INLINE const struct section *section_at(const struct kheap *heap, uintptr_t addr
 	for (unsigned n = 0; n < 2; n++, shift = other_shift(shift)) {
 		for (size_t i = section_place(address, shift);; i++) {
 			section = &table[i & mask];
-			if (LIKELY(number - section->first_page < section->n_pages))
+			if (LIKELY(number - section->first_granule < section->n_granules))
 				return section;
 			if (!section->region)
 				break;
@@ -208,7 +213,7 @@ static inline struct region *region_in_table(const struct kheap *heap, uintptr_t
 /* The region that holds `address`, or NULL. */
 INLINE struct region *region_of(const struct kheap *heap, uintptr_t address)
 {
-	if (LIKELY((address >> PAGE_SHIFT) - heap->window.first_page < heap->window.n_pages))
+	if (LIKELY((address >> GRANULE_SHIFT) - heap->window.first_granule < heap->window.n_granules))
 		return heap->window.region;
 	return region_in_table(heap, address);
 }
@@ -218,14 +223,35 @@ static inline uintptr_t page_address(const struct region *region, size_t page)
 	return (region->first_page + page) << PAGE_SHIFT;
 }
 
+/* The page of an address that is the region's. */
+static inline size_t region_page(const struct region *region, uintptr_t address)
+{
+	return (address >> PAGE_SHIFT) - region->first_page;
+}
+
+#define REGION_BYTES ((sizeof(struct region) + GRANULE - 1) / GRANULE * GRANULE)
+
 static inline size_t desc_page(const struct page_desc *desc)
 {
-	return (size_t)(desc - desc->region->descs);
+	return desc->page;
+}
+
+INLINE struct region *desc_region(const struct page_desc *desc)
+{
+	return (struct region *)((uintptr_t)(desc - desc->page) - REGION_BYTES);
+}
+
+INLINE struct page_desc *region_desc(const struct region *region, size_t page)
+{
+	struct page_desc *desc = &region->descs[page];
+
+	desc->page = (uint32_t)page;
+	return desc;
 }
 
 static inline uintptr_t desc_address(const struct page_desc *desc)
 {
-	return page_address(desc->region, desc_page(desc));
+	return page_address(desc_region(desc), desc_page(desc));
 }
 
 /* Is this a kind at all? A damaged one must not lead to a class that is none. */
@@ -234,15 +260,113 @@ static inline bool is_kind(enum page_kind kind)
 	return kind < PAGE_KINDS;
 }
 
+static inline bool is_block_kind(enum page_kind kind)
+{
+	return (unsigned)kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD;
+}
+
 static inline bool is_slab(enum page_kind kind)
 {
 	return (unsigned)kind - PAGE_SLAB < SLAB_CLASSES;
 }
 
+/* What the section table says of a region. */
+static inline struct section region_section(struct region *region)
+{
+	return (struct section){ region->first_page * PAGE_GRANULES, region->n_pages * PAGE_GRANULES, region->starts, region };
+}
+
+INLINE struct window window_on(const struct section *section)
+{
+	return (struct window){ section->first_granule, section->n_granules, section->starts, section_magazines(section),
+		                section->region };
+}
+
+/* ---- what is where ------------------------------------------------------------------------------------------- */
+
+/* All of these may be read without the lock while others change what does not concern the reader. */
+
+INLINE bool get_bit(const uint32_t *words, size_t n)
+{
+	return __atomic_load_n(&words[n / WORD_GRANULES], __ATOMIC_RELAXED) >> n % WORD_GRANULES & 1;
+}
+
+INLINE void put_bits(uint32_t *word, uint32_t bits)
+{
+	__atomic_store_n(word, bits, __ATOMIC_RELAXED);
+}
+
+INLINE size_t granule_of(const struct region *region, uintptr_t address)
+{
+	return (address - (region->first_page << PAGE_SHIFT)) >> GRANULE_SHIFT;
+}
+
+/* Does an object start here that is not free in its storey? */
+INLINE bool is_start(const struct region *region, uintptr_t address)
+{
+	return address % GRANULE == 0 && get_bit(region->starts, granule_of(region, address));
+}
+
+INLINE void start_set(const struct region *region, uintptr_t address)
+{
+	size_t n = granule_of(region, address);
+	uint32_t *word = &region->starts[n / WORD_GRANULES];
+
+	put_bits(word, *word | (uint32_t)1 << n % WORD_GRANULES);
+}
+
+INLINE void start_clear(const struct region *region, uintptr_t address)
+{
+	size_t n = granule_of(region, address);
+	uint32_t *word = &region->starts[n / WORD_GRANULES];
+
+	put_bits(word, *word & ~((uint32_t)1 << n % WORD_GRANULES));
+}
+
+/* How many objects start in the cell of this address? What counts is none, one or more. */
+INLINE uint32_t cell_starts(const struct region *region, uintptr_t address)
+{
+	size_t n = granule_of(region, address) / CELL_GRANULES * CELL_GRANULES;
+
+	return region->starts[n / WORD_GRANULES] >> n % WORD_GRANULES & ((1u << CELL_GRANULES) - 1);
+}
+
+INLINE uint32_t *page_starts(const struct region *region, size_t page)
+{
+	return &region->starts[page * PAGE_WORDS];
+}
+
+INLINE uint8_t *magazine_byte(const struct region *region, uintptr_t address)
+{
+	return &region->magazines[granule_of(region, address) / CELL_GRANULES];
+}
+
+INLINE void page_magazines_set(const struct region *region, size_t page, unsigned magazine)
+{
+	fill_words(&region->magazines[page * PAGE_CELLS], magazine * 0x0101010101010101u, PAGE_CELLS);
+}
+
+/* With flags. */
+INLINE unsigned page_kind_byte(const struct region *region, size_t page)
+{
+	return __atomic_load_n(&region->kinds[page], __ATOMIC_RELAXED);
+}
+
 static inline enum page_kind page_kind_of(const struct region *region, size_t page)
 {
-	/* Where it is a live run's, its CPU's cache may be changing it. */
-	return (enum page_kind)(__atomic_load_n(&region->kinds[page], __ATOMIC_RELAXED) & PAGE_KIND_MASK);
+	return (enum page_kind)(page_kind_byte(region, page) & PAGE_KIND_MASK);
+}
+
+INLINE void page_kind_set(const struct region *region, size_t page, unsigned kind_byte)
+{
+	__atomic_store_n(&region->kinds[page], (uint8_t)kind_byte, __ATOMIC_RELAXED);
+}
+
+/* The first page of a run becomes live, or is so no more. */
+INLINE void run_start_set(const struct region *region, size_t page, enum page_kind kind)
+{
+	page_kind_set(region, page, kind);
+	put_bits(page_starts(region, page), kind == PAGE_RUN);
 }
 
 /* Get a chunk for a request that failed. Called without the lock. */
@@ -323,16 +447,11 @@ unsigned slab_objects(unsigned class_index);
 /* Would a slab serve an object of this class now? */
 bool slab_is_earned(const struct kheap *heap, unsigned class_index);
 uintptr_t slab_alloc(struct kheap *heap, unsigned class_index);
-/* False: it is free already. */
-bool slab_free(struct kheap *heap, struct region *region, size_t page, unsigned class_index, size_t index);
-/* The index of the object that starts `offset` bytes into a slab; false: none starts there. */
-bool slab_index(unsigned class_index, size_t offset, size_t *index);
+/* Free an object that starts here and is not free. */
+void slab_free(struct kheap *heap, struct region *region, uintptr_t address, unsigned class_index);
+/* Where objects of a class may start: a word of a page's starts. */
+uint32_t slab_starts(unsigned class_index, size_t word);
 bool slab_drain(struct kheap *heap);
-/* For an object in a slab that is, or was, fresh: give more of it keys; its kind, or PAGE_BODY if it was never handed out. */
-size_t slab_settle_fresh(struct kheap *heap, uintptr_t address);
-/* What free_bits holds when nothing is live. */
-uint64_t slab_full_word(unsigned n_objects, unsigned word);
-
 #define SLAB_TAKE_MAX 16
 /* Up to n objects, at most SLAB_TAKE_MAX, of a class, from one slab, each marked as cached, into objects[]; how many. They are not counted. */
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
@@ -366,13 +485,13 @@ void cpu_free_run(struct kheap *heap, void *object);
 void cpu_init(struct kheap *heap);
 /* The heap has its first region. */
 void cpu_heap_made(struct kheap *heap);
-/* The magazine was empty: get objects from the depot or the slabs, or a block to stand in for one. NULL: there is no memory. Called without the lock. */
-void *cpu_alloc_miss(struct kheap *heap, unsigned class_index, size_t size, size_t alignment);
-/* A block for a class whose magazine was empty. NULL: no memory. Called without the lock. */
-void *cpu_block_miss(struct kheap *heap, unsigned block_class);
-/* Free what the fast path did not; kind: of its page, a slab or another. Called without the lock. */
-void cpu_free_small(struct kheap *heap, void *object, size_t kind);
-void cpu_free_other(struct kheap *heap, void *object, size_t kind);
+/*
+ * The magazine for a size up to FAST_MAX was empty: get objects from the depot or the slabs, or a block. An alignment of 0 is the natural one.
+ * NULL: there is no memory. Called without the lock.
+ */
+void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment);
+/* Free what the fast path did not. Called without the lock. */
+void cpu_free_slow(struct kheap *heap, void *object);
 /* The same for an address whose page is not known. NULL does nothing. */
 void cpu_free_miss(struct kheap *heap, void *object);
 /* Give what this CPU's cache and the depot hold back to the slabs and blocks; true if that was anything. */
@@ -387,19 +506,15 @@ void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes);
 
 /* ---- cache.c ------------------------------------------------------------------------------------------------ */
 
-/* The object of a cache's slab that covers `address`; false: padding. */
-bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *index,
-                  size_t *head);
-void cache_free_object(struct kheap *heap, struct page_desc *head, size_t index);
+/* The object of a cache's slab that covers `address`, and the slab's first page; false: padding. */
+bool cache_locate(const struct region *region, size_t page, uintptr_t address, uintptr_t *base, size_t *head);
+/* An object that is not free. */
+void cache_free_object(struct kheap *heap, struct page_desc *head, uintptr_t object);
 bool cache_drain(struct kheap *heap);
 void cache_init(struct kcache *cache, struct kheap *heap, size_t size_bytes, size_t alignment);
 /* The heap's own objects: not counted, without a canary. NULL: there are no pages; the heap does not grow for this. */
 void *cache_take_internal(struct kcache *cache);
 void cache_free_internal(struct kcache *cache, void *object);
-static inline bool cache_object_is_free(const struct page_desc *head, size_t index)
-{
-	return head->cache_bits[index / 64] >> (index % 64) & 1;
-}
 
 /* ---- guard.c: canaries and poison; nothing at all in the release build ---------------------------------------- */
 
@@ -442,6 +557,15 @@ static inline void guard_verify(struct kheap *heap, uintptr_t start, size_t n_by
 /* The range that holds `address`, with the lock held. */
 struct kheap_range range_of(const struct kheap *heap, uintptr_t address);
 size_t check_heap(struct kheap *heap, struct kheap_fault *first);
+
+/* The pages that shares of the heap are taken of. Where pages cost nothing until they are used, those that are free do not count. */
+#define SCALE_MIN_PAGES 256
+INLINE size_t heap_scale(const struct kheap *heap)
+{
+	size_t footprint = heap->counters.footprint_pages, busy = footprint - heap->counters.free_run_pages;
+
+	return heap->is_sparse ? min_size(footprint, max_size(busy, SCALE_MIN_PAGES)) : footprint;
+}
 
 #pragma GCC visibility pop
 

@@ -52,10 +52,10 @@ _Static_assert(PAGE_SIZE == KMALLOC_PAGE_SIZE, "the contract's page is the heap'
 #define SLAB_CLASSES 19
 #define SLAB_NO_CLASS 255
 
-/* What a page is. Kept in an array of bytes of its own, so that asking costs one load. */
+/* What a page is. */
 enum page_kind {
 	PAGE_BODY, /* not the first page of its run (or the inside of a free run) */
-	PAGE_SLAB, /* a slab of class kind - PAGE_SLAB; the magazines of a CPU cache are numbered like this too */
+	PAGE_SLAB, /* a slab of class kind - PAGE_SLAB */
 	PAGE_OVERHEAD = PAGE_SLAB + SLAB_CLASSES, /* region descriptors, a section table or a CPU cache */
 	PAGE_FREE,                                /* first page of a free run; its descriptor holds the length */
 	PAGE_FREE_TAIL,                           /* last page of a free run of two or more; likewise */
@@ -67,31 +67,45 @@ enum page_kind {
 	PAGE_CACHE_BODY, /* the others; the descriptor says how far it is from the first */
 	PAGE_KINDS,
 	PAGE_KIND_MASK = 0x1f,
-	PAGE_FRESH = 0x20, /* flag: this slab has objects that were never handed out, and no key yet (not hardened) */
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
 _Static_assert(PAGE_KINDS <= PAGE_KIND_MASK + 1, "a page's kind and flags share a byte");
 
-#define SLAB_WORDS 4
+/*
+ * Three arrays of each region say what is where, out of line, so that no overrun of an object reaches them:
+ *
+ *   kinds      a byte for each page: enum page_kind
+ *   starts     a bit for each granule of 16 bytes: an object starts here that is not free in its storey: it is live, or in a CPU's cache
+ *   magazines  a byte for each cell of 256 bytes: the magazine that takes every object that starts there; 0: none does, or not for all
+ *
+ * The last two tell alike for every storey, whether an address is an object's, and where it goes when it is freed.
+ */
+#define GRANULE_SHIFT 4
+#define WORD_GRANULES 32 /* in a word of starts */
+#define CELL_SHIFT 8
+#define CELL_BYTES ((size_t)1 << CELL_SHIFT)
+#define CELL_GRANULES (CELL_BYTES / GRANULE)
+#define PAGE_GRANULES (PAGE_SIZE / GRANULE)
+#define PAGE_WORDS (PAGE_GRANULES / WORD_GRANULES)
+#define PAGE_CELLS (PAGE_SIZE / CELL_BYTES)
+_Static_assert(GRANULE == 1 << GRANULE_SHIFT, "the contract's alignment is a granule");
 
-struct region;
-
-/* Out of line, so that no overrun of an object reaches it. Which part is in use follows from the page's kind. */
+/* Out of line, too. Which part is in use follows from the page's kind. */
 struct page_desc {
 	struct page_desc *next, *prev; /* list of free runs, of slabs with free objects */
-	struct region *region;
+	uint32_t page;                 /* its own index in the region, whose descriptors begin behind the struct region */
 	union {
-		uint64_t free_bits[SLAB_WORDS]; /* slab: bit set = that object is free */
-		struct {
-			size_t n_pages;   /* free run, live run, block area: head and tail */
-			size_t n_back;    /* PAGE_CACHE_BODY: pages back to the first */
-			uintptr_t number; /* free run: of its first page */
-			bool is_bare;     /* PAGE_RUN: from kpages_alloc, so without a canary */
+		uint32_t n_pages; /* free run, live run, block area: head and tail */
+		struct {          /* slab: */
+			uint16_t n_free; /* free objects, */
+			uint16_t hint;   /* none of them before this word of starts (of a kcache's slab: object) */
 		};
-		struct {
-			uint64_t cache_bits[SLAB_WORDS - 1];
-			struct kcache *cache;
-		};
+	};
+	union {
+		uintptr_t number; /* free run: of its first page */
+		bool is_bare;     /* PAGE_RUN: from kpages_alloc, so without a canary */
+		struct kcache *cache; /* PAGE_CACHE */
+		size_t n_back;        /* PAGE_CACHE_BODY: pages back to the first */
 	};
 };
 
@@ -100,6 +114,8 @@ struct page_desc {
 struct region {
 	uintptr_t first_page; /* number of the first page */
 	size_t n_pages;
+	uint32_t *starts;
+	uint8_t *magazines;
 	uint8_t *kinds;
 	struct page_desc *descs;
 	struct region *next, *prev;
@@ -124,10 +140,24 @@ struct region {
 #define SECTIONS_INLINE 16
 
 struct section {
-	uintptr_t first_page;
-	size_t n_pages; /* 0: there was a region once */
-	const uint8_t *kinds;
-	struct region *region; /* NULL: there never was one */
+	uintptr_t first_granule; /* its address in granules */
+	size_t n_granules;       /* 0: there was a region once */
+	const uint32_t *starts;  /* the magazines lie behind them */
+	struct region *region;   /* NULL: there never was one */
+};
+
+INLINE const uint8_t *section_magazines(const struct section *section)
+{
+	return (const uint8_t *)section->starts + section->n_granules / 8;
+}
+
+/* A region that is looked at before the table is. */
+struct window {
+	uintptr_t first_granule;
+	size_t n_granules;
+	const uint32_t *starts;
+	const uint8_t *magazines;
+	struct region *region;
 };
 
 /* ---- page runs -------------------------------------------------------------------------------------------- */
@@ -186,14 +216,14 @@ enum block_label {
 
 /* Bins for free blocks: 16 for each octave of sizes, and a bitmap of those that are not empty. */
 #define BIN_SHIFT 4
-#define BLOCK_BINS 192
+#define BLOCK_BINS 176 /* for a free block that is the largest area */
 
 #define AREA_MAX_PAGES 64 /* so that one step of kheap_check_step is bounded */
 #define AREA_GROW_MAX 16
 #define RELEASE_PAGES 16 /* a free block that spans so many whole pages gives them back */
 
 struct block_bins {
-	uint64_t bits[BLOCK_BINS / 64];
+	uint64_t bits[(BLOCK_BINS + 63) / 64];
 	struct block *heads[BLOCK_BINS];
 };
 
@@ -203,9 +233,8 @@ struct slab_class {
 	struct page_desc *partial; /* slabs with free objects and live ones */
 	struct page_desc *empty;   /* at most one slab without live objects */
 	uint32_t n_in_blocks;      /* live objects of this class that blocks serve */
-	uint32_t n_slabs;
-	uint16_t n_keyed; /* of its one fresh slab: objects that have a key, or had one */
-	bool is_busy;     /* its few objects come and go so often that it gets a slab, if there is a page to spare */
+	uint32_t n_slabs : 31;
+	uint32_t is_busy : 1;  /* its few objects come and go so often that it gets a slab, if there is a page to spare */
 };
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */
@@ -240,14 +269,20 @@ struct magazine_state {
 	uint8_t n_stand_ins; /* frees of blocks that stand in: until the class earns a slab by being busy */
 };
 
-/* Blocks of 272 to 4096 bytes, sixteen classes an octave, a magazine for each. */
+/*
+ * Magazines by number: 0 is that of nobody, always empty and always full; the slab classes' follow; then those of blocks of 272 to 4096
+ * bytes, sixteen classes an octave.
+ */
 #define BLOCK_CLASSES 64
-#define BLOCK_CLASS_MIN ((size_t)272)
 #define BLOCK_CLASS_MAX ((size_t)4096)
-#define BLOCK_SLOTS 22
+#define BLOCK_SLOTS 32
+#define MAGAZINE_SLAB 1u
+#define MAGAZINE_BLOCK (MAGAZINE_SLAB + SLAB_CLASSES)
+#define MAGAZINES (MAGAZINE_BLOCK + BLOCK_CLASSES)
+_Static_assert((int)MAGAZINE_SLAB == (int)PAGE_SLAB, "a slab's magazine has the number of its page's kind");
 
+/* The space of the blocks' magazines. */
 struct block_cache {
-	void **tops[BLOCK_CLASSES], **limits[BLOCK_CLASSES];
 	void *slots[BLOCK_CLASSES][BLOCK_SLOTS]; /* the first is NULL */
 };
 
@@ -265,11 +300,8 @@ struct run_cache {
 };
 
 struct cpu_cache {
-	/* The slabs' magazines, by page kind; the first is always empty. */
-	void **tops[PAGE_SLAB + SLAB_CLASSES], **limits[PAGE_SLAB + SLAB_CLASSES];
-	uint32_t reciprocals[2 *
-	                     PAGE_FRESH]; /* by page kind: 2^32 / object size, rounded up; 0: no slab, or a fresh one */
-	struct block_cache *blocks;       /* NULL: not earned yet */
+	void **tops[MAGAZINES], **limits[MAGAZINES];
+	struct block_cache *blocks; /* NULL: not earned yet */
 	struct run_cache runs;
 	uint8_t inside; /* somebody is changing this cache */
 	uint8_t hand;   /* the class whose idleness is looked at next */
@@ -331,7 +363,7 @@ struct kcache {
 struct kheap {
 	/* Read by every call. */
 	uint64_t secret;
-	struct section window; /* a region that is looked at first: the one seen last, or the first one for ever */
+	struct window window; /* on the region seen last, or on the first one for ever */
 	struct section *sections;
 	size_t section_mask;
 	uint32_t sections_sequence; /* odd: the table is being changed */
@@ -358,6 +390,7 @@ struct kheap {
 	uint64_t victim_header;   /* what the header of the victim was sealed as */
 	struct block *victim;     /* a free block in no list, from which the next ones are cut; NULL: none */
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
+	bool is_sparse; /* the source gave pages that were never used */
 	bool is_draining;
 	bool is_refused;  /* there were no pages when they were last wanted */
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */

@@ -19,8 +19,10 @@
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
 #define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap, */
 #define SPARE_MIN_PAGES 64                /* or 256 KiB */
-#define TAIL_MAX_PAGES 256                /* in larger regions the rest of a page is not worth an area */
 #define TAIL_MIN_BYTES 128
+
+/* Of starts, magazines and kinds. */
+#define PAGE_MAP_BYTES (PAGE_WORDS * sizeof(uint32_t) + PAGE_CELLS + 1)
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
@@ -65,29 +67,33 @@ static void region_runs(struct kheap *heap, struct region *region, size_t page, 
 	}
 }
 
-/* Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). */
-static struct region *region_layout(uintptr_t base, size_t n_pages, size_t used)
+/* Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). Zeros are not written again. */
+static struct region *region_layout(uintptr_t base, size_t n_pages, size_t used, bool is_zero)
 {
 	uintptr_t at = base + align_up(used, GRANULE);
 	struct region *region = (struct region *)at;
 	struct region made = { .first_page = base >> PAGE_SHIFT, .n_pages = n_pages };
 
-	at += align_up(sizeof(*region), GRANULE);
+	at += REGION_BYTES;
 	made.descs = (struct page_desc *)at;
 	at += n_pages * sizeof(struct page_desc);
-	made.kinds = (uint8_t *)at;
-	at = align_up(at + n_pages, GRANULE);
+	/* The three arrays of what is where lie together. */
+	made.starts = (uint32_t *)at;
+	made.magazines = (uint8_t *)(made.starts + n_pages * PAGE_WORDS);
+	made.kinds = made.magazines + n_pages * PAGE_CELLS;
+	at = align_up(at + n_pages * PAGE_MAP_BYTES, GRANULE);
 	made.n_overhead = align_up(at - base, PAGE_SIZE) >> PAGE_SHIFT;
 	size_t rest = base + (made.n_overhead << PAGE_SHIFT) - at;
 
-	if (rest >= TAIL_MIN_BYTES && n_pages <= TAIL_MAX_PAGES)
+	if (rest >= TAIL_MIN_BYTES)
 		made.tail_offset = (uint16_t)(at % PAGE_SIZE);
 	if (made.n_overhead > n_pages || (made.n_overhead == n_pages && !made.tail_offset))
 		return NULL;
 	*region = made;
-	fill_words(region->kinds, 0, align_up(n_pages, 8));
+	if (!is_zero)
+		fill_words(region->starts, 0, n_pages * PAGE_MAP_BYTES);
 	for (size_t i = 0; i < region->n_overhead; i++)
-		region->kinds[i] = PAGE_OVERHEAD;
+		page_kind_set(region, i, PAGE_OVERHEAD);
 	return region;
 }
 
@@ -128,6 +134,7 @@ static bool region_enter(struct kheap *heap, struct region *region)
 		list_remove(heap, region);
 		return false;
 	}
+	heap->is_sparse |= region->chunk.is_zero;
 	count_pages(heap, region, true);
 	if (region->tail_offset)
 		area_create(heap, region, region->n_overhead - 1, 1, region->tail_offset);
@@ -162,7 +169,7 @@ static bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uint
 	if (heap->config.limit_bytes &&
 	    heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
 		return false;
-	struct region *region = region_layout(base, n_pages, 0);
+	struct region *region = region_layout(base, n_pages, 0, chunk->is_zero);
 
 	if (!region)
 		return false;
@@ -184,9 +191,9 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
 /* The region that fast.h looks at before it searches the table: at first the one that never goes. */
 static void window_reset(struct kheap *heap)
 {
-	struct region *first = heap->regions;
+	const struct section section = region_section(heap->regions);
 
-	heap->window = (struct section){ first->first_page, first->n_pages, first->kinds, first };
+	heap->window = window_on(&section);
 }
 
 /* Take an empty region out of every list. Its section table must be elsewhere. */
@@ -262,7 +269,7 @@ static bool region_evict_table(struct kheap *heap, struct region *region)
 {
 	struct page_desc *table = heap->sections_run;
 
-	if (!table || table->region != region || region->n_busy != table->n_pages)
+	if (!table || desc_region(table) != region || region->n_busy != table->n_pages)
 		return false;
 	size_t page = desc_page(table);
 	size_t end = page + table->n_pages;
@@ -356,7 +363,7 @@ bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)
 /* The pages of a chunk in which n pages are left for use; SIZE_MAX when that is no number. */
 static size_t chunk_pages(size_t n_pages)
 {
-	const size_t each = sizeof(struct page_desc) + 1;
+	const size_t each = sizeof(struct page_desc) + PAGE_MAP_BYTES;
 	size_t bytes;
 
 	if (__builtin_mul_overflow(n_pages, each, &bytes) || bytes > SIZE_MAX - PAGE_SIZE)
@@ -444,7 +451,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	heap->sections = heap->inline_sections;
 	heap->section_mask = SECTIONS_INLINE - 1;
 	heap->section_shift = SECTION_SHIFT;
-	struct region *region = region_layout(base, n_pages, sizeof(*heap));
+	struct region *region = region_layout(base, n_pages, sizeof(*heap), chunk->is_zero);
 
 	if (!region)
 		return NULL;

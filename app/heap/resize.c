@@ -8,58 +8,47 @@
  */
 #include "fast.h"
 
-INLINE bool is_of_blocks(unsigned kind)
+/* Usable bytes of the live block that starts here. */
+INLINE size_t usable_of_block(uintptr_t address)
 {
-	return kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD;
+	return block_size(block_of_payload(address)) - BLOCK_HEADER;
 }
 
-/* Usable bytes of the live block that starts here, in a page of blocks; 0: none does. */
-INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address, unsigned kind)
+/* Where an object is from, as far as can be told at once. */
+enum storey { STOREY_SLAB, STOREY_BLOCK, STOREY_RUN, STOREY_OTHER };
+
+/* The storey of the live object that starts here and its usable bytes; STOREY_OTHER: look closer, or there is none. */
+INLINE enum storey storey_at_once(const struct kheap *heap, uintptr_t address, struct place place, size_t *usable)
 {
-	const struct block *block = block_of_payload(address);
+	unsigned kind = page_kind_byte(place.region, place.granule / PAGE_GRANULES);
 
-	if (!may_be_payload(address, kind))
-		return 0;
-	uint64_t header = block_header(block);
-
-	if (header_hash(heap, block, header) || !(header & BLOCK_USED) || is_cached(heap, address))
-		return 0;
-	/* The end of an area that was joined to the next one is a header still, of size 0. */
-	return max_size((uint32_t)header & ~(uint32_t)BLOCK_FLAGS, BLOCK_HEADER) - BLOCK_HEADER;
-}
-
-/* Usable bytes of the live object that starts here, in a page that may be a slab; 0: none does, or it cannot be told. */
-INLINE size_t usable_of_slab(struct kheap *heap, uintptr_t address, unsigned kind)
-{
-	unsigned page_kind = kind & PAGE_KIND_MASK;
-
-	if (!starts_object(cpu_of(heap), address, page_kind) || is_cached(heap, address))
-		return 0;
-	size_t size = slab_object_size(page_kind - PAGE_SLAB);
-
-	/* What a fresh slab never handed out has no key yet. If this one is fresh no more, the worst is to be told to look closer. */
-	if (UNLIKELY(kind & PAGE_FRESH) &&
-	    address % PAGE_SIZE >=
-	            __atomic_load_n(&heap->slabs[page_kind - PAGE_SLAB].n_keyed, __ATOMIC_RELAXED) * size)
-		return 0;
-	return size;
+	if (UNLIKELY(!place_is_live(heap, place, address)))
+		return STOREY_OTHER;
+	if (is_block_kind((enum page_kind)kind) && LIKELY(block_tag_holds(heap, block_of_payload(address)))) {
+		*usable = usable_of_block(address);
+		return STOREY_BLOCK;
+	}
+	if (is_slab((enum page_kind)kind)) {
+		*usable = slab_object_size(kind - PAGE_SLAB);
+		return STOREY_SLAB;
+	}
+	if (kind != PAGE_RUN)
+		return STOREY_OTHER;
+	*usable = (size_t)place.region->descs[place.granule / PAGE_GRANULES].n_pages << PAGE_SHIFT;
+	return STOREY_RUN;
 }
 
 /* Usable bytes of a live object of a slab, a block or a page run; 0: look closer. */
 INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address)
 {
-	struct page_place place;
+	struct place place = { .region = NULL };
+	size_t usable = 0;
 
-	if (HARDENED || !address)
-		return 0;
-	place = place_of(heap, address);
-	if (!place.kinds)
-		return 0;
-	unsigned kind = place.kinds[place.page];
-
-	if (kind == PAGE_RUN)
-		return address % PAGE_SIZE ? 0 : place.region->descs[place.page].n_pages << PAGE_SHIFT;
-	return is_of_blocks(kind) ? usable_of_block(heap, address, kind) : usable_of_slab(heap, address, kind);
+	if (!HARDENED && address)
+		place = place_at(heap, address);
+	if (place.region)
+		(void)storey_at_once(heap, address, place, &usable);
+	return usable;
 }
 
 size_t kheap_usable_size(struct kheap *heap, const void *pointer)
@@ -87,7 +76,7 @@ static bool run_resize(struct kheap *heap, struct region *region, size_t page, s
 
 	if (n_pages > have)
 		return run_extend(heap, region, page, have, n_pages - have);
-	desc->n_pages = n_pages;
+	desc->n_pages = (uint32_t)n_pages;
 	if (n_pages < have)
 		run_free(heap, region, page + n_pages, have - n_pages);
 	return true;
@@ -239,13 +228,13 @@ INLINE void *alloc_like(struct kheap *heap, size_t size, bool is_natural)
 
 /* A live object of a slab, or a block, to where it has room. */
 static __attribute__((noinline)) void *move_away(struct kheap *heap, void *object, size_t usable, size_t size,
-                                                 unsigned kind, bool is_natural)
+                                                 bool is_natural)
 {
 	void *moved = alloc_like(heap, size, is_natural);
 
 	if (LIKELY(moved != NULL)) {
 		heap_copy(moved, object, usable);
-		fast_free_kind(heap, object, kind);
+		kheap_free(heap, object);
 	}
 	return moved;
 }
@@ -270,11 +259,11 @@ static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, siz
 
 /* A live block is too small. */
 static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *object, size_t usable, size_t size,
-                                                  unsigned kind, bool is_natural)
+                                                  bool is_natural)
 {
 	if (block_grow(heap, (uintptr_t)object, usable, size, is_natural))
 		return object;
-	return move_away(heap, object, usable, size, kind, is_natural);
+	return move_away(heap, object, usable, size, is_natural);
 }
 
 static bool run_try(struct kheap *heap, struct region *region, size_t page, size_t size)
@@ -291,10 +280,11 @@ static bool run_try(struct kheap *heap, struct region *region, size_t page, size
 }
 
 /* A live run has too few pages or too many, or a power of two is not to lie here. */
-static __attribute__((noinline)) void *change_run(struct kheap *heap, void *object, size_t size, struct region *region,
-                                                  size_t page, bool is_natural)
+static __attribute__((noinline)) void *change_run(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
-	size_t usable = region->descs[page].n_pages << PAGE_SHIFT;
+	struct region *region = place_at(heap, (uintptr_t)object).region;
+	size_t page = region_page(region, (uintptr_t)object);
+	size_t usable = (size_t)region->descs[page].n_pages << PAGE_SHIFT;
 	bool stays = !is_natural || (uintptr_t)object % natural_alignment(size) == 0;
 
 	if (size > PTRDIFF_MAX)
@@ -313,60 +303,55 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, void *obje
 	return moved;
 }
 
-/* The page of the object is known. */
-INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct page_place place, bool is_natural)
+/* Where the object is, is known. */
+INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct place place, bool is_natural)
 {
 	uintptr_t address = (uintptr_t)object;
-	unsigned kind = place.kinds[place.page];
 	size_t usable;
 
-	if (kind == PAGE_RUN) {
-		usable = place.region->descs[place.page].n_pages << PAGE_SHIFT;
-		if (UNLIKELY(address % PAGE_SIZE))
-			return realloc_slow(heap, object, size, is_natural);
+	switch (storey_at_once(heap, address, place, &usable)) {
+	case STOREY_RUN:
 		if (LIKELY(usable - size < PAGE_SIZE && lies_right(address, size, is_natural)))
 			return object;
-		return change_run(heap, object, size, place.region, place.page, is_natural);
-	}
-	if (is_of_blocks(kind)) {
-		usable = usable_of_block(heap, address, kind);
+		return change_run(heap, object, size, is_natural);
+	case STOREY_BLOCK:
 		if (LIKELY(usable - size <= usable / RESIZE_SHARE && lies_right(address, size, is_natural)))
 			return object;
-		if (size > usable && usable)
-			return grow_block(heap, object, usable, size, kind, is_natural);
-	} else {
-		usable = usable_of_slab(heap, address, kind);
-		if (UNLIKELY(!usable))
-			return realloc_slow(heap, object, size, is_natural);
 		if (size > usable)
-			return move_away(heap, object, usable, size, kind, is_natural);
+			return grow_block(heap, object, usable, size, is_natural);
+		break;
+	case STOREY_SLAB:
+		if (size > usable)
+			return move_away(heap, object, usable, size, is_natural);
 		/* It cannot be cut: it moves when half of it is unused. */
 		if ((size > usable / 2 || usable <= 2 * GRANULE) && lies_right(address, size, is_natural))
 			return object;
+		break;
+	case STOREY_OTHER:
+		break;
 	}
 	return realloc_slow(heap, object, size, is_natural);
 }
 
-/* The page has to be looked up, or there is none. */
+/* It has to be looked up, or there is none. */
 static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
-	struct page_place place = { .kinds = NULL };
+	struct place place = { .region = NULL };
 
 	if (!HARDENED && object)
 		place = place_of(heap, (uintptr_t)object);
-	return place.kinds ? realloc_at(heap, object, size, place, is_natural)
-	                   : realloc_slow(heap, object, size, is_natural);
+	return place.region ? realloc_at(heap, object, size, place, is_natural)
+	                    : realloc_slow(heap, object, size, is_natural);
 }
 
 /* Most buffers that grow have the room already: that is told without the lock and without a call. */
 INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
-	size_t page = ((uintptr_t)object >> PAGE_SHIFT) - heap->window.first_page;
+	size_t granule = granule_number((uintptr_t)object) - heap->window.first_granule;
 
-	if (HARDENED || UNLIKELY(page >= heap->window.n_pages))
+	if (HARDENED || UNLIKELY(granule >= heap->window.n_granules))
 		return realloc_far(heap, object, size, is_natural);
-	return realloc_at(heap, object, size, (struct page_place){ heap->window.kinds, page, heap->window.region },
-	                  is_natural);
+	return realloc_at(heap, object, size, place_in_window(heap, granule), is_natural);
 }
 
 void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes)

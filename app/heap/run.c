@@ -17,18 +17,17 @@ INLINE struct run_bins *bins_of(struct kheap *heap, const struct region *region,
 INLINE void set_kind(struct region *region, size_t page, enum page_kind kind)
 {
 	/* Whether a free page holds poison stays with the page. */
-	region->kinds[page] = (uint8_t)(kind | (HARDENED ? region->kinds[page] & PAGE_POISONED : 0));
+	page_kind_set(region, page, kind | (HARDENED ? page_kind_byte(region, page) & PAGE_POISONED : 0));
 }
 
 /* Into its list; not counted. */
 INLINE void run_link(struct run_bins *bins, struct region *region, size_t page, size_t n_pages)
 {
-	struct page_desc *desc = &region->descs[page];
+	struct page_desc *desc = region_desc(region, page);
 	unsigned bin = run_bin_of(n_pages);
 	struct page_desc *next = bins->heads[bin];
 
-	desc->region = region;
-	desc->n_pages = n_pages;
+	desc->n_pages = (uint32_t)n_pages;
 	desc->number = region->first_page + page;
 	desc->prev = NULL;
 	desc->next = next;
@@ -39,7 +38,7 @@ INLINE void run_link(struct run_bins *bins, struct region *region, size_t page, 
 	bins->heads[bin] = desc;
 	if (n_pages > 1) {
 		set_kind(region, page + n_pages - 1, PAGE_FREE_TAIL);
-		desc[n_pages - 1].n_pages = n_pages;
+		desc[n_pages - 1].n_pages = (uint32_t)n_pages;
 	}
 	set_kind(region, page, PAGE_FREE);
 }
@@ -70,7 +69,7 @@ void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n
 
 void run_remove(struct kheap *heap, struct page_desc *desc)
 {
-	struct region *region = desc->region;
+	struct region *region = desc_region(desc);
 	size_t page = desc_page(desc);
 
 	run_unlink(bins_of(heap, region, page), desc);
@@ -180,9 +179,9 @@ INLINE void pages_wake(struct kheap *heap, struct region *region, size_t page, s
 	if (!HARDENED)
 		return;
 	for (size_t i = page; i < page + n_pages; i++) {
-		if (region->kinds[i] & PAGE_POISONED)
+		if (page_kind_byte(region, i) & PAGE_POISONED)
 			guard_verify(heap, page_address(region, i), PAGE_SIZE);
-		region->kinds[i] = PAGE_BODY;
+		page_kind_set(region, i, PAGE_BODY);
 	}
 }
 
@@ -196,7 +195,7 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 		desc = run_find(heap, n_pages, align_shift, max_address, &number);
 	if (!desc)
 		return NULL;
-	struct region *region = desc->region;
+	struct region *region = desc_region(desc);
 	size_t first = desc->number - region->first_page;
 	size_t end = first + desc->n_pages;
 	size_t start = number - region->first_page;
@@ -211,10 +210,9 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 	/* The last page may have been the free run's. */
 	set_kind(region, start + n_pages - 1, PAGE_BODY);
 	pages_wake(heap, region, start, n_pages);
-	region->kinds[start] = (uint8_t)kind;
-	desc = &region->descs[start];
-	desc->region = region;
-	desc->n_pages = n_pages;
+	run_start_set(region, start, kind);
+	desc = region_desc(region, start);
+	desc->n_pages = (uint32_t)n_pages;
 	region_busy(heap, region, n_pages);
 	return desc;
 }
@@ -225,11 +223,11 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 	size_t first = page;
 	size_t end = page + n_pages;
 
-	region->kinds[page] = PAGE_BODY;
+	run_start_set(region, page, PAGE_BODY);
 	if (HARDENED) {
 		guard_poison(page_address(region, page), n_pages << PAGE_SHIFT);
 		for (size_t i = page; i < end; i++)
-			region->kinds[i] = PAGE_BODY | PAGE_POISONED;
+			page_kind_set(region, i, PAGE_BODY | PAGE_POISONED);
 	}
 	/* In front of the first page that can be free is always another one. */
 	enum page_kind before = page_kind_of(region, page - 1);
@@ -264,7 +262,7 @@ bool run_extend(struct kheap *heap, struct region *region, size_t page, size_t n
 	if (have > more)
 		run_insert(heap, region, end + more, have - more);
 	pages_wake(heap, region, end, more);
-	region->descs[page].n_pages = n_pages + more;
+	region->descs[page].n_pages = (uint32_t)(n_pages + more);
 	region_busy(heap, region, more);
 	return true;
 }

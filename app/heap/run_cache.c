@@ -3,7 +3,7 @@
  * CPU caches, page runs: magazines for 1, 2 and 4 pages aligned to their length, as a power of two is allocated, and the way to the runs
  * and back for what they do not answer.
  *
- * A run in a magazine is live for the heap, and its page's kind says that it is free for its CPU, so that a double free, or a pointer into
+ * A run in a magazine is live for the heap, and its cell says that it is free for its CPU, so that a double free, or a pointer into
  * it, shows without a look at its pages. Each class holds at most a share of the heap, so small heaps have nothing of this.
  */
 #include "cpu.h"
@@ -13,20 +13,13 @@
 
 /* ---- magazines ---------------------------------------------------------------------------------------------------- */
 
-INLINE void set_cached(struct page_desc *desc, bool is_cached)
-{
-	/* Others read the kinds of neighbouring pages meanwhile. */
-	__atomic_store_n(&desc->region->kinds[desc_page(desc)], is_cached ? PAGE_RUN_CACHED : PAGE_RUN,
-	                 __ATOMIC_RELAXED);
-}
-
 INLINE struct page_desc *run_pop(struct run_cache *runs, unsigned run_class)
 {
 	struct page_desc *desc = *runs->tops[run_class];
 
 	if (LIKELY(desc != NULL)) {
 		runs->tops[run_class]--;
-		set_cached(desc, false);
+		run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN);
 	}
 	return desc;
 }
@@ -36,7 +29,7 @@ INLINE bool run_push(struct run_cache *runs, unsigned run_class, struct page_des
 {
 	if (UNLIKELY(runs->tops[run_class] == runs->limits[run_class]))
 		return false;
-	set_cached(desc, true);
+	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN_CACHED);
 	*++runs->tops[run_class] = desc;
 	return true;
 }
@@ -60,13 +53,13 @@ static void **run_bottom(const struct run_cache *runs, unsigned run_class)
 
 static size_t run_limit(const struct kheap *heap, unsigned run_class)
 {
-	return min_size(heap->counters.footprint_pages / RUN_SHARE >> run_class, RUN_SLOTS - 1);
+	return min_size(heap_scale(heap) / RUN_SHARE >> run_class, RUN_SLOTS - 1);
 }
 
 static void give_back_run(struct kheap *heap, struct page_desc *desc)
 {
-	count_free(heap, desc->n_pages << PAGE_SHIFT);
-	run_free(heap, desc->region, desc_page(desc), desc->n_pages);
+	count_free(heap, (size_t)desc->n_pages << PAGE_SHIFT);
+	run_free(heap, desc_region(desc), desc_page(desc), desc->n_pages);
 }
 
 /* ---- allocation and freeing ---------------------------------------------------------------------------------------- */
@@ -107,7 +100,7 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 	kport_lock_state state = heap_lock_inline(heap);
 
 	cache = own_cache(heap);
-	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc->region, desc_page(desc)) != PAGE_RUN)) {
+	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc_region(desc), desc_page(desc)) != PAGE_RUN)) {
 		free_locked(heap, address);
 	} else {
 		give_back_run(heap, desc);
@@ -122,8 +115,8 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 void cpu_free_run(struct kheap *heap, void *object)
 {
 	uintptr_t address = (uintptr_t)object;
-	struct page_place place = place_at(heap, address);
-	struct page_desc *desc = &place.region->descs[place.page];
+	struct region *region = place_at(heap, address).region;
+	struct page_desc *desc = &region->descs[region_page(region, address)];
 	unsigned run_class = run_class_of(desc, address);
 	struct cpu_cache *cache = cpu_of(heap);
 

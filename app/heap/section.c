@@ -59,11 +59,11 @@ static void sections_insert(struct kheap *heap, struct region *region)
 	for (size_t n = n_sections_of(region); n--;) {
 		size_t i = place_in_table(region, n) & heap->section_mask;
 
-		while (heap->sections[i].region && heap->sections[i].n_pages)
+		while (heap->sections[i].region && heap->sections[i].n_granules)
 			i = (i + 1) & heap->section_mask;
 		if (!heap->sections[i].region)
 			heap->n_sections_used++;
-		heap->sections[i] = (struct section){ region->first_page, region->n_pages, region->kinds, region };
+		heap->sections[i] = region_section(region);
 		heap->n_sections++;
 	}
 }
@@ -74,9 +74,9 @@ void sections_remove(struct kheap *heap, const struct region *region)
 	for (size_t n = n_sections_of(region); n--;) {
 		size_t i = place_in_table(region, n) & heap->section_mask;
 
-		while (heap->sections[i].region != region || !heap->sections[i].n_pages)
+		while (heap->sections[i].region != region || !heap->sections[i].n_granules)
 			i = (i + 1) & heap->section_mask;
-		heap->sections[i].n_pages = 0;
+		heap->sections[i].n_granules = 0;
 		heap->n_sections--;
 	}
 	note_large(heap, region, 0 - region->n_pages);
@@ -100,7 +100,7 @@ static void sections_rebuild(struct kheap *heap, struct section *table, size_t m
 static void table_free(struct kheap *heap, struct page_desc *table)
 {
 	heap->counters.overhead_pages -= table->n_pages;
-	run_free(heap, table->region, desc_page(table), table->n_pages);
+	run_free(heap, desc_region(table), desc_page(table), table->n_pages);
 }
 
 void old_sections_free(struct kheap *heap)

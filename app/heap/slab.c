@@ -1,32 +1,51 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Slabs: equal small objects in a page, without headers. Which objects are free is a bitmap in the page's descriptor, so an overrun
- * of an object cannot reach it, and a new slab is ready without touching its page.
+ * Slabs: equal small objects in a page, without headers. Which are free is told by the region's starts, out of line, so that an overrun of an
+ * object cannot reach it, and a new slab is ready without touching its page.
  *
- * A class earns its first slab when blocks serve as many of its objects as a slab holds: a heap of a few KiB is not spent on pages that hold
+ * A class earns its first slab when its objects take as much memory as blocks as a slab is: a heap of a few KiB is not spent on pages that hold
  * one object each. One empty slab a class is kept, so that a lone pair does not take and return a page each time.
  */
 #include "internal.h"
 
 #define TAKE_FIRST 4
-#define SURE_FOOTPRINT 256 /* pages: in larger heaps powers of two above 256 bytes get a slab at once */
+#define SURE_FOOTPRINT 257 /* pages in use: in such heaps powers of two above 256 bytes get a slab at once */
 #define SMALL_CLASSES 16   /* 16, 32 .. 256; then 512, 1024, 2048 */
 
 const uint16_t kheap_object_sizes[SLAB_CLASSES] = { 16,  32,  48,  64,  80,  96,  112, 128,  144, 160,
 	                                            176, 192, 208, 224, 240, 256, 512, 1024, 2048 };
 
-/* 1 / size in units of 2^-24, rounded up: exact for every offset in a page, because 4095 * (size - 1) < 2^24. */
-#define RECIPROCAL(size) (((1u << 24) + (size)-1) / (size))
-
-static const uint32_t reciprocals[SLAB_CLASSES] = { RECIPROCAL(16),  RECIPROCAL(32),   RECIPROCAL(48),  RECIPROCAL(64),
-	                                            RECIPROCAL(80),  RECIPROCAL(96),   RECIPROCAL(112), RECIPROCAL(128),
-	                                            RECIPROCAL(144), RECIPROCAL(160),  RECIPROCAL(176), RECIPROCAL(192),
-	                                            RECIPROCAL(208), RECIPROCAL(224),  RECIPROCAL(240), RECIPROCAL(256),
-	                                            RECIPROCAL(512), RECIPROCAL(1024), RECIPROCAL(2048) };
-
 /* That fit a page. */
 static const uint16_t objects_of[SLAB_CLASSES] = { 256, 128, 85, 64, 51, 42, 36, 32, 28, 25,
 	                                           23,  21,  19, 18, 17, 16, 8,  4,  2 };
+
+/* By class: where objects start in a page. Behind the last one that fits none does. */
+static const uint32_t starts[SLAB_CLASSES][PAGE_WORDS] = {
+	{ 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff },
+	{ 0x55555555, 0x55555555, 0x55555555, 0x55555555, 0x55555555, 0x55555555, 0x55555555, 0x55555555 },
+	{ 0x49249249, 0x92492492, 0x24924924, 0x49249249, 0x92492492, 0x24924924, 0x49249249, 0x12492492 },
+	{ 0x11111111, 0x11111111, 0x11111111, 0x11111111, 0x11111111, 0x11111111, 0x11111111, 0x11111111 },
+	{ 0x42108421, 0x10842108, 0x84210842, 0x21084210, 0x08421084, 0x42108421, 0x10842108, 0x04210842 },
+	{ 0x41041041, 0x10410410, 0x04104104, 0x41041041, 0x10410410, 0x04104104, 0x41041041, 0x00410410 },
+	{ 0x10204081, 0x81020408, 0x08102040, 0x40810204, 0x04081020, 0x20408102, 0x02040810, 0x00204081 },
+	{ 0x01010101, 0x01010101, 0x01010101, 0x01010101, 0x01010101, 0x01010101, 0x01010101, 0x01010101 },
+	{ 0x08040201, 0x80402010, 0x04020100, 0x40201008, 0x02010080, 0x20100804, 0x01008040, 0x00080402 },
+	{ 0x40100401, 0x10040100, 0x04010040, 0x01004010, 0x00401004, 0x40100401, 0x10040100, 0x00010040 },
+	{ 0x00400801, 0x00801002, 0x01002004, 0x02004008, 0x04008010, 0x08010020, 0x10020040, 0x00040080 },
+	{ 0x01001001, 0x10010010, 0x00100100, 0x01001001, 0x10010010, 0x00100100, 0x01001001, 0x00010010 },
+	{ 0x04002001, 0x00100080, 0x08004002, 0x00200100, 0x10008004, 0x00400200, 0x20010008, 0x00000400 },
+	{ 0x10004001, 0x01000400, 0x00100040, 0x40010004, 0x04001000, 0x00400100, 0x00040010, 0x00004001 },
+	{ 0x40008001, 0x10002000, 0x04000800, 0x01000200, 0x00400080, 0x00100020, 0x00040008, 0x00010002 },
+	{ 0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001 },
+	{ 0x00000001, 0x00000001, 0x00000001, 0x00000001, 0x00000001, 0x00000001, 0x00000001, 0x00000001 },
+	{ 0x00000001, 0x00000000, 0x00000001, 0x00000000, 0x00000001, 0x00000000, 0x00000001, 0x00000000 },
+	{ 0x00000001, 0x00000000, 0x00000000, 0x00000000, 0x00000001, 0x00000000, 0x00000000, 0x00000000 },
+};
+
+uint32_t slab_starts(unsigned class_index, size_t word)
+{
+	return starts[class_index][word];
+}
 
 unsigned slab_objects(unsigned class_index)
 {
@@ -51,18 +70,10 @@ bool slab_is_earned(const struct kheap *heap, unsigned class_index)
 {
 	const struct slab_class *class = &heap->slabs[class_index];
 
-	if (class_index >= SMALL_CLASSES && heap->counters.footprint_pages >= SURE_FOOTPRINT)
+	if (class_index >= SMALL_CLASSES && heap_scale(heap) >= SURE_FOOTPRINT)
 		return true;
-	return class->n_slabs || class->n_in_blocks >= slab_objects(class_index) || class->is_busy;
-}
-
-uint64_t slab_full_word(unsigned n_objects, unsigned word)
-{
-	if (n_objects >= 64 * (word + 1))
-		return UINT64_MAX;
-	if (n_objects <= 64 * word)
-		return 0;
-	return ((uint64_t)1 << (n_objects - 64 * word)) - 1;
+	return class->n_slabs || class->is_busy ||
+	       class->n_in_blocks * (slab_object_size(class_index) + BLOCK_HEADER + GRANULE / 2) >= PAGE_SIZE;
 }
 
 static void list_push(struct slab_class *class, struct page_desc *desc)
@@ -84,109 +95,29 @@ static void list_remove(struct slab_class *class, struct page_desc *desc)
 		class->partial = desc->next;
 }
 
-/*
- * The next n objects of a fresh slab, or those that are left: they get their keys now, a few at a time, so that no call writes them all;
- * until then frees in it take the lock. With the last object what is behind it gets a key too, lest it pass for one.
- */
-static unsigned fresh_go_on(const struct kheap *heap, struct slab_class *class, struct page_desc *desc,
-                            unsigned class_index, unsigned n, void *objects[])
-{
-	size_t size = slab_object_size(class_index);
-	unsigned n_objects = slab_objects(class_index);
-	uintptr_t base = desc_address(desc);
-	uintptr_t object = base + class->n_keyed * size;
-	uint64_t key = cached_key(heap, object);
-
-	n = n < n_objects - class->n_keyed ? n : n_objects - class->n_keyed;
-	/* The lowest comes last, so that it is handed out first: what is allocated in turn goes upwards, as programs read it. */
-	for (void **out = objects + n; out > objects; object += size, key += size) {
-		*--out = (void *)object;
-		*key_word(object) = key;
-	}
-	class->n_keyed = (uint16_t)(class->n_keyed + n);
-	if (class->n_keyed == n_objects) {
-		uint8_t *kind = &desc->region->kinds[desc_page(desc)];
-
-		if (object + 2 * sizeof(key) <= base + PAGE_SIZE)
-			*key_word(object) = key;
-		__atomic_store_n(kind, *kind & (uint8_t)~PAGE_FRESH, __ATOMIC_RELEASE);
-	}
-	return n;
-}
-
-INLINE bool is_fresh(const struct page_desc *desc)
-{
-	return !HARDENED && desc->region->kinds[desc_page(desc)] & PAGE_FRESH;
-}
-
-size_t slab_settle_fresh(struct kheap *heap, uintptr_t address)
-{
-	struct region *region = region_of(heap, address);
-	size_t index;
-
-	if (!region)
-		return PAGE_BODY;
-	size_t page = (address >> PAGE_SHIFT) - region->first_page;
-	enum page_kind kind = page_kind_of(region, page);
-
-	if (!is_slab(kind))
-		return PAGE_BODY;
-	unsigned class_index = (unsigned)kind - PAGE_SLAB;
-	struct slab_class *class = &heap->slabs[class_index];
-
-	if (!is_fresh(&region->descs[page]))
-		return kind;
-	bool was_out = slab_index(class_index, address % PAGE_SIZE, &index) && index < class->n_keyed;
-	void *objects[SLAB_TAKE_MAX];
-
-	fresh_go_on(heap, class, &region->descs[page], class_index, SLAB_TAKE_MAX, objects);
-	return was_out ? (size_t)kind : PAGE_BODY;
-}
-
 static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 {
 	struct page_desc *desc = run_alloc(heap, 1, 0, UINTPTR_MAX, (enum page_kind)(PAGE_SLAB + class_index));
 
 	if (!desc)
 		return NULL;
-	unsigned n = slab_objects(class_index);
-
 	guard_poison(desc_address(desc), PAGE_SIZE);
-	if (!HARDENED) {
-		heap->slabs[class_index].n_keyed = 0;
-		desc->region->kinds[desc_page(desc)] |= PAGE_FRESH;
-	}
-	for (unsigned i = 0; i < SLAB_WORDS; i++)
-		desc->free_bits[i] = slab_full_word(n, i);
+	page_magazines_set(desc_region(desc), desc_page(desc), MAGAZINE_SLAB + class_index);
+	desc->n_free = (uint16_t)slab_objects(class_index);
+	desc->hint = 0;
 	heap->slabs[class_index].n_slabs++;
-	heap->counters.free_slab_bytes += n * slab_object_size(class_index);
+	heap->counters.free_slab_bytes += desc->n_free * slab_object_size(class_index);
 	return desc;
 }
 
 static void slab_destroy(struct kheap *heap, struct page_desc *desc, unsigned class_index)
 {
+	struct region *region = desc_region(desc);
+
 	heap->slabs[class_index].n_slabs--;
 	heap->counters.free_slab_bytes -= slab_objects(class_index) * slab_object_size(class_index);
-	run_free(heap, desc->region, desc_page(desc), 1);
-}
-
-static bool is_full(const struct page_desc *desc)
-{
-	return (desc->free_bits[0] | desc->free_bits[1] | desc->free_bits[2] | desc->free_bits[3]) == 0;
-}
-
-/* Asked after an object of this word was freed: mostly that word says no. */
-static bool is_empty(const struct page_desc *desc, unsigned class_index, size_t word)
-{
-	unsigned n = slab_objects(class_index);
-
-	if (desc->free_bits[word] != slab_full_word(n, (unsigned)word))
-		return false;
-	for (unsigned i = 0; i < SLAB_WORDS; i++) {
-		if (desc->free_bits[i] != slab_full_word(n, i))
-			return false;
-	}
-	return true;
+	page_magazines_set(region, desc_page(desc), 0);
+	run_free(heap, region, desc_page(desc), 1);
 }
 
 /* A slab with free objects, on the list. */
@@ -195,11 +126,11 @@ static struct page_desc *slab_with_room(struct kheap *heap, unsigned class_index
 	struct slab_class *class = &heap->slabs[class_index];
 	struct page_desc *desc = class->partial;
 
-	if (desc)
+	if (LIKELY(desc != NULL))
 		return desc;
 	desc = class->empty;
 	if (desc)
-		desc->region->n_cached--;
+		desc_region(desc)->n_cached--;
 	else
 		desc = slab_create(heap, class_index);
 	class->empty = NULL;
@@ -208,55 +139,46 @@ static struct page_desc *slab_with_room(struct kheap *heap, unsigned class_index
 	return desc;
 }
 
-static unsigned take_fresh(struct kheap *heap, struct slab_class *class, struct page_desc *desc, unsigned class_index,
-                           unsigned n, void *objects[])
-{
-	unsigned from = class->n_keyed;
-
-	/* The call that made it has done enough. */
-	n = fresh_go_on(heap, class, desc, class_index, from || n < TAKE_FIRST ? n : TAKE_FIRST, objects);
-	uint64_t taken = ((uint64_t)1 << n) - 1;
-
-	desc->free_bits[from / 64] &= ~(taken << from % 64);
-	if (from % 64 + n > 64)
-		desc->free_bits[from / 64 + 1] &= ~(taken >> (64 - from % 64));
-	return n;
-}
-
-static unsigned take_free(struct page_desc *desc, unsigned class_index, unsigned n, void *objects[])
-{
-	size_t size = slab_object_size(class_index);
-	uintptr_t base = desc_address(desc);
-	unsigned left = n;
-
-	for (unsigned word = 0; word < SLAB_WORDS && left; base += 64 * size, word++) {
-		uint64_t bits = desc->free_bits[word];
-
-		/* The lowest comes last here, too. */
-		for (; bits && left; bits &= bits - 1)
-			objects[--left] = (void *)(base + lowest_bit(bits) * size);
-		desc->free_bits[word] = bits;
-	}
-	n -= left;
-	for (unsigned i = 0; UNLIKELY(left) && i < n; i++)
-		objects[i] = objects[left + i];
-	return n;
-}
-
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[])
 {
 	struct slab_class *class = &heap->slabs[class_index];
-	struct page_desc *desc = slab_with_room(heap, class_index);
+	struct page_desc *desc = class->partial;
+	bool is_new = !desc;
 
-	if (!desc)
+	if (!desc && (desc = slab_with_room(heap, class_index)) == NULL)
 		return 0;
-	if (is_fresh(desc))
-		n = take_fresh(heap, class, desc, class_index, n, objects);
-	else
-		n = take_free(desc, class_index, n, objects);
-	if (is_full(desc))
-		list_remove(class, desc);
+	/* The call that made it has done enough. */
+	n = is_new && n > TAKE_FIRST ? TAKE_FIRST : n;
+	n = n < desc->n_free ? n : desc->n_free;
+	const struct region *region = desc_region(desc);
+	uint32_t *words = page_starts(region, desc_page(desc));
+	uintptr_t base = page_address(region, desc_page(desc));
+	const uint32_t *slot_starts = starts[class_index];
+	unsigned i = desc->hint;
+
+	desc->n_free = (uint16_t)(desc->n_free - n);
 	heap->counters.free_slab_bytes -= n * slab_object_size(class_index);
+	base += i * WORD_GRANULES * GRANULE;
+	/* The lowest comes last, so that it is handed out first: what is allocated in turn goes upwards, as programs read it. */
+	for (void **out = objects + n;; i++, base += WORD_GRANULES * GRANULE) {
+		uint64_t key = cached_key(heap, base);
+		uint64_t free = slot_starts[i] & ~words[i], left = free;
+
+		for (; left; left &= left - 1) {
+			size_t offset = (size_t)lowest_bit(left) * GRANULE;
+
+			if (UNLIKELY(out == objects))
+				break;
+			*key_word(base + offset) = key + offset;
+			*--out = (void *)(base + offset);
+		}
+		put_bits(&words[i], words[i] | (uint32_t)(free ^ left));
+		if (out == objects)
+			break;
+	}
+	desc->hint = (uint16_t)i;
+	if (!desc->n_free)
+		list_remove(class, desc);
 	return n;
 }
 
@@ -264,68 +186,51 @@ uintptr_t slab_alloc(struct kheap *heap, unsigned class_index)
 {
 	struct slab_class *class = &heap->slabs[class_index];
 	struct page_desc *desc = slab_with_room(heap, class_index);
-	void *next[1];
-	unsigned word = 0;
+	uint32_t free;
 
 	if (!desc)
 		return 0;
-	if (is_fresh(desc))
-		fresh_go_on(heap, class, desc, class_index, 1, next);
-	while (!desc->free_bits[word])
-		word++;
-	unsigned bit = lowest_bit(desc->free_bits[word]);
+	const struct region *region = desc_region(desc);
+	uint32_t *words = page_starts(region, desc_page(desc));
+	unsigned i = desc->hint;
 
-	desc->free_bits[word] &= desc->free_bits[word] - 1;
-	if (is_full(desc))
+	while (!(free = starts[class_index][i] & ~words[i]))
+		i++;
+	uintptr_t object = page_address(region, desc_page(desc)) + (i * WORD_GRANULES + lowest_bit(free)) * GRANULE;
+
+	put_bits(&words[i], words[i] | (free & (0 - free)));
+	desc->hint = (uint16_t)i;
+	if (!--desc->n_free)
 		list_remove(class, desc);
-	size_t size = slab_object_size(class_index);
-	uintptr_t object = desc_address(desc) + (64 * word + bit) * size;
-
-	guard_verify(heap, object, size);
+	guard_verify(heap, object, slab_object_size(class_index));
 	*key_word(object) = 0;
-	heap->counters.free_slab_bytes -= size;
+	heap->counters.free_slab_bytes -= slab_object_size(class_index);
 	return object;
 }
 
-bool slab_free(struct kheap *heap, struct region *region, size_t page, unsigned class_index, size_t index)
+void slab_free(struct kheap *heap, struct region *region, uintptr_t address, unsigned class_index)
 {
 	struct slab_class *class = &heap->slabs[class_index];
-	struct page_desc *desc = &region->descs[page];
-	size_t size = slab_object_size(class_index);
+	struct page_desc *desc = &region->descs[region_page(region, address)];
+	unsigned word = (unsigned)(address % PAGE_SIZE / (WORD_GRANULES * GRANULE));
 
-	uintptr_t object = page_address(region, page) + index * size;
-	uint64_t bit = (uint64_t)1 << index % 64;
-
-	if (desc->free_bits[index / 64] & bit)
-		return false;
-
-	guard_poison(object, size);
-	if (!HARDENED)
-		*key_word(object) = cached_key(heap, object);
-	if (is_full(desc))
+	guard_poison(address, slab_object_size(class_index));
+	start_clear(region, address);
+	if (word < desc->hint || !desc->n_free)
+		desc->hint = (uint16_t)word;
+	if (!desc->n_free++)
 		list_push(class, desc);
-	desc->free_bits[index / 64] |= bit;
-	heap->counters.free_slab_bytes += size;
-	if (!is_empty(desc, class_index, index / 64))
-		return true;
+	heap->counters.free_slab_bytes += slab_object_size(class_index);
+	if (LIKELY(desc->n_free != slab_objects(class_index)))
+		return;
 	list_remove(class, desc);
 	if (class->empty) {
 		slab_destroy(heap, desc, class_index);
-		return true;
+		return;
 	}
 	class->empty = desc;
 	region->n_cached++;
 	region_settle(heap, region);
-	return true;
-}
-
-bool slab_index(unsigned class_index, size_t offset, size_t *index)
-{
-	size_t size = kheap_object_sizes[class_index];
-	size_t quotient = (size_t)(((uint64_t)offset * reciprocals[class_index]) >> 24);
-
-	*index = quotient;
-	return quotient * size == offset && quotient < PAGE_SIZE / size;
 }
 
 bool slab_drain(struct kheap *heap)
@@ -339,7 +244,7 @@ bool slab_drain(struct kheap *heap)
 		if (!desc)
 			continue;
 		heap->slabs[i].empty = NULL;
-		desc->region->n_cached--;
+		desc_region(desc)->n_cached--;
 		slab_destroy(heap, desc, i);
 		freed = true;
 	}

@@ -366,7 +366,7 @@ static void fresh_heap_says_so(struct test *t)
 	      "of 1 MiB %zu bytes are free and %zu overhead", stats.free_bytes, stats.overhead_bytes);
 	CHECK(t, stats.n_free_ranges <= 2 && stats.fragmentation_permille <= 50,
 	      "a new heap is %zu ranges, fragmentation %u", stats.n_free_ranges, stats.fragmentation_permille);
-	CHECK(t, stats.overhead_bytes <= stats.footprint_bytes / 50, "%zu of 1 MiB are overhead, more than 2 %%",
+	CHECK(t, stats.overhead_bytes <= stats.footprint_bytes / 40, "%zu of 1 MiB are overhead, more than 2.5 %%",
 	      stats.overhead_bytes);
 	CHECK(t, stats.n_allocs == 0 && stats.n_frees == 0 && stats.n_failures == 0 && stats.n_errors == 0,
 	      "a new heap counts calls");

@@ -206,12 +206,56 @@ static void break_block_bitmap(struct wreck *w)
 	*word ^= (uint64_t)1 << 63;
 }
 
-static void break_slab_bits(struct wreck *w)
+/* Objects of some granules do not start in the last one of a page. */
+static void break_slab_start(struct wreck *w)
+{
+	uint32_t *word = &page_starts(w->region, w->slab)[PAGE_WORDS - 1];
+
+	save(w, word, sizeof(*word));
+	*word |= (uint32_t)1 << (WORD_GRANULES - 1);
+}
+
+static void break_slab_magazine(struct wreck *w)
+{
+	uint8_t *magazine = magazine_byte(w->region, page_address(w->region, w->slab) + 3 * CELL_BYTES);
+
+	save(w, magazine, sizeof(*magazine));
+	(*magazine)++;
+}
+
+static void save_start(struct wreck *w, const uint8_t *address)
+{
+	size_t n = granule_of(w->region, (uintptr_t)address);
+
+	save(w, &w->region->starts[n / WORD_GRANULES], sizeof(uint32_t));
+}
+
+static void break_block_start(struct wreck *w)
+{
+	save_start(w, w->blocks[2]);
+	start_clear(w->region, (uintptr_t)w->blocks[2]);
+}
+
+static void break_block_start_inside(struct wreck *w)
+{
+	save_start(w, w->blocks[2] + 512);
+	start_set(w->region, (uintptr_t)w->blocks[2] + 512);
+}
+
+static void break_slab_count(struct wreck *w)
 {
 	struct page_desc *desc = &w->region->descs[w->slab];
 
-	save(w, &desc->free_bits[SLAB_WORDS - 1], sizeof(uint64_t));
-	desc->free_bits[SLAB_WORDS - 1] ^= (uint64_t)1 << 63;
+	save(w, &desc->n_free, sizeof(desc->n_free));
+	desc->n_free++;
+}
+
+static void break_slab_hint(struct wreck *w)
+{
+	struct page_desc *desc = &w->region->descs[w->slab];
+
+	save(w, &desc->hint, sizeof(desc->hint));
+	desc->hint = PAGE_WORDS;
 }
 
 static void break_slab_head(struct wreck *w)
@@ -230,13 +274,13 @@ static void break_slab_link(struct wreck *w)
 
 static void break_run_bounds(struct wreck *w)
 {
-	save(w, &desc_of(w, w->runs[2])->n_pages, sizeof(size_t));
-	desc_of(w, w->runs[2])->n_pages = w->region->n_pages;
+	save(w, &desc_of(w, w->runs[2])->n_pages, sizeof(uint32_t));
+	desc_of(w, w->runs[2])->n_pages = (uint32_t)w->region->n_pages;
 }
 
 static void break_run_bounds_zero(struct wreck *w)
 {
-	save(w, &desc_of(w, w->runs[2])->n_pages, sizeof(size_t));
+	save(w, &desc_of(w, w->runs[2])->n_pages, sizeof(uint32_t));
 	desc_of(w, w->runs[2])->n_pages = 0;
 }
 
@@ -244,14 +288,20 @@ static void break_run_tail(struct wreck *w)
 {
 	struct page_desc *tail = desc_of(w, w->runs[2] - PAGE_SIZE);
 
-	save(w, &tail->n_pages, sizeof(size_t));
+	save(w, &tail->n_pages, sizeof(tail->n_pages));
 	tail->n_pages--;
+}
+
+static void break_kind(struct wreck *w, size_t page, enum page_kind kind)
+{
+	save(w, &w->region->kinds[page], 1);
+	save(w, page_starts(w->region, page), sizeof(uint32_t));
+	run_start_set(w->region, page, kind);
 }
 
 static void break_run_unmerged(struct wreck *w)
 {
-	save(w, &w->region->kinds[page_of(w, w->runs[2])], 1);
-	w->region->kinds[page_of(w, w->runs[2])] = PAGE_FREE;
+	break_kind(w, page_of(w, w->runs[2]), PAGE_FREE);
 }
 
 static void break_run_link(struct wreck *w)
@@ -289,20 +339,17 @@ static void break_run_top_bitmap(struct wreck *w)
 
 static void break_page_inside_run(struct wreck *w)
 {
-	save(w, &w->region->kinds[page_of(w, w->runs[2]) + 7], 1);
-	w->region->kinds[page_of(w, w->runs[2]) + 7] = PAGE_RUN;
+	break_kind(w, page_of(w, w->runs[2]) + 7, PAGE_RUN);
 }
 
 static void break_page_kind(struct wreck *w)
 {
-	save(w, &w->region->kinds[page_of(w, w->runs[2])], 1);
-	w->region->kinds[page_of(w, w->runs[2])] = PAGE_KIND_MASK;
+	break_kind(w, page_of(w, w->runs[2]), PAGE_KIND_MASK);
 }
 
 static void break_page_body(struct wreck *w)
 {
-	save(w, &w->region->kinds[page_of(w, w->runs[2])], 1);
-	w->region->kinds[page_of(w, w->runs[2])] = PAGE_BODY;
+	break_kind(w, page_of(w, w->runs[2]), PAGE_BODY);
 }
 
 static struct section *section_of(struct wreck *w)
@@ -388,7 +435,12 @@ static const struct {
 	{ KHEAP_FAULT_BLOCK_LIST, true, break_block_link_outside, "a link out of the heap" },
 	{ KHEAP_FAULT_BLOCK_LIST, true, break_block_head, "a list that lost its head" },
 	{ KHEAP_FAULT_BLOCK_BITMAP, false, break_block_bitmap, "a bit for an empty list of blocks" },
-	{ KHEAP_FAULT_SLAB_BITS, true, break_slab_bits, "a free object past a slab's last" },
+	{ KHEAP_FAULT_STARTS, true, break_slab_start, "an object where none of its slab can be" },
+	{ KHEAP_FAULT_STARTS, true, break_slab_magazine, "a slab's object for another magazine" },
+	{ KHEAP_FAULT_STARTS, true, break_block_start, "a live block that starts nowhere" },
+	{ KHEAP_FAULT_STARTS, true, break_block_start_inside, "an object that starts inside a block" },
+	{ KHEAP_FAULT_SLAB_COUNT, true, break_slab_count, "a slab with one free object too many" },
+	{ KHEAP_FAULT_SLAB_COUNT, true, break_slab_hint, "a slab with free objects in front of its first" },
 	{ KHEAP_FAULT_SLAB_LIST, true, break_slab_head, "a class that lost its slabs" },
 	{ KHEAP_FAULT_SLAB_LIST, true, break_slab_link, "a slab with a wrong link" },
 	{ KHEAP_FAULT_RUN_BOUNDS, true, break_run_bounds, "a run past its region" },
@@ -528,7 +580,7 @@ static size_t count_probes(const struct kheap *heap, uintptr_t address)
 		for (size_t i = section_place(address, shift);; i++) {
 			section = &heap->sections[i & heap->section_mask];
 			n++;
-			if ((address >> PAGE_SHIFT) - section->first_page < section->n_pages)
+			if ((address >> GRANULE_SHIFT) - section->first_granule < section->n_granules)
 				return n;
 			if (section->region == NULL)
 				break;

@@ -101,7 +101,7 @@ static bool all_are_free(struct test *t, struct herd *herd, unsigned n, const ch
 /* Does a CPU have objects of this class in its magazine and in the spare one? */
 static bool is_in_both(const struct cpu_cache *cache, unsigned class_index)
 {
-	return *cache->tops[PAGE_SLAB + class_index] != NULL && cache->states[class_index].n_spare > 0;
+	return *cache->tops[MAGAZINE_SLAB + class_index] != NULL && cache->states[class_index].n_spare > 0;
 }
 
 /* Do the objects lie in a magazine, its spare and the depot? */
@@ -113,7 +113,7 @@ static bool is_spread(struct test *t, struct kheap *heap, size_t size)
 	if (HARDENED)
 		return true;
 	REQUIRE(t, n_cached(heap) > 0, "nothing is cached of %u freed objects of %zu bytes", N_OBJECTS, size);
-	if (size > FAST_MAX)
+	if (size > 256)
 		return true;
 	is_found = is_in_both(&heap->cpu0, class_index);
 #if KPORT_CPUS > 1
