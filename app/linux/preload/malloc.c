@@ -16,9 +16,6 @@
 #define ZERO_BY_KERNEL ((size_t)128 << 10)
 /* Freed objects of this size give their pages back, once more than a share of such pages is idle. */
 #define LARGE ((size_t)64 << 10)
-/* As the heap's fast path begins: one question less for small objects. */
-#define SMALL ((size_t)256)
-#define FREES_A_LOOK 16
 #define IDLE_MIN ((size_t)8 << 20)
 /* Objects from this size on are moved by the kernel, which splits its mappings: it has not many. */
 #define MOVED_BY_KERNEL ((size_t)4 << 20)
@@ -105,7 +102,7 @@ __attribute__((noinline)) static void large_release(struct kheap *heap, void *ob
 
 /* ---- for the operators too -------------------------------------------------------------------------------------- */
 
-/* The first object of all, and large ones. */
+/* What no cache has: among them the first object of all, and large ones. */
 __attribute__((noinline)) static void *alloc_rare(size_t size_bytes)
 {
 	struct kheap *heap = heap_get();
@@ -120,10 +117,9 @@ __attribute__((noinline)) static void *alloc_rare(size_t size_bytes)
 inline void *preload_alloc(size_t size_bytes)
 {
 	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+	void *object = LIKELY(heap != NULL) ? kheap_alloc_cached(heap, size_bytes) : NULL;
 
-	if (UNLIKELY(!heap) || (UNLIKELY(size_bytes > SMALL) && UNLIKELY(size_bytes >= LARGE)))
-		return alloc_rare(size_bytes);
-	return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, 0);
+	return LIKELY(object != NULL) ? object : alloc_rare(size_bytes);
 }
 
 void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
@@ -135,37 +131,29 @@ void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
 	return heap ? kheap_alloc_aligned(heap, size_bytes, alignment, 0) : NULL;
 }
 
-/* What begins with a page, or is NULL, and the time before the first object: freeing one then is misuse, and the heap must be there to say so. */
+/*
+ * What no cache takes: among it large objects, NULL, and what is freed before the first object: that is misuse, and the heap must be there to
+ * say so.
+ */
 __attribute__((noinline)) static void free_rare(void *object)
 {
 	struct kheap *heap = object ? heap_get() : NULL;
 
 	if (!heap)
 		return;
-	/* Objects of slabs begin with a page, too. The hardened build writes to all that is freed, so there it would be in vain. */
-	if (!IS_HARDENED && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
+	/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
+	if (!IS_HARDENED && (uintptr_t)object % KMALLOC_PAGE_SIZE == 0 && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
 		large_release(heap, object);
 	kheap_free(heap, object);
 	preload_look(heap);
-}
-
-/* Objects of slabs begin with a page, too: where none was ever large, it is enough to look around now and then. */
-static inline bool is_rare(const void *object)
-{
-	static _Thread_local unsigned n_frees;
-
-	return !object || __atomic_load_n(&has_large, __ATOMIC_RELAXED) || ++n_frees % FREES_A_LOOK == 0;
 }
 
 inline void preload_free(void *object)
 {
 	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
 
-	/* Large objects are whole pages; NULL looks like one. */
-	if (UNLIKELY(!heap || ((uintptr_t)object % KMALLOC_PAGE_SIZE == 0 && is_rare(object))))
+	if (UNLIKELY(!heap) || UNLIKELY(!kheap_free_cached(heap, object)))
 		free_rare(object);
-	else
-		kheap_free(heap, object);
 }
 
 void preload_free_sized(void *object, size_t size_bytes)
@@ -225,12 +213,21 @@ static bool is_power_of_two(size_t number)
 	return number && (number & (number - 1)) == 0;
 }
 
-EXPORT void *malloc(size_t size_bytes)
+static __attribute__((noinline)) void *malloc_rare(size_t size_bytes)
 {
-	return or_enomem(preload_alloc(size_bytes));
+	return or_enomem(alloc_rare(size_bytes));
 }
 
-/* With all of its fast path inside. */
+/* As preload_alloc, in two parts, the fast one with all that it calls inside. */
+__attribute__((flatten)) EXPORT void *malloc(size_t size_bytes)
+{
+	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+	void *object = LIKELY(heap != NULL) ? kheap_alloc_cached(heap, size_bytes) : NULL;
+
+	return LIKELY(object != NULL) ? object : malloc_rare(size_bytes);
+}
+
+/* Likewise. */
 __attribute__((flatten)) EXPORT void free(void *object)
 {
 	preload_free(object);

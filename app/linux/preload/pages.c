@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The page source: anonymous memory from mmap. Pages that were never touched cost nothing (MAP_NORESERVE), so chunks are whole mebibytes at
- * whole mebibytes: then the heap's table from addresses to regions is right at the first look. Chunks stay small enough that an empty
- * one is found, and goes back, before all of the program's memory is free.
+ * The page source: anonymous memory from mmap. Pages that were never touched cost nothing (MAP_NORESERVE). The first chunk is large: a free
+ * looks first whether the object lies in the heap's first region, and where that holds most of the heap, this is all it looks at. What
+ * is free in it goes back page by page (purge.c). Later chunks are whole mebibytes at whole mebibytes: then the heap's table from
+ * addresses to regions is right at the first look. They stay small enough that an empty one is found, and goes back, before all of the
+ * program's memory is free.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "preload.h"
 
@@ -14,16 +20,32 @@
 #define CHUNK_MAX ((size_t)16 << 20) /* unless one object needs more, or this share of what is mapped is more: */
 #define CHUNK_SHARE 64               /* what grows or trims the heap looks at every chunk */
 
+/*
+ * The first chunk. Not larger, because it never goes back as a whole: what is free in it must be found, which purge.c does now and then
+ * only, and all of it is resident in a program that locks what it has in memory (mlockall), as much as the stacks of four threads.
+ */
+#define FIRST_BYTES ((size_t)32 << 20)
+#define LIMIT_SHARE 16 /* but no more than this share of what the process may have (ulimit -v, -d) */
+
+/*
+ * Where the kernel makes pages huge unasked, the first touch of the first chunk would cost a whole one. Not at its front: there are
+ * its descriptors, 0.7 MiB that a small program hardly touches, and what such a program has.
+ */
+#define FRONT_BYTES ((size_t)4 << 20)
+
 /* Chunks of one unit that were put back and wait for the next get: a program whose heap oscillates would fault their pages in each time. */
 #define KEPT_CHUNKS 2
 
 static uintptr_t kept[KEPT_CHUNKS]; /* 0: none */
 static size_t mapped_bytes;
+static bool has_begun; /* there was a chunk already */
 
 size_t preload_mapped_bytes(void)
 {
 	return __atomic_load_n(&mapped_bytes, __ATOMIC_RELAXED);
 }
+
+/* ---- mappings ---------------------------------------------------------------------------------------------------- */
 
 static void *map(size_t size_bytes)
 {
@@ -52,6 +74,16 @@ static void *map_aligned(size_t size_bytes)
 	return memory + excess;
 }
 
+static void unmap(uintptr_t base, size_t size_bytes)
+{
+	/* It can fail when the process has as many mappings as it may: then the pages at least are given back. */
+	if (munmap((void *)base, size_bytes) != 0)
+		madvise((void *)base, size_bytes, MADV_DONTNEED);
+	__atomic_fetch_sub(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
+}
+
+/* ---- chunks that are kept ----------------------------------------------------------------------------------------- */
+
 static uintptr_t take_kept(void)
 {
 	for (unsigned i = 0; i < KEPT_CHUNKS; i++) {
@@ -74,14 +106,6 @@ static bool keep(uintptr_t base)
 	return false;
 }
 
-static void unmap(uintptr_t base, size_t size_bytes)
-{
-	/* It can fail when the process has as many mappings as it may: then the pages at least are given back. */
-	if (munmap((void *)base, size_bytes) != 0)
-		madvise((void *)base, size_bytes, MADV_DONTNEED);
-	__atomic_fetch_sub(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
-}
-
 void preload_unkeep(void)
 {
 	int saved = errno;
@@ -92,41 +116,99 @@ void preload_unkeep(void)
 	errno = saved;
 }
 
+/* ---- how large a chunk is ------------------------------------------------------------------------------------------ */
+
+static size_t lesser(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+static size_t greater(size_t a, size_t b)
+{
+	return a > b ? a : b;
+}
+
+static size_t limit_of(int resource)
+{
+	struct rlimit limit;
+
+	return getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? limit.rlim_cur : SIZE_MAX;
+}
+
+/* Does the system count what is mapped as if it were all used (vm.overcommit_memory = 2)? Asked without what others may have replaced. */
+static bool is_accounted(void)
+{
+	int file = (int)syscall(SYS_openat, AT_FDCWD, "/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+	char mode = 0;
+
+	if (file < 0)
+		return false;
+	if (syscall(SYS_read, file, &mode, (size_t)1) != 1)
+		mode = 0;
+	syscall(SYS_close, file);
+	return mode == '2';
+}
+
+/* A large one, unless address space costs something. In the hardened build free pages hold poison, and only whole chunks go back. */
+static size_t first_bytes(void)
+{
+	if (IS_HARDENED || is_accounted())
+		return 0;
+	return lesser(FIRST_BYTES, lesser(limit_of(RLIMIT_AS), limit_of(RLIMIT_DATA)) / LIMIT_SHARE);
+}
+
+static size_t chunk_bytes(size_t min_bytes, size_t want_bytes)
+{
+	size_t most = greater(preload_mapped_bytes() / CHUNK_SHARE, CHUNK_MAX);
+	size_t size_bytes = greater(lesser(want_bytes, most), min_bytes);
+
+	/* The first time there is one thread only. */
+	if (!__atomic_load_n(&has_begun, __ATOMIC_RELAXED))
+		size_bytes = greater(size_bytes, first_bytes());
+	return (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
+}
+
+/* ---- the source ------------------------------------------------------------------------------------------------------ */
+
+static void note_chunk(char *memory, size_t size_bytes)
+{
+	if (!has_begun && size_bytes > FRONT_BYTES)
+		madvise(memory, FRONT_BYTES, MADV_NOHUGEPAGE);
+	__atomic_store_n(&has_begun, true, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
+	preload_note_mapped(size_bytes);
+}
+
 static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
 {
-	size_t min_bytes, max_bytes, size_bytes = request->want_pages * KMALLOC_PAGE_SIZE;
+	size_t min_bytes, size_bytes;
 	int saved = errno;
-	void *memory;
+	char *memory;
 
 	(void)ctx;
 	/* An address limit is never asked for: malloc has none. */
 	if (request->max_address != UINTPTR_MAX || request->min_pages > PTRDIFF_MAX / KMALLOC_PAGE_SIZE)
 		return false;
 	min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
-	max_bytes = preload_mapped_bytes() / CHUNK_SHARE;
-	if (max_bytes < CHUNK_MAX)
-		max_bytes = CHUNK_MAX;
-	if (size_bytes > max_bytes)
-		size_bytes = max_bytes;
-	if (size_bytes < min_bytes)
-		size_bytes = min_bytes;
-	size_bytes = (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
+	size_bytes = chunk_bytes(min_bytes, request->want_pages * KMALLOC_PAGE_SIZE);
 	if (size_bytes == CHUNK_UNIT && (chunk->base = take_kept()) != 0) {
 		chunk->n_pages = CHUNK_UNIT / KMALLOC_PAGE_SIZE;
 		return true;
 	}
 	memory = map_aligned(size_bytes);
 	if (!memory) {
-		/* Near a limit (ulimit -v) every page counts. */
+		/* Near a limit every page counts. */
 		size_bytes = min_bytes;
 		memory = map(size_bytes);
 	}
+	if (memory)
+		note_chunk(memory, size_bytes);
 	errno = saved;
 	if (!memory)
 		return false;
 	chunk->base = (uintptr_t)memory;
 	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
-	__atomic_fetch_add(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
+	chunk->is_zero = true;
 	return true;
 }
 
@@ -136,6 +218,7 @@ static void put(void *ctx, const struct kpage_chunk *chunk)
 	int saved = errno;
 
 	(void)ctx;
+	preload_note_unmapped(size_bytes);
 	if (size_bytes != CHUNK_UNIT || chunk->base % CHUNK_UNIT || !keep(chunk->base))
 		unmap(chunk->base, size_bytes);
 	errno = saved;

@@ -50,6 +50,9 @@ bool preload_discard(void *start, size_t size_bytes);
 bool preload_move_pages(void *to, void *from, size_t size_bytes);
 
 /* purge.c */
+/* The heap gets, or loses, a chunk of pages that were never touched, or are not any more. */
+void preload_note_mapped(size_t size_bytes);
+void preload_note_unmapped(size_t size_bytes);
 /* Give all that is free back to the system; false: nothing was. O(free page runs + cached objects). */
 bool preload_purge(struct kheap *heap);
 /* The same when it is due and worth it; to be called now and then, with no lock held. */

@@ -16,7 +16,7 @@
 
 /* Objects that move between two looks. */
 #define LOOK_OPERATIONS 4096
-/* Less than this, or than this share of the heap, is not worth it. */
+/* Less than this, or than this share of what is resident of the heap, is not worth it. */
 #define IDLE_MIN ((size_t)4 << 20)
 #define IDLE_SHARE 8
 
@@ -31,8 +31,8 @@ static uint64_t looked_at;
 /* Two threads might look at once; what they then make of it is a guess, as it always is. */
 static struct {
 	size_t free_before; /* free bytes at the last look, */
-	size_t given_back;  /* and the least since pages were given back: so much is not resident */
-	size_t purged;      /* what was free right after that; 0: most of it was needed again */
+	size_t given_back;  /* and the least since pages were given back, or came: so much is not resident */
+	size_t needed;      /* when it falls below this, most of what was given back was needed again; 0: it was */
 	uint64_t purged_at;
 	unsigned n_regrets;
 } seen;
@@ -66,6 +66,25 @@ static size_t lesser(size_t a, size_t b)
 	return a < b ? a : b;
 }
 
+static size_t less(size_t a, size_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+void preload_note_mapped(size_t size_bytes)
+{
+	SET(given_back, GET(given_back) + size_bytes);
+	if (GET(needed))
+		SET(needed, GET(needed) + size_bytes);
+}
+
+/* How much of it was resident is not known: as if nothing had been, so that rather too much than too little passes for idle. */
+void preload_note_unmapped(size_t size_bytes)
+{
+	SET(given_back, less(GET(given_back), size_bytes));
+	SET(needed, less(GET(needed), size_bytes));
+}
+
 /* Milliseconds of a clock that is cheap to read. */
 static uint64_t now_ms(void)
 {
@@ -86,36 +105,37 @@ static bool is_time(uint64_t since_ms)
 
 static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms)
 {
-	size_t n_free;
+	size_t n_free, idle;
 
-	if (GET(purged) && since_ms >= REGRET_MS)
+	if (GET(needed) && since_ms >= REGRET_MS)
 		SET(n_regrets, GET(n_regrets) / 2);
 	preload_purge(heap);
 	n_free = kheap_get_glance(heap).free_page_bytes;
+	idle = less(n_free, GET(given_back));
 	/* In the hardened build whole chunks went, which do not count as free any more, but no single pages. */
 	SET(given_back, IS_HARDENED ? 0 : n_free);
 	SET(free_before, n_free);
-	SET(purged, n_free);
+	SET(needed, n_free - idle / 2);
 	SET(purged_at, now);
 }
 
 static void look(struct kheap *heap, const struct kheap_glance *glance)
 {
-	size_t n_free = glance->free_page_bytes, share = glance->footprint_bytes / IDLE_SHARE;
-	size_t given_back = lesser(n_free, GET(given_back)), limit = share > IDLE_MIN ? share : IDLE_MIN;
+	size_t n_free = glance->free_page_bytes, given_back = lesser(n_free, GET(given_back));
+	size_t share = less(glance->footprint_bytes, given_back) / IDLE_SHARE;
+	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
 	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
 
-	if (given_back < GET(purged) / 2) {
+	if (given_back < GET(needed)) {
 		if (since_ms < REGRET_MS && GET(n_regrets) < REGRETS_MAX)
 			SET(n_regrets, GET(n_regrets) + 1);
-		SET(purged, 0);
-	}
-	if (lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms)) {
-		purge_idle(heap, now, since_ms);
-		return;
+		SET(needed, 0);
 	}
 	SET(given_back, given_back);
-	SET(free_before, n_free);
+	if (lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms))
+		purge_idle(heap, now, since_ms);
+	else
+		SET(free_before, n_free);
 }
 
 void preload_look(struct kheap *heap)
