@@ -19,11 +19,11 @@
  * Sizes up to 256 bytes have the slab class of their granules, and so do powers of two above; the others that of the smallest block class
  * with room for them and a header. The first size of an octave is a power of two.
  */
-#define SLAB_SIZES(class) [2 * (class)-1 ... 2 * (class)] = MAGAZINE_SLAB - 1 + (class)
-#define BLOCK_SIZES(octave, n)                                                              \
-	[((2 << (octave)) * (16 + (n))) + ((n) == 0)... (2 << (octave)) * (17 + (n)) - 1] = \
+#define SLAB_SIZES(class) [2 * (class) - 1 ... 2 * (class)] = MAGAZINE_SLAB - 1 + (class)
+#define BLOCK_SIZES(octave, n)                                                             \
+	[((2 << (octave)) * (16 + (n))) + ((n) == 0)...(2 << (octave)) * (17 + (n)) - 1] = \
 		MAGAZINE_BLOCK + 16 * (octave) + (n)
-#define SIXTEEN(each)                                                                                                   \
+#define SIXTEEN(each)                                                                                                 \
 	each(0), each(1), each(2), each(3), each(4), each(5), each(6), each(7), each(8), each(9), each(10), each(11), \
 		each(12), each(13), each(14), each(15)
 #define SLAB_NTH(n) SLAB_SIZES((n) + 1)
@@ -32,14 +32,10 @@
 #define OCTAVE_2(n) BLOCK_SIZES(2, n)
 #define OCTAVE_3(n) BLOCK_SIZES(3, n)
 const uint8_t kheap_size_magazines[FAST_MAX / 8 + 1] = {
-	[0] = MAGAZINE_SLAB,
-	SIXTEEN(SLAB_NTH),
-	SIXTEEN(OCTAVE_0),
-	[512 / 8] = MAGAZINE_SLAB + 16,
-	SIXTEEN(OCTAVE_1),
-	[1024 / 8] = MAGAZINE_SLAB + 17,
-	SIXTEEN(OCTAVE_2),
-	[2048 / 8] = MAGAZINE_SLAB + 18,
+	[0] = MAGAZINE_SLAB, SIXTEEN(SLAB_NTH),
+	SIXTEEN(OCTAVE_0),   [512 / 8] = MAGAZINE_SLAB + 16,
+	SIXTEEN(OCTAVE_1),   [1024 / 8] = MAGAZINE_SLAB + 17,
+	SIXTEEN(OCTAVE_2),   [2048 / 8] = MAGAZINE_SLAB + 18,
 	SIXTEEN(OCTAVE_3),
 };
 

@@ -11,7 +11,7 @@
 #define CLIP_MIN_FOOTPRINT 16     /* pages: in smaller heaps the space of the magazines would be too much */
 #define BLOCKS_MIN_FOOTPRINT 1280 /* pages; for a CPU that misses blocks often, an eighth of it */
 #define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
-#define RUN_LOOKS 5 /* looks at the page runs in a round of the idle hand */
+#define RUN_LOOKS 5                            /* looks at the page runs in a round of the idle hand */
 #define EMPTY_CLIPS 32                         /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
 #define PLENTY_MIN_PAGES 512

@@ -128,7 +128,8 @@ struct place {
 };
 
 /* False: what starts there is not live, or for no magazine, or there is no room: nothing was done. */
-INLINE bool cache_push(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines, size_t granule)
+INLINE bool cache_push(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
+                       size_t granule)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 	bool is_done;
@@ -170,7 +171,8 @@ INLINE bool near_place(const struct kheap *heap, uintptr_t address, struct place
 {
 	uintptr_t number = granule_number(address);
 
-	*place = (struct place){ heap->window.starts, heap->window.magazines, number - heap->window.first_granule, NULL };
+	*place = (struct place){ heap->window.starts, heap->window.magazines, number - heap->window.first_granule,
+		                 NULL };
 	return LIKELY(place->granule < heap->window.n_granules) || first_place(heap, address, number, place);
 }
 

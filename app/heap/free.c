@@ -237,9 +237,10 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 	if (!HARDENED) {
 		struct place place = place_at(heap, address);
 
-		if (place.region && place_is_live(heap, place, address) && place_magazine(place) - MAGAZINE_SLAB < SLAB_CLASSES &&
-		    size_bytes <= slab_object_size(place_magazine(place) - MAGAZINE_SLAB) && is_power_of_two(alignment) &&
-		    address % alignment == 0) {
+		if (place.region && place_is_live(heap, place, address) &&
+		    place_magazine(place) - MAGAZINE_SLAB < SLAB_CLASSES &&
+		    size_bytes <= slab_object_size(place_magazine(place) - MAGAZINE_SLAB) &&
+		    is_power_of_two(alignment) && address % alignment == 0) {
 			fast_free_at(heap, pointer, place.starts, place.magazines, place.granule);
 			return;
 		}

@@ -217,7 +217,8 @@ static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, uns
 void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
 {
 	size = max_size(size, 1);
-	uintptr_t object = stand_in(heap, size, alignment ? max_size(alignment, GRANULE) : natural_alignment(size), class_index);
+	uintptr_t object =
+		stand_in(heap, size, alignment ? max_size(alignment, GRANULE) : natural_alignment(size), class_index);
 
 	if (object)
 		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);

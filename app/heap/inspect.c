@@ -52,9 +52,8 @@ static void find_in_cache(const struct kheap *heap, const struct region *region,
 		page -= region->descs[page].n_back;
 	const struct kcache *cache = region->descs[page].cache;
 
-	find_in_slab(found, region, page_address(region, page),
-	             page_address(region, page + cache->pages_per_slab), cache->object_size, cache->objects_per_slab,
-	             address);
+	find_in_slab(found, region, page_address(region, page), page_address(region, page + cache->pages_per_slab),
+	             cache->object_size, cache->objects_per_slab, address);
 	if (found->kind == KHEAP_SLAB_OBJECT)
 		found->kind = KHEAP_CACHE_OBJECT;
 	if (cache == &heap->cache_of_clips)

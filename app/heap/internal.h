@@ -144,8 +144,8 @@ static inline size_t pages_for(size_t bytes)
 struct object {
 	enum page_kind kind;
 	struct region *region;
-	size_t page;  /* index in the region of the page that describes it */
-	size_t slot;  /* bytes it occupies, canary included */
+	size_t page; /* index in the region of the page that describes it */
+	size_t slot; /* bytes it occupies, canary included */
 };
 
 /* Find the object that starts at `address` and is live, or in a CPU's cache. Reports nothing. */
@@ -273,13 +273,14 @@ static inline bool is_slab(enum page_kind kind)
 /* What the section table says of a region. */
 static inline struct section region_section(struct region *region)
 {
-	return (struct section){ region->first_page * PAGE_GRANULES, region->n_pages * PAGE_GRANULES, region->starts, region };
+	return (struct section){ region->first_page * PAGE_GRANULES, region->n_pages * PAGE_GRANULES, region->starts,
+		                 region };
 }
 
 INLINE struct window window_on(const struct section *section)
 {
-	return (struct window){ section->first_granule, section->n_granules, section->starts, section_magazines(section),
-		                section->region };
+	return (struct window){ section->first_granule, section->n_granules, section->starts,
+		                section_magazines(section), section->region };
 }
 
 /* ---- what is where ------------------------------------------------------------------------------------------- */

@@ -54,8 +54,8 @@ _Static_assert(PAGE_SIZE == KMALLOC_PAGE_SIZE, "the contract's page is the heap'
 
 /* What a page is. */
 enum page_kind {
-	PAGE_BODY, /* not the first page of its run (or the inside of a free run) */
-	PAGE_SLAB, /* a slab of class kind - PAGE_SLAB */
+	PAGE_BODY,                                /* not the first page of its run (or the inside of a free run) */
+	PAGE_SLAB,                                /* a slab of class kind - PAGE_SLAB */
 	PAGE_OVERHEAD = PAGE_SLAB + SLAB_CLASSES, /* region descriptors, a section table or a CPU cache */
 	PAGE_FREE,                                /* first page of a free run; its descriptor holds the length */
 	PAGE_FREE_TAIL,                           /* last page of a free run of two or more; likewise */
@@ -93,17 +93,17 @@ _Static_assert(GRANULE == 1 << GRANULE_SHIFT, "the contract's alignment is a gra
 /* Out of line, too. Which part is in use follows from the page's kind. */
 struct page_desc {
 	struct page_desc *next, *prev; /* list of free runs, of slabs with free objects */
-	uint32_t page;                 /* its own index in the region, whose descriptors begin behind the struct region */
+	uint32_t page; /* its own index in the region, whose descriptors begin behind the struct region */
 	union {
-		uint32_t n_pages; /* free run, live run, block area: head and tail */
-		struct {          /* slab: */
+		uint32_t n_pages;        /* free run, live run, block area: head and tail */
+		struct {                 /* slab: */
 			uint16_t n_free; /* free objects, */
 			uint16_t hint;   /* none of them before this word of starts (of a kcache's slab: object) */
 		};
 	};
 	union {
-		uintptr_t number; /* free run: of its first page */
-		bool is_bare;     /* PAGE_RUN: from kpages_alloc, so without a canary */
+		uintptr_t number;     /* free run: of its first page */
+		bool is_bare;         /* PAGE_RUN: from kpages_alloc, so without a canary */
 		struct kcache *cache; /* PAGE_CACHE */
 		size_t n_back;        /* PAGE_CACHE_BODY: pages back to the first */
 	};
@@ -234,7 +234,8 @@ struct slab_class {
 	struct page_desc *empty;   /* at most one slab without live objects */
 	uint32_t n_in_blocks;      /* live objects of this class that blocks serve */
 	uint32_t n_slabs : 31;
-	uint32_t is_busy : 1;  /* its few objects come and go so often that it gets a slab, if there is a page to spare */
+	uint32_t
+		is_busy : 1; /* its few objects come and go so often that it gets a slab, if there is a page to spare */
 };
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */
@@ -390,7 +391,7 @@ struct kheap {
 	uint64_t victim_header;   /* what the header of the victim was sealed as */
 	struct block *victim;     /* a free block in no list, from which the next ones are cut; NULL: none */
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
-	bool is_sparse; /* the source gave pages that were never used */
+	bool is_sparse;           /* the source gave pages that were never used */
 	bool is_draining;
 	bool is_refused;  /* there were no pages when they were last wanted */
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */

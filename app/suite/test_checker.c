@@ -565,56 +565,10 @@ static void steps_cover_the_heap(struct test *t)
  * The table of sections
  * --------------------------------------------------------------------------------------------------------- */
 
-#define MANY_CHUNKS_ARENA ((size_t)16 << 20)
-#define PROBES_MEAN_MOST 4
-
-/* How many entries are looked at until the one of this address. */
-static size_t count_probes(const struct kheap *heap, uintptr_t address)
-{
-	size_t n = 0;
-	unsigned shift = heap->section_shift;
-
-	for (unsigned sizes = 0; sizes < 2; sizes++, shift = other_shift(shift)) {
-		const struct section *section;
-
-		for (size_t i = section_place(address, shift);; i++) {
-			section = &heap->sections[i & heap->section_mask];
-			n++;
-			if ((address >> GRANULE_SHIFT) - section->first_granule < section->n_granules)
-				return n;
-			if (section->region == NULL)
-				break;
-		}
-	}
-	return SIZE_MAX;
-}
-
-/* Chunks of a like size at like distances, as an operating system gives them. */
-static void regions_are_found_soon(struct test *t)
-{
-	struct kheap *heap;
-	size_t n_probes = 0, n_pages = 0;
-
-	TRY(test_source(t, MANY_CHUNKS_ARENA));
-	t->source.give_minimum = true;
-	t->source.gap_pages = 1;
-	TRY(test_heap_on_source(t, &heap));
-	while (kheap_alloc(heap, (size_t)100 << 10, 0) != NULL)
-		;
-	for (const struct region *region = heap->regions; region != NULL; region = region->next)
-		for (size_t page = 0; page < region->n_pages; page++, n_pages++)
-			n_probes += count_probes(heap, (region->first_page + page) << PAGE_SHIFT);
-	CHECK(t, n_pages > MANY_CHUNKS_ARENA / PAGE_SIZE / 2, "the heap has only %zu pages", n_pages);
-	CHECK(t, n_probes <= n_pages * PROBES_MEAN_MOST, "it takes %zu looks to find the regions of %zu pages",
-	      n_probes, n_pages);
-	test_note(t, "%zu looks for %zu pages", n_probes, n_pages);
-}
-
 static const struct test_case cases[] = {
 	{ "each broken invariant is reported as what it is, and repaired the heap is sound", all_breaks_are_found },
 	{ "there is a case for every class of fault", all_classes_are_broken },
 	{ "a fault is reported where it is", addresses_are_named },
 	{ "steps go round the whole heap", steps_cover_the_heap },
-	{ "the region of an address is found within a few looks, however many there are", regions_are_found_soon },
 };
 TEST_GROUP(checker, cases);

@@ -2,6 +2,8 @@
 /*
  * Regions of every size and at every address: made, added, refused, taken back. Nothing outside them may be touched.
  */
+#include "../heap/internal.h"
+
 #include "pattern.h"
 #include "selftest.h"
 
@@ -357,6 +359,51 @@ static void limit_holds_for_regions(struct test *t)
 	      "a heap made of 16 pages with a limit of 15 has %zu bytes", before.footprint_bytes);
 }
 
+#define MANY_CHUNKS_ARENA ((size_t)16 << 20)
+#define PROBES_MEAN_MOST 4
+
+/* How many entries are looked at until the one of this address. */
+static size_t count_probes(const struct kheap *heap, uintptr_t address)
+{
+	size_t n = 0;
+	unsigned shift = heap->section_shift;
+
+	for (unsigned sizes = 0; sizes < 2; sizes++, shift = other_shift(shift)) {
+		const struct section *section;
+
+		for (size_t i = section_place(address, shift);; i++) {
+			section = &heap->sections[i & heap->section_mask];
+			n++;
+			if ((address >> GRANULE_SHIFT) - section->first_granule < section->n_granules)
+				return n;
+			if (section->region == NULL)
+				break;
+		}
+	}
+	return SIZE_MAX;
+}
+
+/* Chunks of a like size at like distances, as an operating system gives them. */
+static void regions_are_found_soon(struct test *t)
+{
+	struct kheap *heap;
+	size_t n_probes = 0, n_pages = 0;
+
+	TRY(test_source(t, MANY_CHUNKS_ARENA));
+	t->source.give_minimum = true;
+	t->source.gap_pages = 1;
+	TRY(test_heap_on_source(t, &heap));
+	while (kheap_alloc(heap, (size_t)100 << 10, 0) != NULL)
+		;
+	for (const struct region *region = heap->regions; region != NULL; region = region->next)
+		for (size_t page = 0; page < region->n_pages; page++, n_pages++)
+			n_probes += count_probes(heap, (region->first_page + page) << PAGE_SHIFT);
+	CHECK(t, n_pages > MANY_CHUNKS_ARENA / PAGE_SIZE / 2, "the heap has only %zu pages", n_pages);
+	CHECK(t, n_probes <= n_pages * PROBES_MEAN_MOST, "it takes %zu looks to find the regions of %zu pages",
+	      n_probes, n_pages);
+	test_note(t, "%zu looks for %zu pages", n_probes, n_pages);
+}
+
 static const struct test_case cases[] = {
 	{ "a heap is made and works in 16 KiB, and not in less", heap_fits_16_kib },
 	{ "a region may begin at any address, and nothing outside it is written", region_is_not_left },
@@ -371,5 +418,6 @@ static const struct test_case cases[] = {
 	{ "an object of a heap that ended is none of the next one in its memory", pointers_die_with_their_heap },
 	{ "a region goes although the heap keeps its section table there", section_table_moves_out },
 	{ "a heap's limit holds for regions that are added", limit_holds_for_regions },
+	{ "the region of an address is found within a few looks, however many there are", regions_are_found_soon },
 };
 TEST_GROUP(regions, cases);
