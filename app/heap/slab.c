@@ -8,7 +8,7 @@
  */
 #include "internal.h"
 
-#define TAKE_FIRST 4
+#define TAKE_FIRST 12
 #define SURE_FOOTPRINT 257 /* pages in use: in such heaps powers of two above 256 bytes get a slab at once */
 #define SMALL_CLASSES 16   /* 16, 32 .. 256; then 512, 1024, 2048 */
 
