@@ -9,11 +9,11 @@
 #include "small.h"
 #include "internal.h"
 
-#define FIRST_CHUNK_PAGES 7
+#define FIRST_CHUNK_PAGES 8
 #define GROWTH_SHARE 12     /* a chunk is a twelfth of what the heap has; */
-#define SMALL_HEAP_PAGES 64 /* an eighth in smaller heaps, */
-#define SMALL_SHARE 8
-#define MIN_CHUNK_PAGES 4
+#define SMALL_HEAP_PAGES 64 /* a sixth in smaller heaps, */
+#define SMALL_SHARE 6
+#define MIN_CHUNK_PAGES 2
 #define OWN_CHUNK_SHARE 64                /* but what asks for as much of the heap as this gets a chunk of its own, */
 #define OWN_CHUNK_PAGES 16                /* and of so many pages: smaller ones would come and go too often */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
