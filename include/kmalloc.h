@@ -118,7 +118,7 @@ struct kheap_config {
  * Make a heap. `memory` (any alignment, contents do not matter) becomes its first region; with memory == NULL the
  * first region comes from config->source. config may be NULL: no source, no limit, trap on misuse.
  * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough), or the source refuses.
- * O(pages of the region)/64.
+ * O(pages of the region): six words for each are cleared.
  */
 struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config);
 
@@ -132,7 +132,7 @@ void kheap_destroy(struct kheap *heap);
  * Give the heap more memory, at any address and of any size; the region is cut to whole pages, and a page at address 0 is
  * left out, because no object may be NULL. Regions may be adjacent. False when too little is left after that (two pages),
  * when it overlaps a region of this heap, would pass the limit, or is one too many for the table of them and there are no pages for
- * a larger one. O(pages)/64.
+ * a larger one. O(pages), as kheap_create.
  */
 bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
 

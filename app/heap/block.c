@@ -175,14 +175,14 @@ INLINE void block_starts(struct kheap *heap, uintptr_t payload, unsigned label)
 	unsigned magazine = magazine_of_label(heap, label);
 	uint8_t *byte = magazine_byte(region, payload);
 
-	*byte = (uint8_t)(cell_starts(region, payload) && *byte != magazine ? 0 : magazine);
+	magazine_set(byte, cell_starts(region, payload) && *byte != magazine ? 0 : magazine);
 	start_set(region, payload);
 }
 
 /* It changes its size, so it is of no class any more. */
 INLINE void block_loses_class(const struct kheap *heap, uintptr_t payload)
 {
-	*magazine_byte(region_of(heap, payload), payload) = 0;
+	magazine_set(magazine_byte(region_of(heap, payload), payload), 0);
 }
 
 /* ---- allocation ---------------------------------------------------------------------------------------------- */
@@ -452,7 +452,7 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 	}
 	start_clear(region, block_payload(block));
 	if (!cell_starts(region, block_payload(block)))
-		*magazine_byte(region, block_payload(block)) = 0;
+		magazine_set(magazine_byte(region, block_payload(block)), 0);
 	guard_poison(block_payload(block), total - BLOCK_HEADER);
 	bool was_victim = heap->victim && ((next_is_free && next == heap->victim) || before == heap->victim);
 

@@ -127,6 +127,12 @@ struct place {
 	struct region *region;
 };
 
+/* The magazine for what starts at a granule. Another object of the cell may come or go meanwhile: then it is right, or 0. */
+INLINE unsigned magazine_of(const uint8_t *magazines, size_t granule)
+{
+	return __atomic_load_n(&magazines[granule / CELL_GRANULES], __ATOMIC_RELAXED);
+}
+
 /* False: what starts there is not live, or for no magazine, or there is no room: nothing was done. */
 INLINE bool cache_push(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
                        size_t granule)
@@ -137,7 +143,7 @@ INLINE bool cache_push(struct kheap *heap, void *object, const uint32_t *starts,
 	if (HARDENED || UNLIKELY(!get_bit(starts, granule)) || UNLIKELY(is_cached(heap, (uintptr_t)object)) ||
 	    !cpu_enter(cache))
 		return false;
-	is_done = magazine_push(heap, magazine_at(cache, magazines[granule / CELL_GRANULES]), object);
+	is_done = magazine_push(heap, magazine_at(cache, magazine_of(magazines, granule)), object);
 	cpu_leave(cache);
 	return is_done;
 }
@@ -233,7 +239,7 @@ INLINE enum page_kind place_kind(struct place place)
 
 INLINE unsigned place_magazine(struct place place)
 {
-	return place.magazines[place.granule / CELL_GRANULES];
+	return magazine_of(place.magazines, place.granule);
 }
 
 #endif

@@ -337,9 +337,15 @@ INLINE uint32_t *page_starts(const struct region *region, size_t page)
 	return &region->starts[page * PAGE_WORDS];
 }
 
+/* The byte of an address's cell. */
 INLINE uint8_t *magazine_byte(const struct region *region, uintptr_t address)
 {
 	return &region->magazines[granule_of(region, address) / CELL_GRANULES];
+}
+
+INLINE void magazine_set(uint8_t *byte, unsigned magazine)
+{
+	__atomic_store_n(byte, (uint8_t)magazine, __ATOMIC_RELAXED);
 }
 
 INLINE void page_magazines_set(const struct region *region, size_t page, unsigned magazine)

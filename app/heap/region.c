@@ -141,7 +141,7 @@ static bool region_enter(struct kheap *heap, struct region *region)
 	return true;
 }
 
-/* Cut [start, start + size) to whole pages other than page 0; false: nothing is left. */
+/* Cut [start, start + size) to whole pages other than page 0, 16 TiB at most; false: nothing is left. */
 static bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *n_pages)
 {
 	uintptr_t end = start + size;
@@ -154,7 +154,8 @@ static bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *
 	end = align_down(end, PAGE_SIZE);
 	if (end <= *base)
 		return false;
-	*n_pages = (end - *base) >> PAGE_SHIFT;
+	/* Descriptors count pages in 32 bits. */
+	*n_pages = min_size((end - *base) >> PAGE_SHIFT, UINT32_MAX);
 	return true;
 }
 

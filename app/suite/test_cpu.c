@@ -404,6 +404,64 @@ static void a_lone_pair_stays_in_the_cache(struct test *t)
 	test_note(t, "%zu of %u at most were no pair of the cache", (size_t)most, PAIRS);
 }
 
+/* ------------------------------------------------------------------------------------------------------------
+ * The cache alone
+ * --------------------------------------------------------------------------------------------------------- */
+
+static bool cache_refuses(struct test *t, struct kheap *heap, void *address, const char *what)
+{
+	struct kheap_stats before;
+
+	kheap_get_stats(heap, &before);
+	REQUIRE(t, !kheap_free_cached(heap, address), "%s, %p, was taken by the cache", what, address);
+	REQUIRE(t, t->n_errors == 0, "%s was reported, though nothing was to be done", what);
+	return test_same(t, heap, &before, what);
+}
+
+static void cache_alone_does_all_or_nothing(struct test *t)
+{
+	static int elsewhere[8];
+	struct kheap *heap = rich_heap(t);
+	uint8_t *object, *again;
+
+	TRY(heap != NULL);
+	CHECK(t, kheap_alloc_cached(heap, FAST_MAX + 1) == NULL && kheap_alloc_cached(heap, SIZE_MAX) == NULL,
+	      "sizes that no cache has were found in one");
+	for (unsigned i = 0; i < N_SIZES; i++)
+		CHECK(t, kheap_alloc_cached(heap, sizes[i]) == NULL, "a new heap has %zu bytes in its cache", sizes[i]);
+	for (unsigned i = 0; i < N_SIZES; i++) {
+		/* Twice, because at first blocks may stand in. */
+		for (unsigned k = 0; k < 2; k++) {
+			static struct herd herd;
+
+			herd = (struct herd){ .heap = heap, .size = sizes[i] };
+			TRY(herd_grow(t, &herd, N_OBJECTS));
+			herd_free(&herd);
+		}
+		object = kheap_alloc(heap, sizes[i], 0);
+		CHECK(t, object != NULL, "%zu bytes were refused", sizes[i]);
+		for (size_t offset = 1; offset < sizes[i]; offset++)
+			TRY(cache_refuses(t, heap, object + offset, "a pointer into an object"));
+		if (HARDENED)
+			continue;
+		CHECK(t, kheap_free_cached(heap, object), "%zu bytes are not taken by the cache that they are from",
+		      sizes[i]);
+		TRY(cache_refuses(t, heap, object, "what is free"));
+		again = kheap_alloc_cached(heap, sizes[i]);
+		CHECK(t, again == object, "%zu bytes at %p went into the cache and came out at %p", sizes[i],
+		      (void *)object, (void *)again);
+		test_fill(again, kheap_usable_size(heap, again), i);
+		kheap_free(heap, again);
+	}
+	TRY(cache_refuses(t, heap, NULL, "NULL"));
+	TRY(cache_refuses(t, heap, elsewhere, "a pointer from elsewhere"));
+	TRY(cache_refuses(t, heap, heap, "the heap's own"));
+	object = kheap_alloc(heap, 100000, 0);
+	TRY(cache_refuses(t, heap, object, "a page run"));
+	kheap_free(heap, object);
+	TRY(test_sound(t, heap, "the cache alone"));
+}
+
 static const struct test_case cases[] = {
 	{ "a double free is reported from a magazine, its spare, the depot, and after a flush",
 	  double_frees_are_seen_everywhere },
@@ -413,6 +471,7 @@ static const struct test_case cases[] = {
 	{ "kheap_leave and kheap_trim give everything back", leave_and_trim_give_all_back },
 	{ "caches are drained before the heap fails", caches_are_drained_before_the_heap_fails },
 	{ "a lone pair of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
+	{ "kheap_alloc_cached and kheap_free_cached do all, or nothing", cache_alone_does_all_or_nothing },
 };
 
 TEST_GROUP(caches, cases);

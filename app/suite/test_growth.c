@@ -182,6 +182,17 @@ static void any_place_serves(struct test *t)
 }
 
 /* Aligned objects from a source whose chunks never begin at a boundary. */
+/* Chunks come and go several times, so that zeros are given where something else was; the heap believes them and writes none again. */
+static void zero_chunks_serve(struct test *t)
+{
+	TRY(test_source(t, ARENA));
+	t->source.gives_zeros = true;
+	TRY(works_with_source(t, "zeros"));
+	t->source.give_minimum = true;
+	t->source.from_top = true;
+	TRY(works_with_source(t, "small chunks of zeros"));
+}
+
 static void misaligned_chunks_serve(struct test *t, size_t arena, size_t boundary)
 {
 	TRY(test_source(t, arena));
@@ -540,6 +551,7 @@ static const struct test_case cases[] = {
 	{ "work survives the source's refusal at each call and ever after", lasting_refusal_is_survived },
 	{ "a chunk that is too small is put straight back", too_little_is_put_back },
 	{ "chunks may lie anywhere: low, high, with gaps, off boundaries", any_place_serves },
+	{ "chunks that are said to be zero serve", zero_chunks_serve },
 	{ "alignments to 256 KiB are met by chunks one page past them", chunks_past_256_kib_serve },
 	{ "alignments to 1 MiB are met by chunks one page past them", chunks_past_1_mib_serve },
 	{ "a request below 4 GiB is handed on to the source", low_pages_are_asked_for },

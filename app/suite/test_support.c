@@ -215,6 +215,14 @@ bool test_filled(struct test *t, const void *object, size_t n, uint64_t key, con
 	return true;
 }
 
+static void test_zero(void *object, size_t n)
+{
+	uint8_t *byte = object;
+
+	for (size_t i = 0; i < n; i++)
+		byte[i] = 0;
+}
+
 bool test_is_zero(const void *object, size_t n)
 {
 	const uint8_t *bytes = object;
@@ -340,6 +348,9 @@ static bool source_get(void *ctx, const struct kpage_request *request, struct kp
 			return false;
 		n_pages = n_pages / 2 > request->min_pages ? n_pages / 2 : request->min_pages;
 	}
+	chunk->is_zero = source->gives_zeros;
+	if (chunk->is_zero)
+		test_zero((void *)chunk->base, chunk->n_pages * KMALLOC_PAGE_SIZE);
 	source->given[source->n_given++] = *chunk;
 	source->given_pages += chunk->n_pages;
 	if (source->given_pages > source->peak_given_pages)
