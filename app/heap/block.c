@@ -172,11 +172,15 @@ INLINE unsigned magazine_of_label(const struct kheap *heap, unsigned label)
 INLINE void block_starts(struct kheap *heap, uintptr_t payload, unsigned label)
 {
 	const struct region *region = region_of(heap, payload);
+	size_t n = granule_of(region, payload);
+	uint32_t *word = &region->starts[n / WORD_GRANULES];
+	uint8_t *byte = &region->magazines[n / CELL_GRANULES];
 	unsigned magazine = magazine_of_label(heap, label);
-	uint8_t *byte = magazine_byte(region, payload);
 
-	magazine_set(byte, cell_starts(region, payload) && *byte != magazine ? 0 : magazine);
-	start_set(region, payload);
+	if (UNLIKELY(cell_bits(*word, n)) && *byte != magazine)
+		magazine = 0;
+	magazine_set(byte, magazine);
+	put_bits(word, *word | (uint32_t)1 << n % WORD_GRANULES);
 }
 
 /* It changes its size, so it is of no class any more. */
@@ -451,7 +455,7 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 			return false;
 	}
 	start_clear(region, block_payload(block));
-	if (!cell_starts(region, block_payload(block)))
+	if (!cell_has_starts(region, block_payload(block)))
 		magazine_set(magazine_byte(region, block_payload(block)), 0);
 	guard_poison(block_payload(block), total - BLOCK_HEADER);
 	bool was_victim = heap->victim && ((next_is_free && next == heap->victim) || before == heap->victim);

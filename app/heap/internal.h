@@ -324,12 +324,18 @@ INLINE void start_clear(const struct region *region, uintptr_t address)
 	put_bits(word, *word & ~((uint32_t)1 << n % WORD_GRANULES));
 }
 
-/* How many objects start in the cell of this address? What counts is none, one or more. */
-INLINE uint32_t cell_starts(const struct region *region, uintptr_t address)
+/* Of a word of starts, those of the n-th granule's cell. */
+INLINE uint32_t cell_bits(uint32_t word, size_t n)
 {
-	size_t n = granule_of(region, address) / CELL_GRANULES * CELL_GRANULES;
+	return word >> (n % WORD_GRANULES & ~(CELL_GRANULES - 1)) & ((1u << CELL_GRANULES) - 1);
+}
 
-	return region->starts[n / WORD_GRANULES] >> n % WORD_GRANULES & ((1u << CELL_GRANULES) - 1);
+/* Does any object start in the cell of this address? */
+INLINE bool cell_has_starts(const struct region *region, uintptr_t address)
+{
+	size_t n = granule_of(region, address);
+
+	return cell_bits(region->starts[n / WORD_GRANULES], n) != 0;
 }
 
 INLINE uint32_t *page_starts(const struct region *region, size_t page)
