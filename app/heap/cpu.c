@@ -5,7 +5,8 @@
  * A magazine starts with room for two objects inside the struct cpu_cache. A class that misses often earns a clip, with room for up to
  * 31 objects of at most 8 KiB together, then a spare one. Full clips go to the heap's depot and empty magazines take them from there,
  * so objects that one CPU frees and another allocates travel in batches, one lock each. Only when the depot holds its share of
- * the heap do objects go back to their slabs, a few at a time. Blocks of 272 bytes and more have magazines of their own, without a depot.
+ * the heap do objects go back to their slabs, a few at a time. Blocks of 272 bytes and more have no small magazines, and nothing of this before
+ * the heap has some size.
  *
  * Bounded: no call moves more than a few objects, except where the heap is about to grow or to fail, or was told to drain.
  */
@@ -81,7 +82,7 @@ static void cache_init_small(struct cpu_cache *cache)
 		cache->tops[i] = cache->limits[i] = NO_SLOT;
 	runs_init(cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++)
-		magazine_use(cache, i, cache->small[i], SMALL_WORDS - 1);
+		magazine_use(cache, MAGAZINE_SLAB + i, cache->small[i], SMALL_WORDS - 1);
 }
 
 void cpu_init(struct kheap *heap)
@@ -111,154 +112,168 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 	cache_init_small(cache);
 	cache->run = run;
 	heap->cpus[cpu] = cache;
+	heap->n_caches++;
 	return cache;
 }
 #endif
 
-/* ---- misses of slab classes ----------------------------------------------------------------------------------------- */
+/* ---- misses ----------------------------------------------------------------------------------------------------- */
 
-/* A class that misses often earns a clip. */
-static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+/* A class that misses often earns a clip; one of blocks at once, where the heap is large enough for any. */
+static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
+	struct magazine_state *state = state_of(cache, number);
 
-	if (LIKELY(state->has_clip) || ++state->n_misses < MISSES_FOR_CLIP)
+	if (LIKELY(state->has_clip) || (number < MAGAZINE_BLOCK && ++state->n_misses < MISSES_FOR_CLIP))
 		return;
 	struct clip *clip = clip_take(heap);
-	size_t n = (size_t)(*magazine.top - state->bottom);
+	size_t n = state->bottom ? (size_t)(cache->tops[number] - state->bottom) : 0;
 
 	state->n_misses = 0;
 	if (!clip)
 		return;
 	for (size_t i = 1; i <= n; i++)
 		clip->slots[i] = state->bottom[i];
-	clip_load(heap, cache, class_index, clip, (unsigned)n);
+	clip_load(heap, cache, number, clip, (unsigned)n);
 	state->has_clip = true;
 }
 
-/* Objects for an empty magazine. */
-static void refill(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+/* A full clip from the depot for an empty magazine. */
+static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
+	struct magazine_state *state = state_of(cache, number);
+	unsigned n;
+	struct clip *clip = state->has_clip ? depot_pop(heap, number, &n) : NULL;
 
-	unsigned n = 0;
-	struct clip *clip = state->has_clip ? depot_pop(heap, class_index, &n) : NULL;
+	if (!clip)
+		return false;
+	if (state->spare)
+		clip_give(heap, state->spare);
+	state->spare = loaded_clip(cache, number);
+	state->n_spare = 0;
+	clip_load(heap, cache, number, clip, n);
+	return true;
+}
 
-	if (clip) {
-		if (state->spare)
-			clip_give(heap, state->spare);
-		state->spare = loaded_clip(cache, class_index);
-		state->n_spare = 0;
-		clip_load(heap, cache, class_index, clip, n);
-		return;
-	}
+/* Objects of a slab for an empty magazine. */
+static void refill_from_slab(struct kheap *heap, struct magazine magazine, unsigned class_index)
+{
+	unsigned n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(*magazine.limit - *magazine.top));
+
 	if (!heap->slabs[class_index].partial && !slab_is_earned(heap, class_index))
 		return;
-	n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(*magazine.limit - *magazine.top));
 	n = slab_take(heap, class_index, n, *magazine.top + 1);
-
 	*magazine.top += n;
 	count_alloc(heap, n, n * slab_object_size(class_index));
 }
 
 /* The spare in place of a magazine that is empty, or full. Needs no lock. */
-INLINE bool swap_spare(struct kheap *heap, struct cpu_cache *cache, unsigned class_index, bool wants_full)
+INLINE bool swap_spare(struct kheap *heap, struct cpu_cache *cache, unsigned number, bool wants_full)
 {
-	struct magazine_state *state = &cache->states[class_index];
+	struct magazine_state *state = state_of(cache, number);
 
-	if (!state->spare || (state->n_spare != 0) != wants_full)
+	if (!state || !state->spare || (state->n_spare != 0) != wants_full)
 		return false;
-	clip_swap(heap, cache, class_index);
+	clip_swap(heap, cache, number);
 	return true;
 }
 
 /* Room in a full magazine. */
-static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
+	struct magazine_state *state = state_of(cache, number);
 	struct clip *clip = NULL;
 
 	if (state->spare && !state->n_spare) {
-		clip_swap(heap, cache, class_index);
+		clip_swap(heap, cache, number);
 		return;
 	}
-	if (state->has_clip && depot_has_room(heap))
+	if (state->has_clip && depot_has_room(heap, number))
 		clip = clip_take(heap);
 	if (!clip) {
-		magazine_flush(heap, magazine, state->has_clip ? FLUSH : 1);
+		/* Blocks merge, which takes as long as two objects of slabs. */
+		magazine_flush(heap, magazine_at(cache, number),
+		               state->has_clip && number < MAGAZINE_BLOCK ? FLUSH : 1);
 		return;
 	}
 	if (state->spare)
-		depot_push(heap, class_index, state->spare, state->n_spare);
-	state->spare = loaded_clip(cache, class_index);
-	state->n_spare = (uint8_t)(*magazine.top - state->bottom);
-	clip_load(heap, cache, class_index, clip, 0);
+		depot_push(heap, number, state->spare, state->n_spare);
+	state->spare = loaded_clip(cache, number);
+	state->n_spare = (uint8_t)(cache->tops[number] - state->bottom);
+	clip_load(heap, cache, number, clip, 0);
 }
 
 /* ---- allocation --------------------------------------------------------------------------------------------------- */
 
 /* An object that the magazine has after all, because of an interruption, or that its spare has. */
-INLINE void *pop_spare(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+INLINE void *pop_spare(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	void *object = NULL;
 
 	if (!cpu_enter(cache))
 		return NULL;
-	if (*cache->tops[MAGAZINE_SLAB + class_index] || swap_spare(heap, cache, class_index, true))
-		object = magazine_pop(magazine_at(cache, MAGAZINE_SLAB + class_index));
+	if (*cache->tops[number] || swap_spare(heap, cache, number, true))
+		object = magazine_pop(magazine_at(cache, number));
 	cpu_leave(cache);
 	return object;
 }
 
-/* With the lock: an object of a slab, or a block that stands in for one. */
-INLINE void *slab_miss(struct kheap *heap, struct cpu_cache *cache, unsigned class_index, size_t size, size_t alignment)
+/* With the lock: an object for the magazine from the depot or a slab. */
+INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	void *object = NULL;
+	struct magazine_state *state = state_of(cache, number);
+	struct magazine magazine = magazine_at(cache, number);
 
-	if (LIKELY(cache != NULL)) {
-		struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
-
-		cache->states[class_index].was_missed = true;
-		earn_clip(heap, cache, class_index);
-		if (!**magazine.top)
-			refill(heap, cache, class_index);
-		object = magazine_pop(magazine);
-	}
-	return LIKELY(object != NULL) ? object : alloc_stand_in(heap, size, alignment, class_index);
+	if (!state)
+		return NULL;
+	state->was_missed = true;
+	earn_clip(heap, cache, number);
+	if (!**magazine.top && !refill_from_depot(heap, cache, number) && number < MAGAZINE_BLOCK)
+		refill_from_slab(heap, magazine, number - MAGAZINE_SLAB);
+	return magazine_pop(magazine);
 }
 
-INLINE void *block_miss(struct kheap *heap, struct cpu_cache *cache, unsigned block_class)
+static void *cut_block(struct kheap *heap, unsigned block_class)
 {
-	size_t need = block_class_size(block_class);
-	uintptr_t object = block_cut(heap, need, LABEL_SIZED + block_class);
+	uintptr_t object = block_cut(heap, block_class_size(block_class), LABEL_SIZED + block_class);
 
 	if (LIKELY(object != 0))
 		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
-	if (cache && cache->n_block_misses < BLOCKS_BUSY)
-		cache->n_block_misses++;
 	return (void *)object;
+}
+
+INLINE void note_block_miss(struct cpu_cache *cache, unsigned number)
+{
+	if (cache->n_block_misses < BLOCKS_BUSY)
+		cache->n_block_misses++;
+	if (cache->block_states)
+		state_of(cache, number)->was_missed = true;
 }
 
 __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment)
 {
 	unsigned number = (unsigned)magazine_of_size(size);
-	void *object;
+	/* Where the depot has no blocks, a magazine of them has no spare, and its clip is earned by frees. */
+	bool is_shared = number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
+	void *object = NULL;
 
-	if (number < MAGAZINE_BLOCK && (object = pop_spare(heap, cpu_of(heap), number - MAGAZINE_SLAB)) != NULL)
+	if (is_shared && (object = pop_spare(heap, cpu_of(heap), number)) != NULL)
 		return object;
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
 
-	if (number < MAGAZINE_BLOCK)
-		object = slab_miss(heap, cache, number - MAGAZINE_SLAB, size, alignment);
-	else
-		object = block_miss(heap, cache, number - MAGAZINE_BLOCK);
-	if (LIKELY(cache != NULL))
+	if (LIKELY(cache != NULL) && is_shared)
+		object = take_miss(heap, cache, number);
+	if (!object && number < MAGAZINE_BLOCK)
+		object = alloc_stand_in(heap, size, alignment, number - MAGAZINE_SLAB);
+	else if (!object)
+		object = cut_block(heap, number - MAGAZINE_BLOCK);
+	if (LIKELY(cache != NULL)) {
+		if (number >= MAGAZINE_BLOCK)
+			note_block_miss(cache, number);
 		note_miss(heap, cache);
+	}
 	heap_unlock_inline(heap, state);
 	return LIKELY(object != NULL) ? object
 	                              : alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
@@ -292,18 +307,16 @@ INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *c
 	return magazine_at(cache, MAGAZINE_SLAB + class_index);
 }
 
-/* The magazine is full: make room, or let its class have what it has earned. */
-static void magazine_full(struct kheap *heap, struct cpu_cache *cache, struct magazine magazine)
+/* A magazine is full: make room, or let its class have what it has earned. */
+static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	size_t class_index = (size_t)(magazine.top - cache->tops) - MAGAZINE_SLAB;
+	struct magazine_state *state = number ? state_of(cache, number) : NULL;
 
-	if (class_index < SLAB_CLASSES) {
-		cache->states[class_index].was_missed = true;
-		earn_clip(heap, cache, (unsigned)class_index);
-		if (*magazine.top == *magazine.limit)
-			make_room(heap, cache, (unsigned)class_index);
-	} else if (**magazine.top) {
-		give_back_block(heap, *(*magazine.top)--);
+	if (state) {
+		state->was_missed = true;
+		earn_clip(heap, cache, number);
+		if (cache->tops[number] == cache->limits[number] && state->bottom)
+			make_room(heap, cache, number);
 	}
 	note_miss(heap, cache);
 }
@@ -342,7 +355,7 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	else if (number)
 		magazine = magazine_at(cache, number);
 	if (magazine.top && *magazine.top == *magazine.limit)
-		magazine_full(heap, cache, magazine);
+		magazine_full(heap, cache, (unsigned)(magazine.top - cache->tops));
 	if (!magazine.top || !magazine_push(heap, magazine, object)) {
 		if (is_block)
 			earn_slab(heap, cache, address);
@@ -352,10 +365,9 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 }
 
 /* A spare takes what the magazine has no room for. */
-static bool push_to_spare(struct kheap *heap, struct cpu_cache *cache, void *object, unsigned class_index)
+static bool push_to_spare(struct kheap *heap, struct cpu_cache *cache, void *object, unsigned number)
 {
-	return swap_spare(heap, cache, class_index, false) &&
-	       magazine_push(heap, magazine_at(cache, MAGAZINE_SLAB + class_index), object);
+	return swap_spare(heap, cache, number, false) && magazine_push(heap, magazine_at(cache, number), object);
 }
 
 /* A block of a cell that has no magazine. */
@@ -380,9 +392,9 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 			cpu_free_run(heap, object);
 			return;
 		}
-		if (magazine < MAGAZINE_BLOCK && cpu_enter(cache)) {
+		if (cpu_enter(cache)) {
 			if (magazine)
-				is_done = push_to_spare(heap, cache, object, magazine - MAGAZINE_SLAB);
+				is_done = push_to_spare(heap, cache, object, magazine);
 			else if (is_block_kind(place_kind(place)))
 				is_done = push_block(heap, cache, object);
 			cpu_leave(cache);
@@ -430,17 +442,15 @@ static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
 	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), SIZE_MAX, sum);
 }
 
-COLD static void cache_count(struct kheap *heap, const struct cpu_cache *cache, struct sum *sum)
+COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct sum *sum)
 {
-	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
-		const struct magazine_state *state = &cache->states[i];
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
+		const struct magazine_state *state = state_of(cache, i);
 
-		top_count(heap, &cache->tops[MAGAZINE_SLAB + i], sum);
-		if (state->n_spare)
+		top_count(heap, &cache->tops[i], sum);
+		if (state && state->n_spare)
 			slots_count(heap, state->spare->slots + state->n_spare, state->n_spare, sum);
 	}
-	for (unsigned i = 0; i < BLOCK_CLASSES; i++)
-		top_count(heap, &cache->tops[MAGAZINE_BLOCK + i], sum);
 	sum->n_objects += runs_count(cache, &sum->n_bytes);
 }
 
@@ -448,8 +458,10 @@ COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
 {
 	struct sum sum = { 0, 0 };
 
-	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
-		for (uintptr_t tagged = heap->depot.full[i]; tagged; tagged = (uintptr_t)tagged_clip(tagged)->slots[0])
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
+		uintptr_t *list = depot_list(heap, i);
+
+		for (uintptr_t tagged = list ? *list : 0; tagged; tagged = (uintptr_t)tagged_clip(tagged)->slots[0])
 			slots_count(heap, tagged_clip(tagged)->slots + tagged % CLIP_WORDS, tagged % CLIP_WORDS, &sum);
 	}
 #if KPORT_CPUS > 1

@@ -19,6 +19,9 @@
 #define MAGAZINE_SHARE 128                 /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
+#define BLOCKS_SHARE 4
+#define BLOCKS_MAX 16 /* more take fewer instructions, and longer: they lie apart from what is live */
+#define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
 
 #if KPORT_CPUS > 1
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */
@@ -61,14 +64,27 @@ static inline size_t block_class_size(unsigned block_class)
 	return ((size_t)17 + block_class % 16) * GRANULE << block_class / 16;
 }
 
-INLINE void magazine_use(struct cpu_cache *cache, unsigned class_index, void **bottom, size_t n_objects)
+/* What the slow path knows of a magazine; NULL: of this one nothing yet. */
+INLINE struct magazine_state *state_of(struct cpu_cache *cache, unsigned number)
 {
-	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
+	if (number < MAGAZINE_BLOCK)
+		return &cache->states[number - MAGAZINE_SLAB];
+	return cache->block_states ? &cache->block_states[number - MAGAZINE_BLOCK] : NULL;
+}
 
+/* At least so many bytes has each object of a magazine. */
+INLINE size_t magazine_object_size(unsigned number)
+{
+	return number < MAGAZINE_BLOCK ? slab_object_size(number - MAGAZINE_SLAB)
+	                               : block_class_size(number - MAGAZINE_BLOCK) - BLOCK_HEADER;
+}
+
+INLINE void magazine_use(struct cpu_cache *cache, unsigned number, void **bottom, size_t n_objects)
+{
 	bottom[0] = NULL;
-	cache->states[class_index].bottom = bottom;
-	*magazine.top = bottom;
-	*magazine.limit = bottom + n_objects;
+	state_of(cache, number)->bottom = bottom;
+	cache->tops[number] = bottom;
+	cache->limits[number] = bottom + n_objects;
 }
 
 /* ---- clips and the depot ------------------------------------------------------------------------------------------ */
@@ -77,38 +93,45 @@ INLINE void magazine_use(struct cpu_cache *cache, unsigned class_index, void **b
 struct clip *clip_take(struct kheap *heap);
 void clip_give(struct kheap *heap, struct clip *clip);
 
-/* How many objects a class's magazine may hold: 31, 8 KiB of them, and a share of the heap. */
-static inline unsigned clip_limit(const struct kheap *heap, unsigned class_index)
+/*
+ * How many objects a magazine may hold: 31, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all their
+ * magazines together are at most a quarter of the heap if all are full.
+ */
+static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 {
-	size_t footprint = heap_scale(heap) << PAGE_SHIFT;
-	size_t bytes = min_size(max_size(footprint / MAGAZINE_SHARE, MAGAZINE_MIN_BYTES), MAGAZINE_MAX_BYTES);
+	size_t scale = heap_scale(heap) << PAGE_SHIFT;
+	size_t n;
 
-	return (unsigned)max_size(min_size((uint32_t)bytes / (uint32_t)slab_object_size(class_index), CLIP_OBJECTS),
-	                          SMALL_WORDS - 1);
+	if (number < MAGAZINE_BLOCK)
+		n = (uint32_t)min_size(max_size(scale / MAGAZINE_SHARE, MAGAZINE_MIN_BYTES), MAGAZINE_MAX_BYTES) /
+		    (uint32_t)magazine_object_size(number);
+	else
+		n = min_size(scale / BLOCKS_SHARE / BLOCK_CLASSES_BYTES, BLOCKS_MAX);
+	return (unsigned)max_size(min_size(n, CLIP_OBJECTS), SMALL_WORDS - 1);
 }
 
 /* Make `clip`, with n objects in it, the class's magazine. */
-INLINE void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned class_index, struct clip *clip, unsigned n)
+INLINE void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned number, struct clip *clip, unsigned n)
 {
-	unsigned limit = clip_limit(heap, class_index);
+	unsigned limit = clip_limit(heap, number);
 
-	magazine_use(cache, class_index, clip->slots, n > limit ? n : limit);
-	cache->tops[MAGAZINE_SLAB + class_index] += n;
+	magazine_use(cache, number, clip->slots, n > limit ? n : limit);
+	cache->tops[number] += n;
 }
 
-static inline struct clip *loaded_clip(const struct cpu_cache *cache, unsigned class_index)
+static inline struct clip *loaded_clip(struct cpu_cache *cache, unsigned number)
 {
-	return (struct clip *)cache->states[class_index].bottom;
+	return (struct clip *)state_of(cache, number)->bottom;
 }
 
 /* The spare for the magazine, which is full or empty. */
-INLINE void clip_swap(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+INLINE void clip_swap(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = &cache->states[class_index];
-	struct clip *loaded = loaded_clip(cache, class_index);
-	unsigned n = (unsigned)(cache->tops[MAGAZINE_SLAB + class_index] - state->bottom);
+	struct magazine_state *state = state_of(cache, number);
+	struct clip *loaded = loaded_clip(cache, number);
+	unsigned n = (unsigned)(cache->tops[number] - state->bottom);
 
-	clip_load(heap, cache, class_index, state->spare, state->n_spare);
+	clip_load(heap, cache, number, state->spare, state->n_spare);
 	state->spare = loaded;
 	state->n_spare = (uint8_t)n;
 }
@@ -118,33 +141,44 @@ static inline struct clip *tagged_clip(uintptr_t tagged)
 	return (struct clip *)align_down(tagged, CLIP_WORDS);
 }
 
-static inline void depot_push(struct kheap *heap, unsigned class_index, struct clip *clip, unsigned n)
+/* Where the depot has the full clips of a magazine; NULL: nowhere. */
+INLINE uintptr_t *depot_list(struct kheap *heap, unsigned number)
 {
-	clip->slots[0] = (void *)heap->depot.full[class_index];
-	heap->depot.full[class_index] = (uintptr_t)clip | n;
-	heap->depot.bytes += n * slab_object_size(class_index);
+	if (number < MAGAZINE_BLOCK)
+		return &heap->depot.full[number - MAGAZINE_SLAB];
+	return heap->depot.full_blocks ? &heap->depot.full_blocks[number - MAGAZINE_BLOCK] : NULL;
 }
 
-static inline struct clip *depot_pop(struct kheap *heap, unsigned class_index, unsigned *n)
+static inline void depot_push(struct kheap *heap, unsigned number, struct clip *clip, unsigned n)
 {
-	uintptr_t tagged = heap->depot.full[class_index];
+	uintptr_t *list = depot_list(heap, number);
+
+	clip->slots[0] = (void *)*list;
+	*list = (uintptr_t)clip | n;
+	heap->depot.bytes += n * magazine_object_size(number);
+}
+
+static inline struct clip *depot_pop(struct kheap *heap, unsigned number, unsigned *n)
+{
+	uintptr_t *list = depot_list(heap, number);
+	uintptr_t tagged = list ? *list : 0;
 
 	if (!tagged)
 		return NULL;
 	struct clip *clip = tagged_clip(tagged);
 
 	*n = tagged % CLIP_WORDS;
-	heap->depot.full[class_index] = (uintptr_t)clip->slots[0];
-	heap->depot.bytes -= *n * slab_object_size(class_index);
+	*list = (uintptr_t)clip->slots[0];
+	heap->depot.bytes -= *n * magazine_object_size(number);
 	clip->slots[0] = NULL;
 	return clip;
 }
 
-static inline bool depot_has_room(const struct kheap *heap)
+static inline bool depot_has_room(struct kheap *heap, unsigned number)
 {
-	size_t footprint = heap_scale(heap) << PAGE_SHIFT;
+	size_t scale = heap_scale(heap) << PAGE_SHIFT;
 
-	return heap->depot.bytes < max_size(footprint / DEPOT_SHARE, DEPOT_MIN_BYTES);
+	return depot_list(heap, number) && heap->depot.bytes < max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES);
 }
 
 /* ---- objects go back to the storeys below --------------------------------------------------------------------------- */

@@ -10,9 +10,8 @@
 
 #define CLIP_MIN_FOOTPRINT 16     /* pages: in smaller heaps the space of the magazines would be too much */
 #define BLOCKS_MIN_FOOTPRINT 1280 /* pages; for a CPU that misses blocks often, an eighth of it */
-#define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
-#define RUN_LOOKS 5                            /* looks at the page runs in a round of the idle hand */
-#define EMPTY_CLIPS 32                         /* kept for the next time, 8 KiB */
+#define RUN_LOOKS 5               /* looks at the page runs in a round of the idle hand */
+#define EMPTY_CLIPS 32            /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
 #define PLENTY_MIN_PAGES 512
 
@@ -121,14 +120,14 @@ static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
 
 /* ---- draining --------------------------------------------------------------------------------------------------- */
 
-static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
+	struct magazine_state *state = state_of(cache, number);
+	struct magazine magazine = magazine_at(cache, number);
 	bool any = **magazine.top != NULL;
 
 	magazine_flush(heap, magazine, SIZE_MAX);
-	if (state->n_spare) {
+	if (state && state->n_spare) {
 		clip_flush(heap, state->spare, state->n_spare);
 		state->n_spare = 0;
 		any = true;
@@ -136,42 +135,42 @@ static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned cl
 	return any;
 }
 
-/* The class is drained: its magazine is a small one again. */
-static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+/* The class is drained: its magazine is a small one again, or has no space. */
+static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = &cache->states[class_index];
+	struct magazine_state *state = state_of(cache, number);
 
+	if (!state || !state->has_clip)
+		return;
 	if (state->spare)
 		clip_give(heap, state->spare);
-	state->spare = NULL;
-	if (state->has_clip)
-		clip_give(heap, loaded_clip(cache, class_index));
+	clip_give(heap, loaded_clip(cache, number));
+	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins };
+	if (number < MAGAZINE_BLOCK)
+		magazine_use(cache, number, cache->small[number - MAGAZINE_SLAB], SMALL_WORDS - 1);
 	else
-		return;
-	state->has_clip = false;
-	state->n_misses = 0;
-	magazine_use(cache, class_index, cache->small[class_index], SMALL_WORDS - 1);
+		cache->tops[number] = cache->limits[number] = cache->tops[0];
 }
 
-static bool blocks_drain(struct kheap *heap, struct cpu_cache *cache)
+/* All classes from this one on. */
+static bool classes_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	bool any = false;
 
-	for (unsigned i = MAGAZINE_BLOCK; i < MAGAZINES; i++) {
-		any = any || *cache->tops[i];
-		magazine_flush(heap, magazine_at(cache, i), SIZE_MAX);
-	}
+	for (; number < MAGAZINES; number++)
+		any |= class_drain(heap, cache, number);
 	return any;
 }
 
-/* The blocks' magazines lose their space. */
-static void blocks_end(struct kheap *heap, struct cpu_cache *cache)
+/* A drained cache keeps what it is made of, no more. */
+static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 {
-	if (cache->blocks)
-		overhead_free(heap, cache->blocks_run);
-	cache->blocks = NULL;
-	for (unsigned i = MAGAZINE_BLOCK; i < MAGAZINES; i++)
-		cache->tops[i] = cache->limits[i] = cache->tops[0];
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++)
+		class_shrink(heap, cache, i);
+	runs_end(heap, cache);
+	if (cache->block_states)
+		overhead_free(heap, cache->block_states_run);
+	cache->block_states = NULL;
 }
 
 static bool depot_drain(struct kheap *heap)
@@ -180,7 +179,7 @@ static bool depot_drain(struct kheap *heap)
 	struct clip *clip;
 	unsigned n;
 
-	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
 		while ((clip = depot_pop(heap, i, &n)) != NULL) {
 			clip_flush(heap, clip, n);
 			clip_give(heap, clip);
@@ -192,11 +191,9 @@ static bool depot_drain(struct kheap *heap)
 
 static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 {
-	bool any = blocks_drain(heap, cache);
+	bool any = classes_drain(heap, cache, MAGAZINE_SLAB);
 
 	any |= runs_drain(heap, cache);
-	for (unsigned i = 0; i < SLAB_CLASSES; i++)
-		any |= class_drain(heap, cache, i);
 	return any;
 }
 
@@ -220,7 +217,7 @@ COLD bool cpu_drain_large(struct kheap *heap)
 	bool any = !HARDENED && depot_drain(heap);
 
 	if (cache) {
-		any |= blocks_drain(heap, cache);
+		any |= classes_drain(heap, cache, MAGAZINE_BLOCK);
 		any |= runs_drain(heap, cache);
 	}
 	return any;
@@ -231,8 +228,12 @@ COLD size_t cpu_cached_bytes(struct kheap *heap)
 	struct cpu_cache *cache = own_cache(heap);
 	size_t n = heap->depot.bytes;
 
-	for (unsigned i = 0; cache && cache->blocks && i < BLOCK_CLASSES; i++)
-		n += (size_t)(cache->tops[MAGAZINE_BLOCK + i] - cache->blocks->slots[i]) * block_class_size(i);
+	for (unsigned i = MAGAZINE_BLOCK; cache && cache->block_states && i < MAGAZINES; i++) {
+		const struct magazine_state *state = state_of(cache, i);
+
+		if (state->has_clip)
+			n += ((size_t)(cache->tops[i] - state->bottom) + state->n_spare) * magazine_object_size(i);
+	}
 	if (cache)
 		(void)runs_count(cache, &n);
 	return n;
@@ -243,16 +244,16 @@ COLD bool cpu_reset(struct kheap *heap)
 	bool any = cpu_drain(heap);
 	struct cpu_cache *cache = own_cache(heap);
 
-	for (unsigned i = 0; cache && i < SLAB_CLASSES; i++)
-		class_shrink(heap, cache, i);
 	if (cache) {
-		any |= cache->blocks != NULL;
-		runs_end(heap, cache);
-		blocks_end(heap, cache);
+		any |= cache->block_states != NULL;
+		cache_shrink(heap, cache);
 	}
 	/* Their space may be what is missing. */
-	any |= heap->depot.empty != NULL;
+	any |= heap->depot.empty != NULL || heap->depot.full_blocks != NULL;
 	empty_clips_free(heap);
+	if (heap->depot.full_blocks)
+		overhead_free(heap, heap->depot.full_blocks_run);
+	heap->depot.full_blocks = NULL;
 	return any;
 }
 
@@ -263,13 +264,11 @@ COLD void kheap_leave(struct kheap *heap)
 
 	if (cache && cache != NO_CACHE && !(INTERRUPTS && cache->inside)) {
 		cache_drain_all(heap, cache);
-		for (unsigned i = 0; i < SLAB_CLASSES; i++)
-			class_shrink(heap, cache, i);
-		runs_end(heap, cache);
-		blocks_end(heap, cache);
+		cache_shrink(heap, cache);
 #if KPORT_CPUS > 1
 		if (cache->run) {
 			heap->cpus[kport_cpu()] = NO_CACHE;
+			heap->n_caches--;
 			overhead_free(heap, cache->run);
 		}
 #endif
@@ -277,88 +276,72 @@ COLD void kheap_leave(struct kheap *heap)
 	heap_unlock(heap, state);
 }
 
-/* One class, if nothing was missing since the last time: half of it goes. */
-static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+/* One class: if nothing was missing since the last time, half of it goes; one block goes in any case, for others lie closer to what is live. */
+static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = &cache->states[class_index];
-	struct magazine magazine = magazine_at(cache, MAGAZINE_SLAB + class_index);
+	struct magazine_state *state = state_of(cache, number);
+	struct magazine magazine = magazine_at(cache, number);
+	bool is_idle = state && !state->was_missed;
 	struct clip *clip;
 	unsigned n;
 
-	if (state->was_missed) {
-		state->was_missed = false;
+	if (!state || !state->bottom)
+		return;
+	state->was_missed = false;
+	/* It may hold what the heap's size allows now. */
+	if (state->has_clip && *magazine.top <= state->bottom + clip_limit(heap, number))
+		*magazine.limit = state->bottom + clip_limit(heap, number);
+	if (!is_idle) {
+		magazine_flush(heap, magazine, number >= MAGAZINE_BLOCK);
 		return;
 	}
 	/* Of the depot too, so that what nobody wants does not stay: through the spare. */
-	if (!state->n_spare && state->has_clip && (clip = depot_pop(heap, class_index, &n)) != NULL) {
+	if (!state->n_spare && state->has_clip && (clip = depot_pop(heap, number, &n)) != NULL) {
 		if (state->spare)
 			clip_give(heap, state->spare);
 		state->spare = clip;
 		state->n_spare = (uint8_t)n;
 	}
 	if (!**magazine.top && state->n_spare)
-		clip_swap(heap, cache, class_index);
-	magazine_flush(heap, magazine, min_size((size_t)(*magazine.top - state->bottom + 1) / 2, FLUSH));
+		clip_swap(heap, cache, number);
+	magazine_flush(heap, magazine,
+	               min_size((size_t)(*magazine.top - state->bottom + 1) / 2, number < MAGAZINE_BLOCK ? FLUSH : 1));
 	if (!**magazine.top && !state->n_spare)
-		class_shrink(heap, cache, class_index);
+		class_shrink(heap, cache, number);
 }
 
-/* How many blocks of a class a cache holds: all classes together at most a quarter of the heap, if all were full. */
-static size_t block_slots(const struct kheap *heap)
+/* A page of zeros for what the caches need of their own; NULL: there is none. */
+static void *overhead_page(struct kheap *heap, struct page_desc **run)
 {
-	size_t n = (heap_scale(heap) << PAGE_SHIFT) / 4 / BLOCK_CLASSES_BYTES;
-
-	return max_size(2, min_size(n, BLOCK_SLOTS - 1));
+	*run = run_alloc(heap, 1, 0, UINTPTR_MAX, PAGE_OVERHEAD);
+	if (!*run)
+		return NULL;
+	heap->counters.overhead_pages++;
+	fill_words((void *)desc_address(*run), 0, PAGE_SIZE);
+	return (void *)desc_address(*run);
 }
 
-/* In a heap that is large enough a CPU gets magazines for blocks. */
+/* In a heap that is large enough a CPU gets magazines for blocks, and the depot lists for them. */
 static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 {
 	bool is_busy = cache->n_block_misses >= BLOCKS_BUSY || heap->depot.is_blocks_busy;
 
 	heap->depot.is_blocks_busy = is_busy;
-	if (cache->blocks || !has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT))
-		return;
-	struct page_desc *run = run_alloc(heap, pages_for(sizeof(struct block_cache)), 0, UINTPTR_MAX, PAGE_OVERHEAD);
-
-	if (!run)
-		return;
-	struct block_cache *blocks = (struct block_cache *)desc_address(run);
-
-	heap->counters.overhead_pages += run->n_pages;
-	size_t n = block_slots(heap);
-
-	for (unsigned i = 0; i < BLOCK_CLASSES; i++) {
-		blocks->slots[i][0] = NULL;
-		cache->tops[MAGAZINE_BLOCK + i] = blocks->slots[i];
-		cache->limits[MAGAZINE_BLOCK + i] = blocks->slots[i] + n;
-	}
-	cache->blocks_run = run;
-	cache->blocks = blocks;
-}
-
-/* What nobody takes goes, one at a time. */
-static void blocks_idle(struct kheap *heap, struct cpu_cache *cache, unsigned block_class)
-{
-	struct magazine magazine = magazine_at(cache, MAGAZINE_BLOCK + block_class);
-	void **limit = cache->blocks->slots[block_class] + block_slots(heap);
-
-	if (**magazine.top)
-		give_back_block(heap, *(*magazine.top)--);
-	if (*magazine.top <= limit)
-		*magazine.limit = limit;
+	if (!cache->block_states && has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT))
+		cache->block_states = overhead_page(heap, &cache->block_states_run);
+	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
+	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)
+		heap->depot.full_blocks = overhead_page(heap, &heap->depot.full_blocks_run);
 }
 
 /* One class is looked at, and now and then the page runs. */
 static void idle_step(struct kheap *heap, struct cpu_cache *cache)
 {
-	cache->hand = (uint8_t)((cache->hand + 1u) % (SLAB_CLASSES + BLOCK_CLASSES + RUN_LOOKS));
-	if (cache->hand < SLAB_CLASSES)
-		class_idle(heap, cache, cache->hand);
-	else if (cache->hand >= SLAB_CLASSES + BLOCK_CLASSES)
+	cache->hand = (uint8_t)((cache->hand + 1u) % (MAGAZINES + RUN_LOOKS));
+	if (cache->hand >= MAGAZINES)
 		runs_idle(heap, cache);
-	else if (cache->blocks)
-		blocks_idle(heap, cache, cache->hand - SLAB_CLASSES);
+	else if (cache->hand)
+		class_idle(heap, cache, cache->hand);
 }
 
 COLD void note_round(struct kheap *heap, struct cpu_cache *cache)

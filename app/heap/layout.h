@@ -276,16 +276,10 @@ struct magazine_state {
  */
 #define BLOCK_CLASSES 64
 #define BLOCK_CLASS_MAX ((size_t)4096)
-#define BLOCK_SLOTS 32
 #define MAGAZINE_SLAB 1u
 #define MAGAZINE_BLOCK (MAGAZINE_SLAB + SLAB_CLASSES)
 #define MAGAZINES (MAGAZINE_BLOCK + BLOCK_CLASSES)
 _Static_assert((int)MAGAZINE_SLAB == (int)PAGE_SLAB, "a slab's magazine has the number of its page's kind");
-
-/* The space of the blocks' magazines. */
-struct block_cache {
-	void *slots[BLOCK_CLASSES][BLOCK_SLOTS]; /* the first is NULL */
-};
 
 /*
  * Runs of 1, 2 and 4 pages, aligned to their length. The magazines hold their descriptors, so that nothing is written into free pages;
@@ -302,14 +296,15 @@ struct run_cache {
 
 struct cpu_cache {
 	void **tops[MAGAZINES], **limits[MAGAZINES];
-	struct block_cache *blocks; /* NULL: not earned yet */
+	struct magazine_state
+		*block_states; /* of the blocks' magazines; NULL: not earned yet, and all of them empty and full */
 	struct run_cache runs;
 	uint8_t inside; /* somebody is changing this cache */
 	uint8_t hand;   /* the class whose idleness is looked at next */
 	uint16_t n_misses, n_block_misses;
 	uint32_t drain_epoch;
 	struct page_desc *run; /* where it lies; NULL: in the struct kheap */
-	struct page_desc *blocks_run;
+	struct page_desc *block_states_run;
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES][SMALL_WORDS];
 };
@@ -317,6 +312,8 @@ struct cpu_cache {
 /* Full clips that no CPU has: the address of the first, with the number of its objects in the low bits; its first word has the next one. */
 struct depot {
 	uintptr_t full[SLAB_CLASSES];
+	uintptr_t *full_blocks; /* the same for the classes of blocks; NULL: not earned yet */
+	struct page_desc *full_blocks_run;
 	size_t bytes;       /* of the objects in them */
 	struct clip *empty; /* clips without objects */
 	unsigned n_empty;
@@ -374,6 +371,7 @@ struct kheap {
 #endif
 	struct cpu_cache cpu0;
 
+	unsigned n_caches; /* besides cpu0 */
 	struct kport_lock lock;
 	struct kheap_config config;
 
