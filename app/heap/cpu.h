@@ -94,8 +94,8 @@ struct clip *clip_take(struct kheap *heap);
 void clip_give(struct kheap *heap, struct clip *clip);
 
 /*
- * How many objects a magazine may hold: 31, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all their
- * magazines together are at most a quarter of the heap if all are full.
+ * How many objects a magazine may hold: 31, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all
+ * magazines of a CPU are at most a quarter of the heap if all are full, and those of all CPUs about as much as the heap.
  */
 static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 {
@@ -106,7 +106,8 @@ static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 		n = (uint32_t)min_size(max_size(scale / MAGAZINE_SHARE, MAGAZINE_MIN_BYTES), MAGAZINE_MAX_BYTES) /
 		    (uint32_t)magazine_object_size(number);
 	else
-		n = min_size(scale / BLOCKS_SHARE / BLOCK_CLASSES_BYTES, BLOCKS_MAX);
+		n = min_size(scale / BLOCKS_SHARE / BLOCK_CLASSES_BYTES / (1 + heap->n_caches / BLOCKS_SHARE),
+		             BLOCKS_MAX);
 	return (unsigned)max_size(min_size(n, CLIP_OBJECTS), SMALL_WORDS - 1);
 }
 
