@@ -406,9 +406,15 @@ uintptr_t block_cut(struct kheap *heap, size_t need, unsigned label)
 	return LIKELY(payload != 0) ? payload : block_alloc_any(heap, need, GRANULE, label);
 }
 
+/* A block for a payload of so many bytes. */
+static size_t block_need(size_t size)
+{
+	return max_size(align_up(size + BLOCK_HEADER, GRANULE), BLOCK_MIN);
+}
+
 uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned label)
 {
-	size_t need = max_size(align_up(size + BLOCK_HEADER, GRANULE), BLOCK_MIN);
+	size_t need = block_need(size);
 
 	return LIKELY(alignment == GRANULE) ? block_cut(heap, need, label)
 	                                    : block_alloc_any(heap, need, alignment, label);
@@ -561,15 +567,15 @@ static bool victim_yield(struct kheap *heap, struct block *block, struct block *
 	return true;
 }
 
-bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size)
+bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size, size_t most)
 {
-	size_t need = max_size(align_up(size + BLOCK_HEADER, GRANULE), BLOCK_MIN);
+	size_t need = block_need(size), wanted = block_need(most);
 	struct block *next = block_next(block);
 	size_t total = block_size(block);
 
 	if (need <= total)
 		return block_shrink(heap, region, block, need);
-	if (next == heap->victim && victim_yield(heap, block, next, total, need))
+	if (next == heap->victim && victim_yield(heap, block, next, total, wanted))
 		return true;
 	if (!block_tag_holds(heap, next)) {
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)next, 0);
@@ -581,6 +587,7 @@ bool block_resize(struct kheap *heap, struct region *region, struct block *block
 		report_list(heap, next);
 		return false;
 	}
+	need = min_size(wanted, total + block_size(next));
 	block_wake(heap, next, block_payload(next), need - total);
 	total += block_size(next);
 	bin_remove(heap, next);

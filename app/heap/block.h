@@ -117,9 +117,8 @@ static inline unsigned label_slab_class(unsigned label)
 }
 /* The block was checked by heap_find. False: a neighbour's tag is damaged (reported), nothing changed. */
 bool block_free(struct kheap *heap, struct region *region, struct block *block);
-/* Make the payload `size` bytes long where it stands. */
-bool block_resize(struct kheap *heap, struct region *region, struct block *block,
-                  size_t size); /* region: only to shrink */
+/* Make the payload `size` bytes long where it stands, or up to `most` if it grows and they are there; region: only to shrink. */
+bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size, size_t most);
 /* A free block of `size` bytes where none was: sealed, in its bin, the block behind it told. */
 void block_insert_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags);
 /* Is there a free block at this address, whatever it is? */

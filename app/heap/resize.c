@@ -96,7 +96,7 @@ static bool object_resize(struct kheap *heap, struct object *object, uintptr_t a
 	if (gross > BLOCK_MAX_REQUEST)
 		return false;
 	block = block_of_payload(address);
-	if (!block_resize(heap, object->region, block, gross))
+	if (!block_resize(heap, object->region, block, gross, gross))
 		return false;
 	object->slot = block_size(block) - BLOCK_HEADER;
 	return true;
@@ -242,15 +242,16 @@ static __attribute__((noinline)) void *move_away(struct kheap *heap, void *objec
 static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, size_t size, bool is_natural)
 {
 	struct block *block = block_of_payload(address);
+	size_t most = size;
 	bool has_grown;
 
 	if (size > BLOCK_MAX_REQUEST || !lies_right(address, size, is_natural))
 		return false;
+	if (size - usable < usable / RESIZE_SHARE)
+		most = min_size(size + size / RESIZE_SHARE, BLOCK_MAX_REQUEST);
 	kport_lock_state state = heap_lock(heap);
 
-	has_grown = size - usable < usable / RESIZE_SHARE && size + size / RESIZE_SHARE <= BLOCK_MAX_REQUEST &&
-	            block_resize(heap, NULL, block, size + size / RESIZE_SHARE);
-	has_grown = has_grown || block_resize(heap, NULL, block, size);
+	has_grown = block_resize(heap, NULL, block, size, most);
 	if (has_grown)
 		count_resize(heap, usable, block_size(block) - BLOCK_HEADER);
 	heap_unlock(heap, state);
