@@ -239,6 +239,12 @@ static __attribute__((noinline)) void *move_away(struct kheap *heap, void *objec
 	return moved;
 }
 
+/* Does a buffer grow by little at a time? It will go on. */
+INLINE bool is_appending(size_t usable, size_t size)
+{
+	return size - usable < usable / RESIZE_SHARE;
+}
+
 static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, size_t size, bool is_natural)
 {
 	struct block *block = block_of_payload(address);
@@ -247,7 +253,7 @@ static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, siz
 
 	if (size > BLOCK_MAX_REQUEST || !lies_right(address, size, is_natural))
 		return false;
-	if (size - usable < usable / RESIZE_SHARE)
+	if (is_appending(usable, size))
 		most = min_size(size + size / RESIZE_SHARE, BLOCK_MAX_REQUEST);
 	kport_lock_state state = heap_lock(heap);
 
@@ -258,13 +264,44 @@ static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, siz
 	return has_grown;
 }
 
+/*
+ * Where a buffer that grows by little at a time finds room to go on: a block half as large again, of which what is not needed now goes back, and
+ * lies behind it. NULL: there is none, without growing the heap, or it would not lie right.
+ */
+static void *block_with_room(struct kheap *heap, size_t size, bool is_natural)
+{
+	size_t room = size + size / 2, now = size + size / RESIZE_SHARE;
+	uintptr_t object;
+
+	if (room > BLOCK_MAX_REQUEST || (is_natural && is_power_of_two(size)))
+		return NULL;
+	kport_lock_state state = heap_lock(heap);
+
+	object = block_alloc(heap, room, GRANULE, LABEL_PLAIN);
+	if (object) {
+		struct block *block = block_of_payload(object);
+
+		(void)block_resize(heap, region_of(heap, object), block, now, now);
+		count_alloc(heap, 1, block_size(block) - BLOCK_HEADER);
+	}
+	heap_unlock(heap, state);
+	return (void *)object;
+}
+
 /* A live block is too small. */
 static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *object, size_t usable, size_t size,
                                                   bool is_natural)
 {
+	void *moved;
+
 	if (block_grow(heap, (uintptr_t)object, usable, size, is_natural))
 		return object;
-	return move_away(heap, object, usable, size, is_natural);
+	moved = is_appending(usable, size) ? block_with_room(heap, size, is_natural) : NULL;
+	if (!moved)
+		return move_away(heap, object, usable, size, is_natural);
+	heap_copy(moved, object, usable);
+	kheap_free(heap, object);
+	return moved;
 }
 
 static bool run_try(struct kheap *heap, struct region *region, size_t page, size_t size)
