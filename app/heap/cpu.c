@@ -3,8 +3,8 @@
  * CPU caches, the slow half: what happens when a magazine is empty or full.
  *
  * A magazine starts with room for two objects inside the struct cpu_cache. A class that misses often earns a clip, with room for up to
- * 31 objects of at most 8 KiB together, then a spare one. Full clips go to the heap's depot and empty magazines take them from there,
- * so objects that one CPU frees and another allocates travel in batches, one lock each. Only when the depot holds its share of
+ * 31 objects of at most 8 KiB together, then more of them, which go to and fro without the lock. When a CPU has its share of full clips, others go
+ * to the heap's depot, and empty magazines take them from there, so objects that one CPU frees and another allocates travel in batches, one lock each. Only when the depot holds its share of
  * the heap do objects go back to their slabs, a few at a time. Blocks of 272 bytes and more have no small magazines, and nothing of this before
  * the heap has some size.
  *
@@ -13,6 +13,7 @@
 #include "cpu.h"
 
 #define MISSES_FOR_CLIP 8
+#define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
 #define BUSY_STAND_INS 200    /* so often a class's blocks are freed until it gets a slab all the same, */
 #define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare */
 
@@ -141,16 +142,12 @@ static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 /* A full clip from the depot for an empty magazine. */
 static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine_state *state = state_of(cache, number);
 	unsigned n;
-	struct clip *clip = state->has_clip ? depot_pop(heap, number, &n) : NULL;
+	struct clip *clip = state_of(cache, number)->has_clip ? depot_pop(heap, number, &n) : NULL;
 
 	if (!clip)
 		return false;
-	if (state->spare)
-		clip_give(heap, state->spare);
-	state->spare = loaded_clip(cache, number);
-	state->n_spare = 0;
+	clip_give(heap, loaded_clip(cache, number));
 	clip_load(heap, cache, number, clip, n);
 	return true;
 }
@@ -167,28 +164,16 @@ static void refill_from_slab(struct kheap *heap, struct magazine magazine, unsig
 	count_alloc(heap, n, n * slab_object_size(class_index));
 }
 
-/* The spare in place of a magazine that is empty, or full. Needs no lock. */
-INLINE bool swap_spare(struct kheap *heap, struct cpu_cache *cache, unsigned number, bool wants_full)
-{
-	struct magazine_state *state = state_of(cache, number);
-
-	if (!state || !state->spare || (state->n_spare != 0) != wants_full)
-		return false;
-	clip_swap(heap, cache, number);
-	return true;
-}
-
 /* Room in a full magazine. */
 static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
+	bool keeps = own_has_room(heap, cache) && depot_list(heap, number);
 	struct clip *clip = NULL;
 
-	if (state->spare && !state->n_spare) {
-		clip_swap(heap, cache, number);
+	if (own_make_room(heap, cache, number))
 		return;
-	}
-	if (state->has_clip && depot_has_room(heap, number))
+	if (state->has_clip && (keeps || depot_has_room(heap, number)))
 		clip = clip_take(heap);
 	if (!clip) {
 		/* Blocks merge, which takes as long as two objects of slabs. */
@@ -196,23 +181,23 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 		               state->has_clip && number < MAGAZINE_BLOCK ? FLUSH : 1);
 		return;
 	}
-	if (state->spare)
-		depot_push(heap, number, state->spare, state->n_spare);
-	state->spare = loaded_clip(cache, number);
-	state->n_spare = (uint8_t)(cache->tops[number] - state->bottom);
+	if (keeps)
+		own_push(cache, number);
+	else
+		depot_push(heap, number, loaded_clip(cache, number), (unsigned)(cache->tops[number] - state->bottom));
 	clip_load(heap, cache, number, clip, 0);
 }
 
 /* ---- allocation --------------------------------------------------------------------------------------------------- */
 
-/* An object that the magazine has after all, because of an interruption, or that its spare has. */
-INLINE void *pop_spare(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+/* An object that the magazine has after all, because of an interruption, or that an own full clip has. */
+INLINE void *pop_own(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	void *object = NULL;
 
 	if (!cpu_enter(cache))
 		return NULL;
-	if (*cache->tops[number] || swap_spare(heap, cache, number, true))
+	if (*cache->tops[number] || own_refill(heap, cache, number))
 		object = magazine_pop(magazine_at(cache, number));
 	cpu_leave(cache);
 	return object;
@@ -253,11 +238,11 @@ INLINE void note_block_miss(struct cpu_cache *cache, unsigned number)
 __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment)
 {
 	unsigned number = (unsigned)magazine_of_size(size);
-	/* Where the depot has no blocks, a magazine of them has no spare, and its clip is earned by frees. */
+	/* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */
 	bool is_shared = number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
 	void *object = NULL;
 
-	if (is_shared && (object = pop_spare(heap, cpu_of(heap), number)) != NULL)
+	if (is_shared && (object = pop_own(heap, cpu_of(heap), number)) != NULL)
 		return object;
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
@@ -364,12 +349,6 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	heap_unlock_inline(heap, state);
 }
 
-/* A spare takes what the magazine has no room for. */
-static bool push_to_spare(struct kheap *heap, struct cpu_cache *cache, void *object, unsigned number)
-{
-	return swap_spare(heap, cache, number, false) && magazine_push(heap, magazine_at(cache, number), object);
-}
-
 /* A block of a cell that has no magazine. */
 static bool push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 {
@@ -394,7 +373,8 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 		}
 		if (cpu_enter(cache)) {
 			if (magazine)
-				is_done = push_to_spare(heap, cache, object, magazine);
+				is_done = own_make_room(heap, cache, magazine) &&
+				          magazine_push(heap, magazine_at(cache, magazine), object);
 			else if (is_block_kind(place_kind(place)))
 				is_done = push_block(heap, cache, object);
 			cpu_leave(cache);
@@ -442,14 +422,26 @@ static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
 	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), SIZE_MAX, sum);
 }
 
+/* All clips of a list. Another CPU's may change meanwhile: what it leads to is a clip in any case, for none is given up without the lock. */
+static void clips_count(struct kheap *heap, uintptr_t tagged, struct sum *sum)
+{
+	for (unsigned i = 0; tagged && i < CLIPS_MOST; i++) {
+		const struct clip *clip = tagged_clip(tagged);
+		unsigned n = tagged % CLIP_WORDS;
+
+		slots_count(heap, (void **)(uintptr_t)clip->slots + n, n, sum);
+		tagged = (uintptr_t)__atomic_load_n(&clip->slots[0], __ATOMIC_RELAXED);
+	}
+}
+
 COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct sum *sum)
 {
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
 		const struct magazine_state *state = state_of(cache, i);
 
 		top_count(heap, &cache->tops[i], sum);
-		if (state && state->n_spare)
-			slots_count(heap, state->spare->slots + state->n_spare, state->n_spare, sum);
+		if (state)
+			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
 	}
 	sum->n_objects += runs_count(cache, &sum->n_bytes);
 }
@@ -459,10 +451,9 @@ COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
 	struct sum sum = { 0, 0 };
 
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
-		uintptr_t *list = depot_list(heap, i);
+		const uintptr_t *list = depot_list(heap, i);
 
-		for (uintptr_t tagged = list ? *list : 0; tagged; tagged = (uintptr_t)tagged_clip(tagged)->slots[0])
-			slots_count(heap, tagged_clip(tagged)->slots + tagged % CLIP_WORDS, tagged % CLIP_WORDS, &sum);
+		clips_count(heap, list ? *list : 0, &sum);
 	}
 #if KPORT_CPUS > 1
 	for (unsigned i = 0; i < KPORT_CPUS; i++) {

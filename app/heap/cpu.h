@@ -125,21 +125,84 @@ static inline struct clip *loaded_clip(struct cpu_cache *cache, unsigned number)
 	return (struct clip *)state_of(cache, number)->bottom;
 }
 
-/* The spare for the magazine, which is full or empty. */
-INLINE void clip_swap(struct kheap *heap, struct cpu_cache *cache, unsigned number)
-{
-	struct magazine_state *state = state_of(cache, number);
-	struct clip *loaded = loaded_clip(cache, number);
-	unsigned n = (unsigned)(cache->tops[number] - state->bottom);
-
-	clip_load(heap, cache, number, state->spare, state->n_spare);
-	state->spare = loaded;
-	state->n_spare = (uint8_t)n;
-}
-
 static inline struct clip *tagged_clip(uintptr_t tagged)
 {
 	return (struct clip *)align_down(tagged, CLIP_WORDS);
+}
+
+/* A full clip onto a list of them, and off it; NULL: there is none. */
+INLINE void clip_push(uintptr_t *list, struct clip *clip, unsigned n)
+{
+	clip->slots[0] = (void *)*list;
+	*list = (uintptr_t)clip | n;
+}
+
+INLINE struct clip *clip_pop(uintptr_t *list, unsigned *n)
+{
+	uintptr_t tagged = list ? *list : 0;
+	struct clip *clip = tagged_clip(tagged);
+
+	if (!tagged)
+		return NULL;
+	*n = tagged % CLIP_WORDS;
+	*list = (uintptr_t)clip->slots[0];
+	clip->slots[0] = NULL;
+	return clip;
+}
+
+/* The loaded clip, which is full, becomes one of the CPU's own full ones; another one is to be loaded. */
+INLINE void own_push(struct cpu_cache *cache, unsigned number)
+{
+	struct magazine_state *state = state_of(cache, number);
+	unsigned n = (unsigned)(cache->tops[number] - state->bottom);
+
+	clip_push(&state->full, loaded_clip(cache, number), n);
+	cache->own_bytes += n * magazine_object_size(number);
+}
+
+INLINE struct clip *own_pop(struct cpu_cache *cache, unsigned number, unsigned *n)
+{
+	struct clip *clip = clip_pop(&state_of(cache, number)->full, n);
+
+	if (clip)
+		cache->own_bytes -= *n * magazine_object_size(number);
+	return clip;
+}
+
+/* May this CPU keep one more full clip? What all of them keep, if all keep as much, and the depot share what the depot may hold. */
+static inline bool own_has_room(const struct kheap *heap, const struct cpu_cache *cache)
+{
+	size_t share = max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES);
+
+	return cache->own_bytes * (1 + heap->n_caches) + __atomic_load_n(&heap->depot.bytes, __ATOMIC_RELAXED) < share;
+}
+
+/* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
+INLINE bool own_refill(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+{
+	struct magazine_state *state = state_of(cache, number);
+	unsigned n;
+	struct clip *clip = state ? own_pop(cache, number, &n) : NULL;
+
+	if (!clip)
+		return false;
+	loaded_clip(cache, number)->slots[0] = state->empty;
+	state->empty = loaded_clip(cache, number);
+	clip_load(heap, cache, number, clip, n);
+	return true;
+}
+
+INLINE bool own_make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+{
+	struct magazine_state *state = state_of(cache, number);
+	struct clip *clip = state ? state->empty : NULL;
+
+	if (!clip || !own_has_room(heap, cache))
+		return false;
+	state->empty = clip->slots[0];
+	own_push(cache, number);
+	clip_load(heap, cache, number, clip, 0);
+	return true;
 }
 
 /* Where the depot has the full clips of a magazine; NULL: nowhere. */
@@ -152,26 +215,16 @@ INLINE uintptr_t *depot_list(struct kheap *heap, unsigned number)
 
 static inline void depot_push(struct kheap *heap, unsigned number, struct clip *clip, unsigned n)
 {
-	uintptr_t *list = depot_list(heap, number);
-
-	clip->slots[0] = (void *)*list;
-	*list = (uintptr_t)clip | n;
+	clip_push(depot_list(heap, number), clip, n);
 	heap->depot.bytes += n * magazine_object_size(number);
 }
 
 static inline struct clip *depot_pop(struct kheap *heap, unsigned number, unsigned *n)
 {
-	uintptr_t *list = depot_list(heap, number);
-	uintptr_t tagged = list ? *list : 0;
+	struct clip *clip = clip_pop(depot_list(heap, number), n);
 
-	if (!tagged)
-		return NULL;
-	struct clip *clip = tagged_clip(tagged);
-
-	*n = tagged % CLIP_WORDS;
-	*list = (uintptr_t)clip->slots[0];
-	heap->depot.bytes -= *n * magazine_object_size(number);
-	clip->slots[0] = NULL;
+	if (clip)
+		heap->depot.bytes -= *n * magazine_object_size(number);
 	return clip;
 }
 

@@ -120,19 +120,57 @@ static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
 
 /* ---- draining --------------------------------------------------------------------------------------------------- */
 
-static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+/* A class's own full clips. */
+static bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+{
+	bool any = false;
+	struct clip *clip;
+	unsigned n;
+
+	while (state_of(cache, number) && (clip = own_pop(cache, number, &n)) != NULL) {
+		clip_flush(heap, clip, n);
+		clip_give(heap, clip);
+		any = true;
+	}
+	return any;
+}
+
+/* The same, but for the one that is wanted next. */
+static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
+	unsigned n;
+
+	if (!state->full || !tagged_clip(state->full)->slots[0])
+		return false;
+	struct clip *clip = own_pop(cache, number, &n);
+
+	(void)own_drain(heap, cache, number);
+	clip_push(&state->full, clip, n);
+	cache->own_bytes += n * magazine_object_size(number);
+	return true;
+}
+
+static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+{
 	struct magazine magazine = magazine_at(cache, number);
 	bool any = **magazine.top != NULL;
 
 	magazine_flush(heap, magazine, SIZE_MAX);
-	if (state && state->n_spare) {
-		clip_flush(heap, state->spare, state->n_spare);
-		state->n_spare = 0;
-		any = true;
-	}
+	any |= own_drain(heap, cache, number);
 	return any;
+}
+
+/* An own empty clip goes back; false: there is none. */
+static bool empty_give(struct kheap *heap, struct magazine_state *state)
+{
+	struct clip *clip = state->empty;
+
+	if (!clip)
+		return false;
+	state->empty = clip->slots[0];
+	clip_give(heap, clip);
+	return true;
 }
 
 /* The class is drained: its magazine is a small one again, or has no space. */
@@ -142,8 +180,8 @@ static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned n
 
 	if (!state || !state->has_clip)
 		return;
-	if (state->spare)
-		clip_give(heap, state->spare);
+	while (empty_give(heap, state))
+		;
 	clip_give(heap, loaded_clip(cache, number));
 	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins };
 	if (number < MAGAZINE_BLOCK)
@@ -179,7 +217,7 @@ static bool depot_drain(struct kheap *heap)
 	struct clip *clip;
 	unsigned n;
 
-	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES && heap->depot.bytes; i++) {
 		while ((clip = depot_pop(heap, i, &n)) != NULL) {
 			clip_flush(heap, clip, n);
 			clip_give(heap, clip);
@@ -217,7 +255,9 @@ COLD bool cpu_drain_large(struct kheap *heap)
 	bool any = !HARDENED && depot_drain(heap);
 
 	if (cache) {
-		any |= classes_drain(heap, cache, MAGAZINE_BLOCK);
+		for (unsigned i = MAGAZINE_SLAB; i < MAGAZINE_BLOCK && cache->own_bytes; i++)
+			any |= own_drain_but_one(heap, cache, i);
+		any |= cache->block_states && classes_drain(heap, cache, MAGAZINE_BLOCK);
 		any |= runs_drain(heap, cache);
 	}
 	return any;
@@ -228,14 +268,15 @@ COLD size_t cpu_cached_bytes(struct kheap *heap)
 	struct cpu_cache *cache = own_cache(heap);
 	size_t n = heap->depot.bytes;
 
-	for (unsigned i = MAGAZINE_BLOCK; cache && cache->block_states && i < MAGAZINES; i++) {
+	if (!cache)
+		return n;
+	for (unsigned i = MAGAZINE_BLOCK; cache->block_states && i < MAGAZINES; i++) {
 		const struct magazine_state *state = state_of(cache, i);
 
 		if (state->has_clip)
-			n += ((size_t)(cache->tops[i] - state->bottom) + state->n_spare) * magazine_object_size(i);
+			n += (size_t)(cache->tops[i] - state->bottom) * magazine_object_size(i);
 	}
-	if (cache)
-		(void)runs_count(cache, &n);
+	(void)runs_count(cache, &n);
 	return n;
 }
 
@@ -295,18 +336,17 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		magazine_flush(heap, magazine, number >= MAGAZINE_BLOCK);
 		return;
 	}
-	/* Of the depot too, so that what nobody wants does not stay: through the spare. */
-	if (!state->n_spare && state->has_clip && (clip = depot_pop(heap, number, &n)) != NULL) {
-		if (state->spare)
-			clip_give(heap, state->spare);
-		state->spare = clip;
-		state->n_spare = (uint8_t)n;
+	/* Of the depot too, so that what nobody wants does not stay. */
+	if (!state->full && state->has_clip && (clip = depot_pop(heap, number, &n)) != NULL) {
+		clip_push(&state->full, clip, n);
+		cache->own_bytes += n * magazine_object_size(number);
 	}
-	if (!**magazine.top && state->n_spare)
-		clip_swap(heap, cache, number);
+	if (!**magazine.top)
+		(void)own_refill(heap, cache, number);
+	(void)empty_give(heap, state);
 	magazine_flush(heap, magazine,
 	               min_size((size_t)(*magazine.top - state->bottom + 1) / 2, number < MAGAZINE_BLOCK ? FLUSH : 1));
-	if (!**magazine.top && !state->n_spare)
+	if (!**magazine.top && !state->full)
 		class_shrink(heap, cache, number);
 }
 

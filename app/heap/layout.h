@@ -169,7 +169,7 @@ enum zone { ZONE_LOW, ZONE_HIGH, N_ZONES };
 /* Four bins for each octave of lengths; up to RUN_EXACT, all runs of a bin are equally long. */
 #define RUN_SL_SHIFT 2
 #define RUN_EXACT ((size_t)2 << RUN_SL_SHIFT)
-#define RUN_BINS 64 /* the last one has all from 7 * 2^14 pages (448 MiB) on: there are few of them */
+#define RUN_BINS 56 /* the last one has all from 7 * 2^12 pages (112 MiB) on: there are few of them */
 
 struct run_bins {
 	uint64_t bits; /* of the bins that are not empty */
@@ -259,11 +259,11 @@ struct clip {
 /* The space of a magazine until then. */
 #define SMALL_WORDS 3
 
-/* What only the slow path needs of a magazine. */
+/* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded one go to and fro without the lock. */
 struct magazine_state {
 	void **bottom;
-	struct clip *spare; /* NULL: none */
-	uint8_t n_spare;    /* objects in it: as many as a magazine held when it was full, or 0 */
+	uintptr_t full;     /* own full clips, tagged and linked as in the depot */
+	struct clip *empty; /* own clips without objects */
 	bool has_clip;
 	bool was_missed;     /* since the idle hand passed */
 	uint8_t n_misses;    /* until it earns a clip */
@@ -299,8 +299,9 @@ struct cpu_cache {
 	struct magazine_state
 		*block_states; /* of the blocks' magazines; NULL: not earned yet, and all of them empty and full */
 	struct run_cache runs;
-	uint8_t inside; /* somebody is changing this cache */
-	uint8_t hand;   /* the class whose idleness is looked at next */
+	size_t own_bytes; /* of the objects in its own full clips */
+	uint8_t inside;   /* somebody is changing this cache */
+	uint8_t hand;     /* the class whose idleness is looked at next */
 	uint16_t n_misses, n_block_misses;
 	uint32_t drain_epoch;
 	struct page_desc *run; /* where it lies; NULL: in the struct kheap */
