@@ -139,7 +139,7 @@ static bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	unsigned n;
+	unsigned n = 0;
 
 	if (!state->full || !tagged_clip(state->full)->slots[0])
 		return false;
