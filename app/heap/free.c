@@ -156,7 +156,7 @@ bool object_free(struct kheap *heap, const struct object *object, uintptr_t addr
 
 void free_locked(struct kheap *heap, uintptr_t address)
 {
-	struct object object;
+	struct object object = { .region = NULL };
 
 	if (!heap_find(heap, address, &object))
 		return;
