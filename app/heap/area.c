@@ -153,6 +153,7 @@ struct block *area_create(struct kheap *heap, struct region *region, size_t page
 	uint32_t flags = BLOCK_FIRST;
 	struct block *start, *stop;
 
+	heap->is_laden = true;
 	guard_poison(page_address(region, page) + offset, (n_pages << PAGE_SHIFT) - offset);
 	for (size_t i = page; i < end; i++)
 		page_kind_set(region, i, PAGE_BLOCK);
@@ -168,7 +169,7 @@ struct block *area_create(struct kheap *heap, struct region *region, size_t page
 		seal(heap, stop, BLOCK_USED, 0);
 	}
 	area_set_length(region, head, end - head);
-	block_insert_free(heap, start, (uintptr_t)stop - (uintptr_t)start, flags);
+	block_make_free(heap, start, (uintptr_t)stop - (uintptr_t)start, flags);
 	heap->counters.block_pages += n_pages;
 	return start;
 }

@@ -13,148 +13,6 @@
 #define VICTIM_MIN ((size_t)512)
 #define ALIGNED_TRIES 2 /* bins that an aligned request looks through */
 
-/* ---- free lists ---------------------------------------------------------------------------------------------- */
-
-bool block_is_free(const struct kheap *heap, const struct block *block)
-{
-	uintptr_t address = (uintptr_t)block;
-	const struct region *region = region_of(heap, address);
-
-	if (address % GRANULE != GRANULE - BLOCK_HEADER || !region)
-		return false;
-	enum page_kind kind = page_kind_of(region, (address >> PAGE_SHIFT) - region->first_page);
-
-	if (!is_block_kind(kind))
-		return false;
-	return block_tag_holds(heap, block) && !(block->size_flags & BLOCK_USED);
-}
-
-/* Not in line: few blocks lie outside the window. */
-static __attribute__((noinline)) bool is_ours(const struct kheap *heap, uintptr_t address)
-{
-	return region_of(heap, address) != NULL;
-}
-
-/* May this be read as a block? It is where one could be, in memory of the heap. */
-INLINE bool is_readable(const struct kheap *heap, const struct block *block)
-{
-	uintptr_t address = (uintptr_t)block;
-
-	return address % GRANULE == GRANULE - BLOCK_HEADER &&
-	       (LIKELY((address >> GRANULE_SHIFT) - heap->window.first_granule < heap->window.n_granules) ||
-	        is_ours(heap, address));
-}
-
-/* Do both neighbours in the list know this block? The victim is in no list. */
-static bool links_hold(const struct kheap *heap, const struct block *block)
-{
-	if (block == heap->victim)
-		return true;
-	if (block->next && !(is_readable(heap, block->next) && block->next->prev == block))
-		return false;
-	if (block->prev)
-		return is_readable(heap, block->prev) && block->prev->next == block;
-	return heap->blocks.heads[block_bin_of(block_size(block))] == block;
-}
-
-/* A list is broken at this block: its header was overwritten, or its links were, which only a write after free can do. */
-COLD static void report_list(struct kheap *heap, struct block *block)
-{
-	if (!block_is_free(heap, block))
-		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
-	else if (block->next && !block_is_free(heap, block->next))
-		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next, block_size(block) - BLOCK_HEADER);
-	else if (block->next && block->next->prev != block)
-		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next->prev,
-		           block_size(block->next) - BLOCK_HEADER);
-	else
-		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->prev, block_size(block) - BLOCK_HEADER);
-}
-
-static void bin_clear(struct block_bins *bins, unsigned bin)
-{
-	bins->heads[bin] = NULL;
-	bins->bits[bin / 64] &= ~((uint64_t)1 << bin % 64);
-}
-
-/* The first bin from `bin` on that is not empty; BLOCK_BINS: none. */
-INLINE unsigned bin_next(const struct block_bins *bins, unsigned bin)
-{
-	unsigned word = bin / 64;
-	uint64_t bits = bin < BLOCK_BINS ? bins->bits[word] & UINT64_MAX << bin % 64 : 0;
-
-	while (!bits) {
-		if (++word >= (BLOCK_BINS + 63) / 64)
-			return BLOCK_BINS;
-		bits = bins->bits[word];
-	}
-	return 64 * word + lowest_bit(bits);
-}
-
-/* Put a free block first in its list. */
-INLINE void list_insert(struct kheap *heap, struct block *block)
-{
-	struct block_bins *bins = &heap->blocks;
-	unsigned bin = block_bin_of(block_size(block));
-	struct block *next = bins->heads[bin];
-
-	block->prev = NULL;
-	block->next = next;
-	bins->heads[bin] = block;
-	/* The address of a list's first block stands out of line, so it is what was put there. */
-	if (next)
-		next->prev = block;
-	else
-		bins->bits[bin / 64] |= (uint64_t)1 << bin % 64;
-}
-
-/* Write the footer, which only free blocks have, and put the block in its list. */
-static void bin_insert(struct kheap *heap, struct block *block)
-{
-	*block_footer(block) = block_size(block);
-	heap->counters.free_block_bytes += block_size(block);
-	list_insert(heap, block);
-}
-
-/* links_hold() was asked. */
-static void bin_remove(struct kheap *heap, struct block *block)
-{
-	heap->counters.free_block_bytes -= block_size(block);
-	if (block == heap->victim) {
-		heap->victim = NULL;
-		return;
-	}
-	if (block->next)
-		block->next->prev = block->prev;
-	if (block->prev) {
-		block->prev->next = block->next;
-		return;
-	}
-	unsigned bin = block_bin_of(block_size(block));
-
-	heap->blocks.heads[bin] = block->next;
-	if (!block->next)
-		bin_clear(&heap->blocks, bin);
-}
-
-/* The free block becomes the victim, and the old one goes to its list. */
-static void victim_set(struct kheap *heap, struct block *block)
-{
-	*block_footer(block) = block_size(block);
-	heap->counters.free_block_bytes += block_size(block);
-	if (heap->victim)
-		list_insert(heap, heap->victim);
-	heap->victim = block;
-	heap->victim_header = block_header(block);
-}
-
-static void victim_retire(struct kheap *heap)
-{
-	if (heap->victim)
-		list_insert(heap, heap->victim);
-	heap->victim = NULL;
-}
-
 /* ---- starts --------------------------------------------------------------------------------------------------- */
 
 /* The magazine that takes a block with this label without a look at it, or 0. */
@@ -219,7 +77,7 @@ static struct block *list_find(struct kheap *heap, unsigned bin, size_t need, si
 		if ((best && size == need) || tries == 1 || !block->next)
 			break;
 		/* The way on is looked at before it is gone; who takes `block` finds out what is wrong. */
-		if (!is_readable(heap, block->next) || block->next->prev != block)
+		if (!block_is_readable(heap, block->next) || block->next->prev != block)
 			return block;
 		block = block->next;
 	}
@@ -229,8 +87,9 @@ static struct block *list_find(struct kheap *heap, unsigned bin, size_t need, si
 /* It leaves its list; false: it, or its list, is damaged (reported), and the list is let go. */
 static bool list_take(struct kheap *heap, unsigned bin, struct block *block)
 {
-	if (UNLIKELY(!block_tag_holds(heap, block) || block->size_flags & BLOCK_USED || !links_hold(heap, block))) {
-		report_list(heap, block);
+	if (UNLIKELY(!block_tag_holds(heap, block) || block->size_flags & BLOCK_USED ||
+	             !block_links_hold(heap, block))) {
+		bin_report(heap, block);
 		bin_clear(&heap->blocks, bin);
 		return false;
 	}
@@ -269,7 +128,7 @@ static struct block *block_find(struct kheap *heap, size_t need, size_t alignmen
 	if (victim_bin == BLOCK_BINS)
 		return NULL;
 	if (UNLIKELY(!block_tag_holds(heap, victim) || victim->size_flags & BLOCK_USED)) {
-		report_list(heap, victim);
+		bin_report(heap, victim);
 		heap->victim = NULL;
 		return NULL;
 	}
@@ -335,8 +194,7 @@ INLINE struct block *block_take(struct kheap *heap, size_t need, size_t alignmen
 	block = block_find(heap, need, alignment);
 	if (LIKELY(block != NULL))
 		return block;
-	block = area_grow(heap, need, alignment);
-	return block && list_take(heap, block_bin_of(block_size(block)), block) ? block : NULL;
+	return area_grow(heap, need, alignment);
 }
 
 /*
@@ -428,11 +286,11 @@ static struct block *block_before(struct kheap *heap, struct block *block)
 	uint64_t size = *(uint64_t *)((uintptr_t)block - BLOCK_FOOTER);
 	struct block *before = block_at((uintptr_t)block - (size_t)size);
 
-	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && is_readable(heap, before) &&
+	if (size >= BLOCK_MIN && size <= AREA_MAX_PAGES * PAGE_SIZE && block_is_readable(heap, before) &&
 	    block_tag_holds(heap, before) && !(before->size_flags & BLOCK_USED) && block_size(before) == size) {
-		if (links_hold(heap, before))
+		if (block_links_hold(heap, before))
 			return before;
-		report_list(heap, before);
+		bin_report(heap, before);
 		return NULL;
 	}
 	heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
@@ -451,8 +309,8 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)next, 0);
 		return false;
 	}
-	if (next_is_free && !links_hold(heap, next)) {
-		report_list(heap, next);
+	if (next_is_free && !block_links_hold(heap, next)) {
+		bin_report(heap, next);
 		return false;
 	}
 	if (block->size_flags & BLOCK_PREV_FREE) {
@@ -460,6 +318,7 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 		if (!before)
 			return false;
 	}
+	heap->is_laden = true;
 	start_clear(region, block_payload(block));
 	if (!cell_has_starts(region, block_payload(block)))
 		magazine_set(magazine_byte(region, block_payload(block)), 0);
@@ -486,7 +345,8 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 		block = before;
 	}
 	block_seal(heap, block, (uint32_t)total | flags, 0);
-	if (area_trim(heap, region, block))
+	/* Otherwise it is no whole area, nor spans enough pages. */
+	if ((flags || total >= RELEASE_PAGES * PAGE_SIZE) && area_trim(heap, region, block))
 		return true;
 	if (was_victim)
 		victim_set(heap, block);
@@ -498,16 +358,21 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 	return true;
 }
 
-void block_insert_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags)
+void block_make_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags)
 {
 	block_seal(heap, block, (uint32_t)size | flags, 0);
-	bin_insert(heap, block);
 	tell_next(heap, block_next(block), true);
+}
+
+void block_insert_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags)
+{
+	block_make_free(heap, block, size, flags);
+	bin_insert(heap, block);
 }
 
 bool block_retire(struct kheap *heap, struct block *block)
 {
-	if (!links_hold(heap, block))
+	if (!block_links_hold(heap, block))
 		return false;
 	bin_remove(heap, block);
 	return true;
@@ -534,8 +399,8 @@ static bool block_shrink(struct kheap *heap, struct region *region, struct block
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)next, 0);
 		return false;
 	}
-	if (!(next->size_flags & BLOCK_USED) && !links_hold(heap, next)) {
-		report_list(heap, next);
+	if (!(next->size_flags & BLOCK_USED) && !block_links_hold(heap, next)) {
+		bin_report(heap, next);
 		return false;
 	}
 	block_seal(heap, block, (uint32_t)need | (block->size_flags & BLOCK_FLAGS), label_resized(block));
@@ -583,8 +448,8 @@ bool block_resize(struct kheap *heap, struct region *region, struct block *block
 	}
 	if ((next->size_flags & BLOCK_USED) || total + block_size(next) < need)
 		return false;
-	if (!links_hold(heap, next)) {
-		report_list(heap, next);
+	if (!block_links_hold(heap, next)) {
+		bin_report(heap, next);
 		return false;
 	}
 	need = min_size(wanted, total + block_size(next));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Blocks and their areas: the header in front of every block, and what block.c and area.c do for the other storeys.
+ * Blocks and their areas: the header in front of every block, and what bin.c, block.c and area.c do for the other storeys.
  */
 #ifndef HEAP_BLOCK_H
 #define HEAP_BLOCK_H
@@ -8,8 +8,6 @@
 #include "layout.h"
 
 #pragma GCC visibility push(hidden)
-
-/* ---- block.c ------------------------------------------------------------------------------------------------ */
 
 static inline size_t block_size(const struct block *block)
 {
@@ -104,6 +102,49 @@ INLINE unsigned block_bin_of(size_t size)
 	return (shift << BIN_SHIFT) + (unsigned)(units >> shift);
 }
 
+/* ---- bin.c -------------------------------------------------------------------------------------------------- */
+
+/* The first bin from `bin` on that is not empty; BLOCK_BINS: none. */
+INLINE unsigned bin_next(const struct block_bins *bins, unsigned bin)
+{
+	unsigned word = bin / 64;
+	uint64_t bits = bin < BLOCK_BINS ? bins->bits[word] & UINT64_MAX << bin % 64 : 0;
+
+	while (!bits) {
+		if (++word >= (BLOCK_BINS + 63) / 64)
+			return BLOCK_BINS;
+		bits = bins->bits[word];
+	}
+	return 64 * word + lowest_bit(bits);
+}
+
+/* Nothing is in this list any more. */
+void bin_clear(struct block_bins *bins, unsigned bin);
+/* A free block gets its footer, which only free blocks have, and goes into its list; or out of it, after block_links_hold(). */
+void bin_insert(struct kheap *heap, struct block *block);
+void bin_remove(struct kheap *heap, struct block *block);
+/* A free block becomes the victim, and the old one goes to its list; or there is none any more. */
+void victim_set(struct kheap *heap, struct block *block);
+void victim_retire(struct kheap *heap);
+/* Is the address in a region? Not in line: few blocks lie outside the window. */
+bool block_is_ours(const struct kheap *heap, uintptr_t address);
+/* May this be read as a block? It is where one could be, in memory of the heap. */
+INLINE bool block_is_readable(const struct kheap *heap, const struct block *block)
+{
+	uintptr_t address = (uintptr_t)block;
+
+	return address % GRANULE == GRANULE - BLOCK_HEADER &&
+	       (LIKELY((address >> GRANULE_SHIFT) - heap->window.first_granule < heap->window.n_granules) ||
+	        block_is_ours(heap, address));
+}
+
+/* Do both neighbours in the list know this block? The victim is in no list. */
+bool block_links_hold(const struct kheap *heap, const struct block *block);
+/* A list is broken at this block: tell how. */
+void bin_report(struct kheap *heap, struct block *block);
+
+/* ---- block.c ------------------------------------------------------------------------------------------------ */
+
 /* Payload of a block of `need` bytes, header included, or more; 0: no pages. */
 uintptr_t block_cut(struct kheap *heap, size_t need, unsigned label);
 /* Payload of at least `size` bytes aligned to `alignment`, or 0. */
@@ -119,7 +160,9 @@ static inline unsigned label_slab_class(unsigned label)
 bool block_free(struct kheap *heap, struct region *region, struct block *block);
 /* Make the payload `size` bytes long where it stands, or up to `most` if it grows and they are there; region: only to shrink. */
 bool block_resize(struct kheap *heap, struct region *region, struct block *block, size_t size, size_t most);
-/* A free block of `size` bytes where none was: sealed, in its bin, the block behind it told. */
+/* A free block of `size` bytes where none was: sealed, the block behind it told, but in no bin. */
+void block_make_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags);
+/* And into its bin. */
 void block_insert_free(struct kheap *heap, struct block *block, size_t size, uint32_t flags);
 /* Is there a free block at this address, whatever it is? */
 bool block_is_free(const struct kheap *heap, const struct block *block);
@@ -128,9 +171,9 @@ bool block_retire(struct kheap *heap, struct block *block);
 
 /* ---- area.c ------------------------------------------------------------------------------------------------- */
 
-/* Pages that are in no list become an area, the first page from `offset` on, or part of one; the free block that they are part of. */
+/* Pages that are in no list become an area, the first page from `offset` on, or part of one; the free block that they are part of, in no bin. */
 struct block *area_create(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t offset);
-/* Get pages for a block of `need` bytes with this alignment: a free block, in its bin. NULL: there are none. */
+/* Get pages for a block of `need` bytes with this alignment: a free block, in no bin. NULL: there are none. */
 struct block *area_grow(struct kheap *heap, size_t need, size_t alignment);
 /* A free block is about to be used, or to change. */
 void area_used_up(struct kheap *heap, struct block *block);

@@ -82,8 +82,10 @@ static void cache_init_small(struct cpu_cache *cache)
 	for (unsigned i = 0; i < MAGAZINES; i++)
 		cache->tops[i] = cache->limits[i] = NO_SLOT;
 	runs_init(cache);
-	for (unsigned i = 0; i < SLAB_CLASSES; i++)
-		magazine_use(cache, MAGAZINE_SLAB + i, cache->small[i], SMALL_WORDS - 1);
+	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
+		cache->states[i].object_size = (uint16_t)slab_object_size(i);
+		magazine_use(cache, MAGAZINE_SLAB + i, &cache->states[i], cache->small[i], SMALL_WORDS - 1);
+	}
 }
 
 void cpu_init(struct kheap *heap)
@@ -147,7 +149,7 @@ static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsig
 
 	if (!clip)
 		return false;
-	clip_give(heap, loaded_clip(cache, number));
+	clip_give(heap, loaded_clip(state_of(cache, number)));
 	clip_load(heap, cache, number, clip, n);
 	return true;
 }
@@ -168,11 +170,13 @@ static void refill_from_slab(struct kheap *heap, struct magazine magazine, unsig
 static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	bool keeps = own_has_room(heap, cache) && depot_list(heap, number);
 	struct clip *clip = NULL;
 
-	if (own_make_room(heap, cache, number))
+	own_note_most(heap, cache);
+	if (own_make_room(cache, number))
 		return;
+	bool keeps = cache->own_bytes < cache->own_most && depot_list(heap, number);
+
 	if (state->has_clip && (keeps || depot_has_room(heap, number)))
 		clip = clip_take(heap);
 	if (!clip) {
@@ -182,22 +186,22 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 		return;
 	}
 	if (keeps)
-		own_push(cache, number);
+		own_push(cache, number, state);
 	else
-		depot_push(heap, number, loaded_clip(cache, number), (unsigned)(cache->tops[number] - state->bottom));
+		depot_push(heap, number, loaded_clip(state), (unsigned)(cache->tops[number] - state->bottom));
 	clip_load(heap, cache, number, clip, 0);
 }
 
 /* ---- allocation --------------------------------------------------------------------------------------------------- */
 
 /* An object that the magazine has after all, because of an interruption, or that an own full clip has. */
-INLINE void *pop_own(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+INLINE void *pop_own(struct cpu_cache *cache, unsigned number)
 {
 	void *object = NULL;
 
 	if (!cpu_enter(cache))
 		return NULL;
-	if (*cache->tops[number] || own_refill(heap, cache, number))
+	if (*cache->tops[number] || own_refill(cache, number))
 		object = magazine_pop(magazine_at(cache, number));
 	cpu_leave(cache);
 	return object;
@@ -218,6 +222,12 @@ INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned num
 	return magazine_pop(magazine);
 }
 
+/* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */
+INLINE bool is_shared(struct kheap *heap, unsigned number)
+{
+	return number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
+}
+
 static void *cut_block(struct kheap *heap, unsigned block_class)
 {
 	uintptr_t object = block_cut(heap, block_class_size(block_class), LABEL_SIZED + block_class);
@@ -235,20 +245,16 @@ INLINE void note_block_miss(struct cpu_cache *cache, unsigned number)
 		state_of(cache, number)->was_missed = true;
 }
 
-__attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment)
+/* With the lock. */
+static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t size, size_t alignment, unsigned number)
 {
-	unsigned number = (unsigned)magazine_of_size(size);
-	/* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */
-	bool is_shared = number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
 	void *object = NULL;
 
-	if (is_shared && (object = pop_own(heap, cpu_of(heap), number)) != NULL)
-		return object;
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
 
-	if (LIKELY(cache != NULL) && is_shared)
+	if (LIKELY(cache != NULL) && is_shared(heap, number))
 		object = take_miss(heap, cache, number);
 	if (!object && number < MAGAZINE_BLOCK)
 		object = alloc_stand_in(heap, size, alignment, number - MAGAZINE_SLAB);
@@ -264,18 +270,21 @@ __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, 
 	                              : alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
 }
 
+__attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment)
+{
+	unsigned number = (unsigned)magazine_of_size(size);
+	void *object = is_shared(heap, number) ? pop_own(cpu_of(heap), number) : NULL;
+
+	return object ? object : alloc_shared(heap, size, alignment, number);
+}
+
 /* ---- free --------------------------------------------------------------------------------------------------------- */
 
-/*
- * The magazine for a live block that starts here, or NO_MAGAZINE. Nothing is believed before the block's check word holds.
- */
+/* The magazine for a live block whose check word holds, in a cell that has none; or NO_MAGAZINE. */
 INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
 {
-	const struct block *block = block_of_payload(address);
-	unsigned label = block_label(block);
+	unsigned label = block_label(block_of_payload(address));
 
-	if (!block_tag_holds(heap, block))
-		return NO_MAGAZINE;
 	if (label - LABEL_SIZED < BLOCK_CLASSES)
 		return magazine_at(cache, MAGAZINE_BLOCK + label - LABEL_SIZED);
 	unsigned class_index = label - LABEL_SLAB_SIZED;
@@ -321,30 +330,33 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 static __attribute__((noinline)) void free_shared(struct kheap *heap, void *object)
 {
 	uintptr_t address = (uintptr_t)object;
+	struct magazine magazine = NO_MAGAZINE;
 	unsigned number = 0;
+	bool is_block = false; /* whose check word holds */
 
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
-	struct magazine magazine = NO_MAGAZINE;
 	struct place place = place_at(heap, address);
 
-	if (cache && place.region && place_is_live(heap, place, address))
+	if (cache && place.region && place_is_live(heap, place, address)) {
 		number = place_magazine(place);
-	else
-		cache = NULL;
-	bool is_block = cache && !number && is_block_kind(place_kind(place));
-
-	if (is_block)
-		magazine = magazine_of_block(heap, cache, address);
-	else if (number)
+		is_block =
+			!number && is_block_kind(place_kind(place)) && block_tag_holds(heap, block_of_payload(address));
+	}
+	if (number)
 		magazine = magazine_at(cache, number);
+	else if (is_block)
+		magazine = magazine_of_block(heap, cache, address);
 	if (magazine.top && *magazine.top == *magazine.limit)
 		magazine_full(heap, cache, (unsigned)(magazine.top - cache->tops));
 	if (!magazine.top || !magazine_push(heap, magazine, object)) {
 		if (is_block)
 			earn_slab(heap, cache, address);
-		free_locked(heap, address);
+		if (is_block || number)
+			give_back(heap, place.region, address);
+		else
+			free_locked(heap, address);
 	}
 	heap_unlock_inline(heap, state);
 }
@@ -352,9 +364,25 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 /* A block of a cell that has no magazine. */
 static bool push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 {
-	struct magazine magazine = magazine_of_block(heap, cache, (uintptr_t)object);
+	struct magazine magazine = NO_MAGAZINE;
 
+	if (block_tag_holds(heap, block_of_payload((uintptr_t)object)))
+		magazine = magazine_of_block(heap, cache, (uintptr_t)object);
 	return magazine.top && magazine_push(heap, magazine, object);
+}
+
+/* Without the lock: its magazine is full, but the CPU has an empty one of its own, or after an interruption it has room. */
+INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, unsigned number, void *object)
+{
+	struct magazine magazine = magazine_at(cache, number);
+	bool is_done = false;
+
+	if (!cpu_enter(cache))
+		return false;
+	if (*magazine.top != *magazine.limit || own_make_room(cache, number))
+		is_done = magazine_push(heap, magazine, object);
+	cpu_leave(cache);
+	return is_done;
 }
 
 __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
@@ -365,18 +393,15 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 	bool is_done = false;
 
 	if (!HARDENED && place.region && place_is_live(heap, place, address)) {
-		unsigned magazine = place_magazine(place);
+		unsigned number = place_magazine(place);
 
-		if (!magazine && place_kind(place) == PAGE_RUN) {
+		if (number) {
+			is_done = push_own(heap, cache, number, object);
+		} else if (place_kind(place) == PAGE_RUN) {
 			cpu_free_run(heap, object);
 			return;
-		}
-		if (cpu_enter(cache)) {
-			if (magazine)
-				is_done = own_make_room(heap, cache, magazine) &&
-				          magazine_push(heap, magazine_at(cache, magazine), object);
-			else if (is_block_kind(place_kind(place)))
-				is_done = push_block(heap, cache, object);
+		} else if (is_block_kind(place_kind(place)) && cpu_enter(cache)) {
+			is_done = push_block(heap, cache, object);
 			cpu_leave(cache);
 		}
 	}

@@ -14,6 +14,7 @@
 #define FLUSH 2                            /* objects that go from a magazine back to their slabs in one call */
 #define BLOCKS_BUSY 4000                   /* misses of blocks that tell a busy CPU */
 #define IDLE_MISSES 32                     /* from one look at what is idle to the next */
+#define ROUNDS_WAIT 6                      /* so many looks wait for a call that has not much to do */
 #define DEPOT_SHARE 8                      /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define MAGAZINE_SHARE 128                 /* a magazine holds at most this share of the heap, within these limits */
@@ -79,10 +80,11 @@ INLINE size_t magazine_object_size(unsigned number)
 	                               : block_class_size(number - MAGAZINE_BLOCK) - BLOCK_HEADER;
 }
 
-INLINE void magazine_use(struct cpu_cache *cache, unsigned number, void **bottom, size_t n_objects)
+INLINE void magazine_use(struct cpu_cache *cache, unsigned number, struct magazine_state *state, void **bottom,
+                         size_t n_objects)
 {
 	bottom[0] = NULL;
-	state_of(cache, number)->bottom = bottom;
+	state->bottom = bottom;
 	cache->tops[number] = bottom;
 	cache->limits[number] = bottom + n_objects;
 }
@@ -112,17 +114,26 @@ static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 }
 
 /* Make `clip`, with n objects in it, the class's magazine. */
-INLINE void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned number, struct clip *clip, unsigned n)
+INLINE void clip_use(struct cpu_cache *cache, unsigned number, struct magazine_state *state, struct clip *clip,
+                     unsigned n)
 {
-	unsigned limit = clip_limit(heap, number);
-
-	magazine_use(cache, number, clip->slots, n > limit ? n : limit);
+	magazine_use(cache, number, state, clip->slots, n > state->limit ? n : state->limit);
 	cache->tops[number] += n;
 }
 
-static inline struct clip *loaded_clip(struct cpu_cache *cache, unsigned number)
+/* The same, where the heap may have changed its size since the last time. */
+static inline void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned number, struct clip *clip,
+                             unsigned n)
 {
-	return (struct clip *)state_of(cache, number)->bottom;
+	struct magazine_state *state = state_of(cache, number);
+
+	state->limit = (uint8_t)clip_limit(heap, number);
+	clip_use(cache, number, state, clip, n);
+}
+
+static inline struct clip *loaded_clip(const struct magazine_state *state)
+{
+	return (struct clip *)state->bottom;
 }
 
 static inline struct clip *tagged_clip(uintptr_t tagged)
@@ -151,57 +162,57 @@ INLINE struct clip *clip_pop(uintptr_t *list, unsigned *n)
 }
 
 /* The loaded clip, which is full, becomes one of the CPU's own full ones; another one is to be loaded. */
-INLINE void own_push(struct cpu_cache *cache, unsigned number)
+INLINE void own_push(struct cpu_cache *cache, unsigned number, struct magazine_state *state)
 {
-	struct magazine_state *state = state_of(cache, number);
 	unsigned n = (unsigned)(cache->tops[number] - state->bottom);
 
-	clip_push(&state->full, loaded_clip(cache, number), n);
-	cache->own_bytes += n * magazine_object_size(number);
+	clip_push(&state->full, loaded_clip(state), n);
+	cache->own_bytes += (size_t)n * state->object_size;
 }
 
-INLINE struct clip *own_pop(struct cpu_cache *cache, unsigned number, unsigned *n)
+INLINE struct clip *own_pop(struct cpu_cache *cache, struct magazine_state *state, unsigned *n)
 {
-	struct clip *clip = clip_pop(&state_of(cache, number)->full, n);
+	struct clip *clip = clip_pop(&state->full, n);
 
 	if (clip)
-		cache->own_bytes -= *n * magazine_object_size(number);
+		cache->own_bytes -= (size_t)*n * state->object_size;
 	return clip;
 }
 
-/* May this CPU keep one more full clip? What all of them keep, if all keep as much, and the depot share what the depot may hold. */
-static inline bool own_has_room(const struct kheap *heap, const struct cpu_cache *cache)
+/* What this CPU may keep in full clips. What all of them keep, if all keep as much, and the depot share what the depot may hold. */
+static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
 	size_t share = max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES);
+	size_t left = share > heap->depot.bytes ? share - heap->depot.bytes : 0;
 
-	return cache->own_bytes * (1 + heap->n_caches) + __atomic_load_n(&heap->depot.bytes, __ATOMIC_RELAXED) < share;
+	cache->own_most = left / (1 + heap->n_caches);
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
-INLINE bool own_refill(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+INLINE bool own_refill(struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
 	unsigned n;
-	struct clip *clip = state ? own_pop(cache, number, &n) : NULL;
+	struct clip *clip = state ? own_pop(cache, state, &n) : NULL;
 
 	if (!clip)
 		return false;
-	loaded_clip(cache, number)->slots[0] = state->empty;
-	state->empty = loaded_clip(cache, number);
-	clip_load(heap, cache, number, clip, n);
+	loaded_clip(state)->slots[0] = state->empty;
+	state->empty = loaded_clip(state);
+	clip_use(cache, number, state, clip, n);
 	return true;
 }
 
-INLINE bool own_make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+INLINE bool own_make_room(struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
 	struct clip *clip = state ? state->empty : NULL;
 
-	if (!clip || !own_has_room(heap, cache))
+	if (!clip || cache->own_bytes >= cache->own_most)
 		return false;
 	state->empty = clip->slots[0];
-	own_push(cache, number);
-	clip_load(heap, cache, number, clip, 0);
+	own_push(cache, number, state);
+	clip_use(cache, number, state, clip, 0);
 	return true;
 }
 
@@ -237,8 +248,8 @@ static inline bool depot_has_room(struct kheap *heap, unsigned number)
 
 /* ---- objects go back to the storeys below --------------------------------------------------------------------------- */
 
-/* What is known to be a block. */
-void give_back_block(struct kheap *heap, void *object);
+/* A live object of a slab, or a block, is nobody's now. If its surroundings are damaged, that is reported, and it stays live. */
+void give_back(struct kheap *heap, struct region *region, uintptr_t address);
 /* The n topmost objects of a magazine, or all that it has. */
 void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n);
 
@@ -259,10 +270,16 @@ size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes);
 /* Every so many misses of this CPU. */
 void note_round(struct kheap *heap, struct cpu_cache *cache);
 
+/* A round waits for a call that has not much to do besides, but not for ever. */
 INLINE void note_miss(struct kheap *heap, struct cpu_cache *cache)
 {
 	if (UNLIKELY(++cache->n_misses % (IDLE_MISSES / 2) == 0))
+		cache->n_due++;
+	if (UNLIKELY(cache->n_due) && (!heap->is_laden || cache->n_due >= ROUNDS_WAIT)) {
+		cache->n_due--;
 		note_round(heap, cache);
+	}
+	heap->is_laden = false;
 }
 
 #pragma GCC visibility pop

@@ -70,19 +70,18 @@ static void empty_clips_free(struct kheap *heap)
 
 /* ---- objects between caches and the storeys below ------------------------------------------------------------------ */
 
-void give_back_block(struct kheap *heap, void *object)
+/* A block without a look at what it is; its neighbours are checked. */
+static void give_back_block(struct kheap *heap, struct region *region, uintptr_t address)
 {
-	struct block *block = block_of_payload((uintptr_t)object);
-	struct region *region = region_of(heap, (uintptr_t)object);
-
+	struct block *block = block_of_payload(address);
+	unsigned class_index = label_slab_class(block_label(block));
 	size_t usable = block_size(block) - BLOCK_HEADER;
 
 	if (UNLIKELY(!block_tag_holds(heap, block))) {
-		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
+		heap_error(heap, KMALLOC_DAMAGED_TAG, address, 0);
 		return;
 	}
-	unsigned class_index = label_slab_class(block_label(block));
-
+	/* Counted first, because a region that goes with it takes stock. */
 	count_free(heap, usable);
 	if (UNLIKELY(!block_free(heap, region, block)))
 		uncount_free(heap, usable);
@@ -90,32 +89,32 @@ void give_back_block(struct kheap *heap, void *object)
 		heap->slabs[class_index].n_in_blocks--;
 }
 
-/* An object leaves the caches: it is nobody's now. If its surroundings are damaged, that is reported, and it stays live. */
-static void give_back(struct kheap *heap, void *pointer)
+void give_back(struct kheap *heap, struct region *region, uintptr_t address)
 {
-	uintptr_t address = (uintptr_t)pointer;
-	struct region *region = region_of(heap, address);
-	enum page_kind kind = page_kind_of(region, region_page(region, address));
+	unsigned class_index = (unsigned)page_kind_of(region, region_page(region, address)) - PAGE_SLAB;
 
-	if (!is_slab(kind)) {
-		give_back_block(heap, pointer);
+	if (class_index >= SLAB_CLASSES) {
+		give_back_block(heap, region, address);
 		return;
 	}
-	count_free(heap, slab_object_size((unsigned)kind - PAGE_SLAB));
-	slab_free(heap, region, address, (unsigned)kind - PAGE_SLAB);
+	count_free(heap, slab_object_size(class_index));
+	slab_free(heap, region, address, class_index);
 }
 
 void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n)
 {
-	while (n-- && **magazine.top)
-		give_back(heap, *(*magazine.top)--);
+	while (n-- && **magazine.top) {
+		uintptr_t address = (uintptr_t) * (*magazine.top)--;
+
+		give_back(heap, region_of(heap, address), address);
+	}
 }
 
 /* All n objects of a clip that is in no magazine. */
 static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
 {
 	for (; n; n--)
-		give_back(heap, clip->slots[n]);
+		give_back(heap, region_of(heap, (uintptr_t)clip->slots[n]), (uintptr_t)clip->slots[n]);
 }
 
 /* ---- draining --------------------------------------------------------------------------------------------------- */
@@ -123,11 +122,12 @@ static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
 /* A class's own full clips. */
 static bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
+	struct magazine_state *state = state_of(cache, number);
 	bool any = false;
 	struct clip *clip;
 	unsigned n;
 
-	while (state_of(cache, number) && (clip = own_pop(cache, number, &n)) != NULL) {
+	while (state && (clip = own_pop(cache, state, &n)) != NULL) {
 		clip_flush(heap, clip, n);
 		clip_give(heap, clip);
 		any = true;
@@ -143,7 +143,7 @@ static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsig
 
 	if (!state->full || !tagged_clip(state->full)->slots[0])
 		return false;
-	struct clip *clip = own_pop(cache, number, &n);
+	struct clip *clip = own_pop(cache, state, &n);
 
 	(void)own_drain(heap, cache, number);
 	clip_push(&state->full, clip, n);
@@ -182,10 +182,10 @@ static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned n
 		return;
 	while (empty_give(heap, state))
 		;
-	clip_give(heap, loaded_clip(cache, number));
-	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins };
+	clip_give(heap, loaded_clip(state));
+	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins, .object_size = state->object_size };
 	if (number < MAGAZINE_BLOCK)
-		magazine_use(cache, number, cache->small[number - MAGAZINE_SLAB], SMALL_WORDS - 1);
+		magazine_use(cache, number, state, cache->small[number - MAGAZINE_SLAB], SMALL_WORDS - 1);
 	else
 		cache->tops[number] = cache->limits[number] = cache->tops[0];
 }
@@ -330,8 +330,9 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		return;
 	state->was_missed = false;
 	/* It may hold what the heap's size allows now. */
-	if (state->has_clip && *magazine.top <= state->bottom + clip_limit(heap, number))
-		*magazine.limit = state->bottom + clip_limit(heap, number);
+	state->limit = (uint8_t)clip_limit(heap, number);
+	if (state->has_clip && *magazine.top <= state->bottom + state->limit)
+		*magazine.limit = state->bottom + state->limit;
 	if (!is_idle) {
 		magazine_flush(heap, magazine, number >= MAGAZINE_BLOCK);
 		return;
@@ -342,7 +343,7 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		cache->own_bytes += n * magazine_object_size(number);
 	}
 	if (!**magazine.top)
-		(void)own_refill(heap, cache, number);
+		(void)own_refill(cache, number);
 	(void)empty_give(heap, state);
 	magazine_flush(heap, magazine,
 	               min_size((size_t)(*magazine.top - state->bottom + 1) / 2, number < MAGAZINE_BLOCK ? FLUSH : 1));
@@ -367,8 +368,11 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 	bool is_busy = cache->n_block_misses >= BLOCKS_BUSY || heap->depot.is_blocks_busy;
 
 	heap->depot.is_blocks_busy = is_busy;
-	if (!cache->block_states && has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT))
+	if (!cache->block_states && has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT)) {
 		cache->block_states = overhead_page(heap, &cache->block_states_run);
+		for (unsigned i = 0; cache->block_states && i < BLOCK_CLASSES; i++)
+			cache->block_states[i].object_size = (uint16_t)magazine_object_size(MAGAZINE_BLOCK + i);
+	}
 	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
 	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)
 		heap->depot.full_blocks = overhead_page(heap, &heap->depot.full_blocks_run);
@@ -391,7 +395,7 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 		cache_drain_all(heap, cache);
 	}
 	/* The two halves in turn, so that no call does both. */
-	if (cache->n_misses % IDLE_MISSES) {
+	if (++cache->n_rounds % 2) {
 		earn_blocks(heap, cache);
 		runs_earn(heap, cache);
 	} else {

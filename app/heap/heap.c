@@ -10,7 +10,7 @@
 #define CACHED_SHARE 64
 /* From so many pages on a class with slabs has at most this share of its objects in blocks. */
 #define ENOUGH_FOOTPRINT 16
-#define ENOUGH_SHARE 16
+#define ENOUGH_SHARE 32
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
 

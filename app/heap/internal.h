@@ -11,7 +11,8 @@
  *   resize.c   sizes of objects, and changing them
  *   cache.c    kcache: slabs of one user-chosen size
  *   slab.c     equal small objects in a page
- *   block.c    sizes between: boundary tags, bins by size (block.h: the header)
+ *   block.c    sizes between: boundary tags (block.h: the header)
+ *   bin.c      the free ones, in bins by size
  *   area.c     the whole pages that blocks live in
  *   run.c      whole pages: bins by length over the page descriptors
  *   region.c   regions of the page source and their descriptors; growth; a heap's life

@@ -210,7 +210,7 @@ enum block_label {
 #define BLOCK_FOOTER ((size_t)8)
 #define BLOCK_MIN ((size_t)32)
 /* A block that grows by less than this part of itself gets as much more; one that shrinks by less stays as it is. */
-#define RESIZE_SHARE 16
+#define RESIZE_SHARE 8
 /* Larger objects are page runs; buffers of 64 KiB, which are common, take 16 pages then, as blocks they would begin a 17th. */
 #define BLOCK_MAX_REQUEST ((size_t)65535)
 
@@ -265,9 +265,11 @@ struct magazine_state {
 	uintptr_t full;     /* own full clips, tagged and linked as in the depot */
 	struct clip *empty; /* own clips without objects */
 	bool has_clip;
+	uint8_t limit;       /* objects that a clip of it may hold */
 	bool was_missed;     /* since the idle hand passed */
 	uint8_t n_misses;    /* until it earns a clip */
 	uint8_t n_stand_ins; /* frees of blocks that stand in: until the class earns a slab by being busy */
+	uint16_t object_size;
 };
 
 /*
@@ -299,9 +301,12 @@ struct cpu_cache {
 	struct magazine_state
 		*block_states; /* of the blocks' magazines; NULL: not earned yet, and all of them empty and full */
 	struct run_cache runs;
-	size_t own_bytes; /* of the objects in its own full clips */
+	size_t own_bytes; /* of the objects in its own full clips, */
+	size_t own_most;  /* and how many they may be */
 	uint8_t inside;   /* somebody is changing this cache */
 	uint8_t hand;     /* the class whose idleness is looked at next */
+	uint8_t n_rounds; /* looks at what is idle; and those that are due */
+	uint8_t n_due;
 	uint16_t n_misses, n_block_misses;
 	uint32_t drain_epoch;
 	struct page_desc *run; /* where it lies; NULL: in the struct kheap */
@@ -392,6 +397,7 @@ struct kheap {
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
 	bool is_sparse;           /* the source gave pages that were never used */
 	bool is_draining;
+	bool is_laden;    /* this call has done much already */
 	bool is_refused;  /* there were no pages when they were last wanted */
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
 

@@ -137,7 +137,7 @@ static bool region_enter(struct kheap *heap, struct region *region)
 	heap->is_sparse |= region->chunk.is_zero;
 	count_pages(heap, region, true);
 	if (region->tail_offset)
-		area_create(heap, region, region->n_overhead - 1, 1, region->tail_offset);
+		bin_insert(heap, area_create(heap, region, region->n_overhead - 1, 1, region->tail_offset));
 	return true;
 }
 

@@ -8,33 +8,46 @@
  */
 #include "fast.h"
 
-/* Usable bytes of the live block that starts here. */
-INLINE size_t usable_of_block(uintptr_t address)
-{
-	return block_size(block_of_payload(address)) - BLOCK_HEADER;
-}
-
 /* Where an object is from, as far as can be told at once. */
 enum storey { STOREY_SLAB, STOREY_BLOCK, STOREY_RUN, STOREY_OTHER };
+
+/*
+ * Usable bytes of the live block that starts here, in a page of blocks; 0: look closer, or there is none. Its header tells that it starts
+ * here: its check word holds at no other address.
+ */
+INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address)
+{
+	uint64_t header = block_header(block_of_payload(address));
+
+	if (UNLIKELY(is_cached(heap, address)) || UNLIKELY(header_hash(heap, block_of_payload(address), header)) ||
+	    UNLIKELY(!(header & BLOCK_USED)))
+		return 0;
+	return (header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS) - BLOCK_HEADER;
+}
+
+INLINE size_t usable_of_run(const struct region *region, size_t granule)
+{
+	return (size_t)region->descs[granule / PAGE_GRANULES].n_pages << PAGE_SHIFT;
+}
 
 /* The storey of the live object that starts here and its usable bytes; STOREY_OTHER: look closer, or there is none. */
 INLINE enum storey storey_at_once(const struct kheap *heap, uintptr_t address, struct place place, size_t *usable)
 {
 	unsigned kind = page_kind_byte(place.region, place.granule / PAGE_GRANULES);
 
+	if (is_block_kind((enum page_kind)kind)) {
+		*usable = usable_of_block(heap, address);
+		return LIKELY(*usable) ? STOREY_BLOCK : STOREY_OTHER;
+	}
 	if (UNLIKELY(!place_is_live(heap, place, address)))
 		return STOREY_OTHER;
-	if (is_block_kind((enum page_kind)kind) && LIKELY(block_tag_holds(heap, block_of_payload(address)))) {
-		*usable = usable_of_block(address);
-		return STOREY_BLOCK;
-	}
 	if (is_slab((enum page_kind)kind)) {
 		*usable = slab_object_size(kind - PAGE_SLAB);
 		return STOREY_SLAB;
 	}
 	if (kind != PAGE_RUN)
 		return STOREY_OTHER;
-	*usable = (size_t)place.region->descs[place.granule / PAGE_GRANULES].n_pages << PAGE_SHIFT;
+	*usable = usable_of_run(place.region, place.granule);
 	return STOREY_RUN;
 }
 
@@ -341,19 +354,32 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, void *obje
 	return moved;
 }
 
+/* Has a block, or a run, the room already, and not too much of it? */
+INLINE bool block_fits(uintptr_t address, size_t usable, size_t size, bool is_natural)
+{
+	return LIKELY(usable - size <= usable / RESIZE_SHARE && lies_right(address, size, is_natural));
+}
+
+INLINE bool run_fits(uintptr_t address, size_t usable, size_t size, bool is_natural)
+{
+	return LIKELY(usable - size < PAGE_SIZE && lies_right(address, size, is_natural));
+}
+
 /* Where the object is, is known. */
-INLINE void *realloc_at(struct kheap *heap, void *object, size_t size, struct place place, bool is_natural)
+static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *object, size_t size, struct region *region,
+                                                  bool is_natural)
 {
 	uintptr_t address = (uintptr_t)object;
+	struct place place = { region->starts, region->magazines, granule_of(region, address), region };
 	size_t usable;
 
 	switch (storey_at_once(heap, address, place, &usable)) {
 	case STOREY_RUN:
-		if (LIKELY(usable - size < PAGE_SIZE && lies_right(address, size, is_natural)))
+		if (run_fits(address, usable, size, is_natural))
 			return object;
 		return change_run(heap, object, size, is_natural);
 	case STOREY_BLOCK:
-		if (LIKELY(usable - size <= usable / RESIZE_SHARE && lies_right(address, size, is_natural)))
+		if (block_fits(address, usable, size, is_natural))
 			return object;
 		if (size > usable)
 			return grow_block(heap, object, usable, size, is_natural);
@@ -378,18 +404,31 @@ static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *obj
 
 	if (!HARDENED && object)
 		place = place_of(heap, (uintptr_t)object);
-	return place.region ? realloc_at(heap, object, size, place, is_natural)
+	return place.region ? realloc_at(heap, object, size, place.region, is_natural)
 	                    : realloc_slow(heap, object, size, is_natural);
 }
 
-/* Most buffers that grow have the room already: that is told without the lock and without a call. */
+/* Most buffers that grow have the room already: of blocks and runs that is told without the lock and without a call. */
 INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
-	size_t granule = granule_number((uintptr_t)object) - heap->window.first_granule;
+	uintptr_t address = (uintptr_t)object;
+	size_t granule = granule_number(address) - heap->window.first_granule;
+	struct region *region = heap->window.region;
 
 	if (HARDENED || UNLIKELY(granule >= heap->window.n_granules))
 		return realloc_far(heap, object, size, is_natural);
-	return realloc_at(heap, object, size, place_in_window(heap, granule), is_natural);
+	unsigned kind = page_kind_byte(region, granule / PAGE_GRANULES);
+
+	if (is_block_kind((enum page_kind)kind)) {
+		size_t usable = usable_of_block(heap, address);
+
+		if (LIKELY(usable) && block_fits(address, usable, size, is_natural))
+			return object;
+	} else if (kind == PAGE_RUN && LIKELY(granule % PAGE_GRANULES == 0)) {
+		if (run_fits(address, usable_of_run(region, granule), size, is_natural))
+			return object;
+	}
+	return realloc_at(heap, object, size, region, is_natural);
 }
 
 void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes)

@@ -61,6 +61,26 @@ INLINE void run_unlink(struct run_bins *bins, struct page_desc *desc)
 		bins->bits &= ~((uint64_t)1 << bin);
 }
 
+/* Its first n pages leave it; it stays in the bin, and where it is in the list. */
+INLINE void run_cut(struct run_bins *bins, struct region *region, struct page_desc *desc, size_t n_pages)
+{
+	size_t left = desc->n_pages - n_pages;
+	struct page_desc *rest = region_desc(region, desc_page(desc) + n_pages);
+	struct page_desc *next = desc->next, *prev = desc->prev;
+
+	rest->n_pages = rest[left - 1].n_pages = (uint32_t)left;
+	rest->number = desc->number + n_pages;
+	rest->next = next;
+	rest->prev = prev;
+	if (next)
+		next->prev = rest;
+	if (prev)
+		prev->next = rest;
+	else
+		bins->heads[run_bin_of(left)] = rest;
+	set_kind(region, desc_page(rest), PAGE_FREE);
+}
+
 void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
 	run_link(bins_of(heap, region, page), region, page, n_pages);
@@ -127,10 +147,10 @@ static struct page_desc *zone_find(const struct run_bins *bins, size_t n_pages, 
 	return desc;
 }
 
-/* What zone_find would find for a few pages, if that is a list's first run and no other of the list could be a better one. */
+/* What zone_find would find, if that is a list's first run and no other of the list could be a better one. */
 INLINE struct page_desc *zone_first(const struct run_bins *bins, size_t n_pages, unsigned align_shift, uintptr_t *start)
 {
-	uint64_t bits = n_pages < RUN_EXACT ? bins->bits & UINT64_MAX << n_pages : 0;
+	uint64_t bits = bins->bits & UINT64_MAX << run_bin_of(n_pages);
 
 	if (!bits)
 		return NULL;
@@ -201,11 +221,15 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 	size_t start = number - region->first_page;
 	struct run_bins *bins = bins_of(heap, region, first);
 
-	run_unlink(bins, desc);
-	if (start > first)
-		run_link(bins, region, first, start - first);
-	if (start + n_pages < end)
-		run_link(bins, region, start + n_pages, end - start - n_pages);
+	if (start == first && end - start > n_pages && run_bin_of(end - start - n_pages) == run_bin_of(end - start)) {
+		run_cut(bins, region, desc, n_pages);
+	} else {
+		run_unlink(bins, desc);
+		if (start > first)
+			run_link(bins, region, first, start - first);
+		if (start + n_pages < end)
+			run_link(bins, region, start + n_pages, end - start - n_pages);
+	}
 	heap->counters.free_run_pages -= n_pages;
 	/* The last page may have been the free run's. */
 	set_kind(region, start + n_pages - 1, PAGE_BODY);

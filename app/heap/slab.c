@@ -8,7 +8,7 @@
  */
 #include "internal.h"
 
-#define TAKE_FIRST 12
+#define TAKE_FIRST 8
 #define SURE_FOOTPRINT 257 /* pages in use: in such heaps powers of two above 256 bytes get a slab at once */
 #define SMALL_CLASSES 16   /* 16, 32 .. 256; then 512, 1024, 2048 */
 
@@ -101,6 +101,7 @@ static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 
 	if (!desc)
 		return NULL;
+	heap->is_laden = true;
 	guard_poison(desc_address(desc), PAGE_SIZE);
 	page_magazines_set(desc_region(desc), desc_page(desc), MAGAZINE_SLAB + class_index);
 	desc->n_free = (uint16_t)slab_objects(class_index);
@@ -117,6 +118,7 @@ static void slab_destroy(struct kheap *heap, struct page_desc *desc, unsigned cl
 	heap->slabs[class_index].n_slabs--;
 	heap->counters.free_slab_bytes -= slab_objects(class_index) * slab_object_size(class_index);
 	page_magazines_set(region, desc_page(desc), 0);
+	heap->is_laden = true;
 	run_free(heap, region, desc_page(desc), 1);
 }
 
@@ -151,32 +153,31 @@ unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *o
 	n = is_new && n > TAKE_FIRST ? TAKE_FIRST : n;
 	n = n < desc->n_free ? n : desc->n_free;
 	const struct region *region = desc_region(desc);
-	uint32_t *words = page_starts(region, desc_page(desc));
-	uintptr_t base = page_address(region, desc_page(desc));
-	const uint32_t *slot_starts = starts[class_index];
-	unsigned i = desc->hint;
+	uint32_t *words = page_starts(region, desc_page(desc)), *word = words + desc->hint;
+	const uint32_t *slot_starts = starts[class_index] + desc->hint;
+	uintptr_t base = page_address(region, desc_page(desc)) + desc->hint * WORD_GRANULES * GRANULE;
+	uint64_t key = cached_key(heap, 0);
+	void **out = objects + n;
 
 	desc->n_free = (uint16_t)(desc->n_free - n);
 	heap->counters.free_slab_bytes -= n * slab_object_size(class_index);
-	base += i * WORD_GRANULES * GRANULE;
 	/* The lowest comes last, so that it is handed out first: what is allocated in turn goes upwards, as programs read it. */
-	for (void **out = objects + n;; i++, base += WORD_GRANULES * GRANULE) {
-		uint64_t key = cached_key(heap, base);
-		uint64_t free = slot_starts[i] & ~words[i], left = free;
+	do {
+		uint32_t used = *word;
+		uint64_t free = *slot_starts++ & ~used, left = free;
 
-		for (; left; left &= left - 1) {
-			size_t offset = (size_t)lowest_bit(left) * GRANULE;
+		while (left && out != objects) {
+			uintptr_t object = base + (uintptr_t)lowest_bit(left) * GRANULE;
 
-			if (UNLIKELY(out == objects))
-				break;
-			*key_word(base + offset) = key + offset;
-			*--out = (void *)(base + offset);
+			left &= left - 1;
+			*key_word(object) = key + object;
+			*--out = (void *)object;
 		}
-		put_bits(&words[i], words[i] | (uint32_t)(free ^ left));
-		if (out == objects)
-			break;
-	}
-	desc->hint = (uint16_t)i;
+		put_bits(word++, used | (uint32_t)(free ^ left));
+		base += WORD_GRANULES * GRANULE;
+	} while (out != objects);
+	/* The last word may have some left. */
+	desc->hint = (uint16_t)(word - words - 1);
 	if (!desc->n_free)
 		list_remove(class, desc);
 	return n;
