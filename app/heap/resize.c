@@ -11,16 +11,12 @@
 /* Where an object is from, as far as can be told at once. */
 enum storey { STOREY_SLAB, STOREY_BLOCK, STOREY_RUN, STOREY_OTHER };
 
-/*
- * Usable bytes of the live block that starts here, in a page of blocks; 0: look closer, or there is none. Its header tells that it starts
- * here: its check word holds at no other address.
- */
+/* Usable bytes of the live block that starts here; 0: its header is damaged. */
 INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address)
 {
 	uint64_t header = block_header(block_of_payload(address));
 
-	if (UNLIKELY(is_cached(heap, address)) || UNLIKELY(header_hash(heap, block_of_payload(address), header)) ||
-	    UNLIKELY(!(header & BLOCK_USED)))
+	if (UNLIKELY(header_hash(heap, block_of_payload(address), header)))
 		return 0;
 	return (header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS) - BLOCK_HEADER;
 }
@@ -35,12 +31,12 @@ INLINE enum storey storey_at_once(const struct kheap *heap, uintptr_t address, s
 {
 	unsigned kind = page_kind_byte(place.region, place.granule / PAGE_GRANULES);
 
+	if (UNLIKELY(!place_is_live(heap, place, address)))
+		return STOREY_OTHER;
 	if (is_block_kind((enum page_kind)kind)) {
 		*usable = usable_of_block(heap, address);
 		return LIKELY(*usable) ? STOREY_BLOCK : STOREY_OTHER;
 	}
-	if (UNLIKELY(!place_is_live(heap, place, address)))
-		return STOREY_OTHER;
 	if (is_slab((enum page_kind)kind)) {
 		*usable = slab_object_size(kind - PAGE_SLAB);
 		return STOREY_SLAB;
@@ -419,14 +415,15 @@ INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is
 		return realloc_far(heap, object, size, is_natural);
 	unsigned kind = page_kind_byte(region, granule / PAGE_GRANULES);
 
-	if (is_block_kind((enum page_kind)kind)) {
-		size_t usable = usable_of_block(heap, address);
+	if (LIKELY(get_bit(heap->window.starts, granule)) && LIKELY(!is_cached(heap, address))) {
+		if (is_block_kind((enum page_kind)kind)) {
+			size_t usable = usable_of_block(heap, address);
 
-		if (LIKELY(usable) && block_fits(address, usable, size, is_natural))
+			if (LIKELY(usable) && block_fits(address, usable, size, is_natural))
+				return object;
+		} else if (kind == PAGE_RUN && run_fits(address, usable_of_run(region, granule), size, is_natural)) {
 			return object;
-	} else if (kind == PAGE_RUN && LIKELY(granule % PAGE_GRANULES == 0)) {
-		if (run_fits(address, usable_of_run(region, granule), size, is_natural))
-			return object;
+		}
 	}
 	return realloc_at(heap, object, size, region, is_natural);
 }
