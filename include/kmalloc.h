@@ -151,7 +151,7 @@ size_t kheap_trim(struct kheap *heap);
 
 /*
  * This CPU, or thread, ends or will not use the heap for long: what its cache holds goes back, and the cache with it.
- * It may use the heap again. O(objects in its cache).
+ * It may use the heap again. O(objects in its cache). Not from an interrupt handler.
  */
 void kheap_leave(struct kheap *heap);
 

@@ -102,20 +102,26 @@ void bin_remove(struct kheap *heap, struct block *block)
 		bin_clear(&heap->blocks, bin);
 }
 
+void victim_retire(struct kheap *heap)
+{
+	struct block *victim = heap->victim;
+
+	heap->victim = NULL;
+	if (!victim)
+		return;
+	/* Its header may have been overrun: then nobody can tell how large it is, and it is let go. */
+	if (LIKELY(block_header(victim) == heap->victim_header))
+		list_insert(heap, victim);
+	else
+		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)victim, 0);
+}
+
 /* The free block becomes the victim, and the old one goes to its list. */
 void victim_set(struct kheap *heap, struct block *block)
 {
 	*block_footer(block) = block_size(block);
 	heap->counters.free_block_bytes += block_size(block);
-	if (heap->victim)
-		list_insert(heap, heap->victim);
+	victim_retire(heap);
 	heap->victim = block;
 	heap->victim_header = block_header(block);
-}
-
-void victim_retire(struct kheap *heap)
-{
-	if (heap->victim)
-		list_insert(heap, heap->victim);
-	heap->victim = NULL;
 }

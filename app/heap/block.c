@@ -372,7 +372,7 @@ void block_insert_free(struct kheap *heap, struct block *block, size_t size, uin
 
 bool block_retire(struct kheap *heap, struct block *block)
 {
-	if (!block_links_hold(heap, block))
+	if (!block_tag_holds(heap, block) || block->size_flags & BLOCK_USED || !block_links_hold(heap, block))
 		return false;
 	bin_remove(heap, block);
 	return true;

@@ -442,9 +442,10 @@ static void slots_count(struct kheap *heap, void **top, size_t n, struct sum *su
 	}
 }
 
+/* Of another CPU's magazine the NULL at the bottom may be a link meanwhile. */
 static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
 {
-	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), SIZE_MAX, sum);
+	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), CLIP_OBJECTS, sum);
 }
 
 /* All clips of a list. Another CPU's may change meanwhile: what it leads to is a clip in any case, for none is given up without the lock. */

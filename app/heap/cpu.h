@@ -38,17 +38,21 @@ extern const struct cpu_cache kheap_no_cache;
 struct cpu_cache *cpu_cache_create(struct kheap *heap);
 
 /* This CPU's cache, to be changed with the lock held; NULL: it has none, or is changed by what we interrupted. */
-static inline struct cpu_cache *own_cache(struct kheap *heap)
+static inline struct cpu_cache *present_cache(struct kheap *heap)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 
-	if (HARDENED)
-		return NULL;
+	return HARDENED || cache == NO_CACHE || (INTERRUPTS && cache->inside) ? NULL : cache;
+}
+
+/* The same, and a new one if it has none. */
+static inline struct cpu_cache *own_cache(struct kheap *heap)
+{
 #if KPORT_CPUS > 1
-	if (UNLIKELY(cache == NO_CACHE))
+	if (!HARDENED && UNLIKELY(cpu_of(heap) == NO_CACHE))
 		return cpu_cache_create(heap);
 #endif
-	return INTERRUPTS && cache->inside ? NULL : cache;
+	return present_cache(heap);
 }
 
 /* Without the lock: a host may have to number this CPU first. */
@@ -60,24 +64,12 @@ INLINE void cpu_begin(void)
 #endif
 }
 
-static inline size_t block_class_size(unsigned block_class)
-{
-	return ((size_t)17 + block_class % 16) * GRANULE << block_class / 16;
-}
-
 /* What the slow path knows of a magazine; NULL: of this one nothing yet. */
 INLINE struct magazine_state *state_of(struct cpu_cache *cache, unsigned number)
 {
 	if (number < MAGAZINE_BLOCK)
 		return &cache->states[number - MAGAZINE_SLAB];
 	return cache->block_states ? &cache->block_states[number - MAGAZINE_BLOCK] : NULL;
-}
-
-/* At least so many bytes has each object of a magazine. */
-INLINE size_t magazine_object_size(unsigned number)
-{
-	return number < MAGAZINE_BLOCK ? slab_object_size(number - MAGAZINE_SLAB)
-	                               : block_class_size(number - MAGAZINE_BLOCK) - BLOCK_HEADER;
 }
 
 INLINE void magazine_use(struct cpu_cache *cache, unsigned number, struct magazine_state *state, void **bottom,

@@ -100,10 +100,8 @@ size_t kgood_size(size_t size_bytes)
 		return 0;
 	if (HARDENED || size_bytes > PTRDIFF_MAX - PAGE_SIZE)
 		return size_bytes;
-	unsigned class_index = slab_class_of(gross, natural_alignment(size_bytes));
-
-	if (class_index != SLAB_NO_CLASS)
-		return slab_object_size(class_index);
+	if (size_bytes <= FAST_MAX)
+		return magazine_object_size((unsigned)magazine_of_size(size_bytes));
 	if (gross <= BLOCK_MAX_REQUEST && natural_alignment(size_bytes) < PAGE_SIZE)
 		return align_up(size_bytes + BLOCK_HEADER, GRANULE) - BLOCK_HEADER;
 	return align_up(size_bytes, PAGE_SIZE);

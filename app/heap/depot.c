@@ -237,7 +237,7 @@ static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 
 COLD bool cpu_drain(struct kheap *heap)
 {
-	struct cpu_cache *cache = own_cache(heap);
+	struct cpu_cache *cache = present_cache(heap);
 	bool any = !HARDENED && depot_drain(heap);
 
 	/* Other CPUs' caches are theirs alone: they see the new number when they next come for something. */
@@ -251,7 +251,7 @@ COLD bool cpu_drain(struct kheap *heap)
 
 COLD bool cpu_drain_large(struct kheap *heap)
 {
-	struct cpu_cache *cache = own_cache(heap);
+	struct cpu_cache *cache = present_cache(heap);
 	bool any = !HARDENED && depot_drain(heap);
 
 	if (cache) {
@@ -265,7 +265,7 @@ COLD bool cpu_drain_large(struct kheap *heap)
 
 COLD size_t cpu_cached_bytes(struct kheap *heap)
 {
-	struct cpu_cache *cache = own_cache(heap);
+	struct cpu_cache *cache = present_cache(heap);
 	size_t n = heap->depot.bytes;
 
 	if (!cache)
@@ -283,7 +283,7 @@ COLD size_t cpu_cached_bytes(struct kheap *heap)
 COLD bool cpu_reset(struct kheap *heap)
 {
 	bool any = cpu_drain(heap);
-	struct cpu_cache *cache = own_cache(heap);
+	struct cpu_cache *cache = present_cache(heap);
 
 	if (cache) {
 		any |= cache->block_states != NULL;
@@ -298,22 +298,41 @@ COLD bool cpu_reset(struct kheap *heap)
 	return any;
 }
 
+/* A CPU's cache goes, if it is not half changed. */
+COLD static void cache_end(struct kheap *heap, unsigned cpu)
+{
+#if KPORT_CPUS > 1
+	struct cpu_cache *cache = heap->cpus[cpu];
+#else
+	struct cpu_cache *cache = &heap->cpu0;
+#endif
+
+	if (HARDENED || cache == NO_CACHE || (INTERRUPTS && cache->inside))
+		return;
+	cache_drain_all(heap, cache);
+	cache_shrink(heap, cache);
+#if KPORT_CPUS > 1
+	if (cache->run) {
+		heap->cpus[cpu] = NO_CACHE;
+		heap->n_caches--;
+		overhead_free(heap, cache->run);
+	}
+#else
+	(void)cpu;
+#endif
+}
+
+COLD void cpu_end_all(struct kheap *heap)
+{
+	for (unsigned i = 0; i < KPORT_CPUS; i++)
+		cache_end(heap, i);
+}
+
 COLD void kheap_leave(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);
-	struct cpu_cache *cache = HARDENED ? NULL : cpu_of(heap);
 
-	if (cache && cache != NO_CACHE && !(INTERRUPTS && cache->inside)) {
-		cache_drain_all(heap, cache);
-		cache_shrink(heap, cache);
-#if KPORT_CPUS > 1
-		if (cache->run) {
-			heap->cpus[kport_cpu()] = NO_CACHE;
-			heap->n_caches--;
-			overhead_free(heap, cache->run);
-		}
-#endif
-	}
+	cache_end(heap, kport_cpu());
 	heap_unlock(heap, state);
 }
 

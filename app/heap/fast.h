@@ -21,6 +21,18 @@ INLINE size_t magazine_of_size(size_t size)
 	return kheap_size_magazines[(size + 7) / 8];
 }
 
+static inline size_t block_class_size(unsigned block_class)
+{
+	return ((size_t)17 + block_class % 16) * GRANULE << block_class / 16;
+}
+
+/* At least so many bytes has each object of a magazine. */
+INLINE size_t magazine_object_size(unsigned number)
+{
+	return number < MAGAZINE_BLOCK ? slab_object_size(number - MAGAZINE_SLAB)
+	                               : block_class_size(number - MAGAZINE_BLOCK) - BLOCK_HEADER;
+}
+
 #ifdef CHECKING
 /* Called wherever an interrupt could come while a cache is half changed, so that a test can be that interrupt. */
 extern void (*kheap_interrupt_hook)(void);

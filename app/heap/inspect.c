@@ -272,7 +272,6 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 	kport_lock_state state = heap_lock(heap);
 	const struct counters *counters = &heap->counters;
 	size_t capacity = counters->footprint_pages << PAGE_SHIFT;
-	size_t usable = (counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT;
 	struct free_sum sum = { 0 };
 	size_t n_cached = 0, cached_bytes = 0;
 
@@ -281,6 +280,9 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 	add_free_ranges(heap, &sum);
 	cpu_count(heap, &n_cached, &cached_bytes);
 	/* Field by field: a compiler makes a copy of a whole struct first. */
+	/* Of other CPUs' caches this is a guess. */
+	n_cached = min_size(n_cached, counters->live_objects);
+	cached_bytes = min_size(cached_bytes, counters->live_bytes);
 	stats->live_bytes = counters->live_bytes - cached_bytes;
 	stats->live_objects = counters->live_objects - n_cached;
 	stats->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
@@ -290,7 +292,7 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats)
 	stats->free_bytes = (counters->free_run_pages << PAGE_SHIFT) + counters->free_block_bytes +
 	                    counters->free_slab_bytes + cached_bytes;
 	stats->largest_free_bytes = sum.largest;
-	stats->min_free_bytes = min_size(counters->min_free_bytes, usable - counters->high_water);
+	stats->min_free_bytes = min_free_now(counters);
 	stats->n_regions = heap->n_regions;
 	stats->n_free_ranges = sum.n;
 	stats->n_allocs = counters->n_allocs;

@@ -98,6 +98,14 @@ INLINE void count_resize(struct kheap *heap, size_t old_usable, size_t usable)
 		counters->high_water = counters->live_bytes;
 }
 
+/* The least that was free since the heap last grew. What the caches take for themselves may come off it afterwards. */
+static inline size_t min_free_now(const struct counters *counters)
+{
+	size_t usable = (counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT;
+
+	return min_size(counters->min_free_bytes, usable - min_size(counters->high_water, usable));
+}
+
 INLINE void count_alloc(struct kheap *heap, size_t n_objects, size_t usable)
 {
 	heap->counters.n_allocs += n_objects;
@@ -515,6 +523,8 @@ bool cpu_drain_large(struct kheap *heap);
 size_t cpu_cached_bytes(struct kheap *heap);
 /* All, and the space of the magazines too. */
 bool cpu_reset(struct kheap *heap);
+/* All CPUs' caches go, where nobody else is inside the heap. */
+void cpu_end_all(struct kheap *heap);
 /* Bytes and objects in all caches; of other CPUs' caches as far as can be seen from here. */
 void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes);
 

@@ -112,10 +112,7 @@ static void count_pages(struct kheap *heap, const struct region *region, bool ad
 	size_t overhead = region->n_overhead - (region->tail_offset ? 1 : 0);
 	size_t n = add ? region->n_pages : 0 - region->n_pages;
 
-	size_t free_bytes =
-		((counters->footprint_pages - counters->overhead_pages) << PAGE_SHIFT) - counters->high_water;
-
-	counters->min_free_bytes = add ? SIZE_MAX : min_size(counters->min_free_bytes, free_bytes);
+	counters->min_free_bytes = add ? SIZE_MAX : min_free_now(counters);
 	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
 	counters->high_water = counters->live_bytes;
 	counters->footprint_pages += n;
@@ -307,6 +304,7 @@ bool kheap_remove_region(struct kheap *heap, void *memory)
 
 	if (region && !region->is_first) {
 		address = page_address(region, 0);
+		cpu_end_all(heap);
 		cpu_reset(heap);
 		heap_drain(heap);
 		/* Nobody else is inside the heap, so nobody reads an old table. */
@@ -436,7 +434,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	static size_t n_made;
 	struct kheap *heap = (struct kheap *)base;
 
-	if (n_pages < (KHEAP_MIN_REGION >> PAGE_SHIFT) - 1)
+	if (n_pages < (KHEAP_MIN_REGION >> PAGE_SHIFT) - 1 || sizeof(*heap) > n_pages << PAGE_SHIFT)
 		return NULL;
 	fill_words(heap, 0, sizeof(*heap));
 	kport_lock_init(&heap->lock);

@@ -156,20 +156,20 @@ inline void preload_free(void *object)
 		free_rare(object);
 }
 
-void preload_free_sized(void *object, size_t size_bytes)
-{
-	struct kheap *heap = heap_get();
-
-	if (heap)
-		kheap_free_aligned_sized(heap, object, KMALLOC_ALIGNMENT, size_bytes);
-}
-
+/* A large object may be larger than it was asked for, since it grew or shrank, so its size is not looked at. */
 void preload_free_aligned_sized(void *object, size_t alignment, size_t size_bytes)
 {
 	struct kheap *heap = heap_get();
 
-	if (heap)
+	if (!IS_HARDENED && size_bytes >= LARGE)
+		preload_free(object);
+	else if (heap)
 		kheap_free_aligned_sized(heap, object, alignment, size_bytes);
+}
+
+void preload_free_sized(void *object, size_t size_bytes)
+{
+	preload_free_aligned_sized(object, KMALLOC_ALIGNMENT, size_bytes);
 }
 
 static void *alloc_zeroed(struct kheap *heap, size_t size_bytes)
@@ -267,6 +267,7 @@ static void *alloc_to_grow(size_t old, size_t size_bytes)
 static void *large_resize(struct kheap *heap, void *object, size_t size_bytes)
 {
 	size_t old = kheap_usable_size(heap, object), kept = old < size_bytes ? old : size_bytes;
+	size_t n_moved = 0;
 	void *moved;
 
 	if ((old >= LARGE && is_slack(old, size_bytes)) || kheap_try_resize(heap, object, size_bytes))
@@ -274,14 +275,15 @@ static void *large_resize(struct kheap *heap, void *object, size_t size_bytes)
 	moved = alloc_to_grow(old, size_bytes);
 	if (!moved)
 		return NULL;
-	if (!IS_HARDENED && kept >= MOVED_BY_KERNEL && kept % KMALLOC_PAGE_SIZE == 0 &&
-	    preload_move_pages(moved, object, kept)) {
-		kheap_free(heap, object);
-		preload_look(heap);
+	if (!IS_HARDENED && kept >= MOVED_BY_KERNEL && kept % KMALLOC_PAGE_SIZE == 0)
+		n_moved = preload_move_pages(moved, object, kept);
+	memcpy((char *)moved + n_moved, (char *)object + n_moved, kept - n_moved);
+	if (n_moved != kept) {
+		preload_free(object);
 		return moved;
 	}
-	memcpy(moved, object, kept);
-	preload_free(object);
+	kheap_free(heap, object);
+	preload_look(heap);
 	return moved;
 }
 

@@ -242,13 +242,51 @@ bool preload_discard(void *start, size_t size_bytes)
 	return done;
 }
 
-bool preload_move_pages(void *to, void *from, size_t size_bytes)
+/* Do these pages lie in one mapping? Of several the kernel says EFAULT when they are to grow where they are; if they do, they shrink again. */
+static bool is_one_mapping(char *start, size_t size_bytes)
 {
-	int saved = errno;
-	bool done;
+	if (mremap(start, size_bytes, size_bytes + KMALLOC_PAGE_SIZE, 0) == MAP_FAILED)
+		return errno != EFAULT;
+	munmap(start + size_bytes, KMALLOC_PAGE_SIZE);
+	return true;
+}
 
-	/* Kernels before 5.7 refuse, and so does one with as many mappings as it allows. */
-	done = mremap(from, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == to;
+/* The first of so many bytes that lie in one mapping. */
+static size_t in_one_mapping(char *start, size_t size_bytes)
+{
+	size_t least = 1, most = size_bytes / KMALLOC_PAGE_SIZE;
+
+	if (is_one_mapping(start, size_bytes))
+		return size_bytes;
+	while (most - least > 1) {
+		size_t middle = least + (most - least) / 2;
+
+		if (is_one_mapping(start, middle * KMALLOC_PAGE_SIZE))
+			least = middle;
+		else
+			most = middle;
+	}
+	return least * KMALLOC_PAGE_SIZE;
+}
+
+size_t preload_move_pages(void *to, void *from, size_t size_bytes)
+{
+	char *source = from, *target = to;
+	int saved = errno;
+	size_t moved = 0;
+
+	/*
+	 * Mapping by mapping: kernels before 6.17 refuse several at once, and have unmapped the target by then. Those before 5.7 refuse at
+	 * once, and so does one with as many mappings as it allows.
+	 */
+	while (moved < size_bytes) {
+		size_t n = in_one_mapping(source + moved, size_bytes - moved);
+
+		if (mremap(source + moved, n, n, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target + moved) !=
+		    target + moved)
+			break;
+		moved += n;
+	}
 	errno = saved;
-	return done;
+	return moved;
 }

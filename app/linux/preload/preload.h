@@ -46,8 +46,11 @@ size_t preload_mapped_bytes(void);
 void preload_unkeep(void);
 /* Give the whole pages inside [start, start + size) back; they read as zero from now on. False: they could not be. */
 bool preload_discard(void *start, size_t size_bytes);
-/* Whole pages of the heap change places without being copied: what was at `to` is lost, `from` reads as zero. False: nothing changed. */
-bool preload_move_pages(void *to, void *from, size_t size_bytes);
+/*
+ * Whole pages of the heap change places without being copied: what was at `to` is lost, `from` reads as zero. How many bytes, from the first on;
+ * the rest is as it was.
+ */
+size_t preload_move_pages(void *to, void *from, size_t size_bytes);
 
 /* purge.c */
 /* The heap gets, or loses, a chunk of pages that were never touched, or are not any more. */
