@@ -324,6 +324,9 @@ static void at_least_gives_what_is_usable(struct test *t)
 
 static void good_sizes_are_stable(struct test *t)
 {
+	struct kheap *heap = test_heap(t, (size_t)1 << 20);
+
+	TRY(heap != NULL);
 	for (size_t size = 0; size < 70000; size += size < 4200 ? 1 : 97) {
 		size_t good = kgood_size(size);
 
@@ -332,6 +335,15 @@ static void good_sizes_are_stable(struct test *t)
 		      kgood_size(good));
 		CHECK(t, size == 0 || good <= size + size / 4 + 32 || good <= size + 4096, "kgood_size(%zu) is %zu",
 		      size, good);
+	}
+	for (size_t size = 513; size < 4089; size++) {
+		void *object = kheap_alloc(heap, size, 0);
+		size_t usable = kheap_usable_size(heap, object);
+
+		/* Of a class with slabs, a block may stand in for the first few. */
+		CHECK(t, usable == kgood_size(size) || (kgood_size(size) & (kgood_size(size) - 1)) == 0,
+		      "%zu bytes may be used of %zu, kgood_size says %zu", usable, size, kgood_size(size));
+		kheap_free(heap, object);
 	}
 	CHECK(t, kgood_size((size_t)PTRDIFF_MAX + 1) == 0 && kgood_size(SIZE_MAX) == 0,
 	      "kgood_size of too much is not 0");

@@ -186,7 +186,7 @@ static void interruptions_may_want_pages(struct test *t)
 #define LARGEST_BLOCK 2000
 /* Of the objects passed, those that may come from below the caches; without the depot it would be nearly all. */
 #define FROM_BELOW_MOST (N_PASSED / 2)
-#define SMALLEST_HEAP_MOST N_PASSED /* in a heap of some pages blocks are not cached */
+#define SMALLEST_HEAP_MOST (N_PASSED * 3 / 4) /* in a heap of some pages blocks are not cached */
 #define PASSING_SECONDS 15
 
 struct parcel {
@@ -321,6 +321,129 @@ static void another_processor_may_free_blocks(struct test *t)
 	another_processor_frees(t, LEAST_BLOCK, LARGEST_BLOCK, BALLAST, FROM_BELOW_MOST);
 }
 
+/* ------------------------------------------------------------------------------------------------------------
+ * One processor works, another one looks
+ * --------------------------------------------------------------------------------------------------------- */
+
+#define N_LOOKS 300
+#define LOOKING_SECONDS 10
+#define N_HELD 64
+
+struct look {
+	struct host *host;
+	struct kheap *heap;
+	uint64_t end;
+	bool is_over;
+	size_t n_faults;  /* that a check found */
+	size_t live_most; /* objects that were told to be live */
+	enum kheap_fault_class fault_class;
+};
+
+static bool is_over(const struct look *look)
+{
+	return __atomic_load_n(&look->is_over, __ATOMIC_RELAXED) || look->host->ticks(look->host) > look->end;
+}
+
+/* Objects and pages come and go, in and out of the cache. */
+static void work(struct look *look)
+{
+	static const size_t work_sizes[] = { 32, 64, 700, 4096, 8192 };
+	void *held[N_HELD] = { NULL };
+	struct random random;
+
+	random_seed(&random, 1);
+	while (!is_over(look)) {
+		unsigned i = (unsigned)(random_next(&random) % N_HELD);
+
+		kheap_free(look->heap, held[i]);
+		held[i] = kheap_alloc(look->heap, work_sizes[random_next(&random) % 5], 0);
+	}
+	for (unsigned i = 0; i < N_HELD; i++)
+		kheap_free(look->heap, held[i]);
+	kheap_leave(look->heap);
+}
+
+static void look_at(void *ctx, unsigned index)
+{
+	struct look *look = ctx;
+	struct kheap_stats stats;
+	struct kheap_fault fault;
+
+	if (index != 0) {
+		work(look);
+		return;
+	}
+	for (unsigned i = 0; i < N_LOOKS && !is_over(look); i++) {
+		if (kheap_check(look->heap, &fault) != 0) {
+			look->n_faults++;
+			look->fault_class = fault.fault_class;
+		}
+		kheap_get_stats(look->heap, &stats);
+		if (stats.live_objects > look->live_most)
+			look->live_most = stats.live_objects;
+	}
+	__atomic_store_n(&look->is_over, true, __ATOMIC_RELAXED);
+}
+
+static void looking_does_not_disturb(struct test *t)
+{
+	static struct look look;
+	struct host *host = t->host;
+	struct kheap_stats before;
+	bool is_run;
+
+	if (host->run_parallel == NULL || host->n_cpus < 2) {
+		test_skip(t, "there is only one processor");
+		return;
+	}
+	look = (struct look){ .host = host, .heap = test_heap_on_host_pages(t, 2 * ARENA) };
+	TRY(look.heap != NULL);
+	CHECK(t, kheap_alloc(look.heap, BALLAST, 0) != NULL, "%zu bytes were refused", BALLAST);
+	kheap_get_stats(look.heap, &before);
+	look.end = host->ticks(host) + LOOKING_SECONDS * host->ticks_per_second;
+	is_run = host->run_parallel(host, 2, look_at, &look);
+	if (host->is_processor_lost)
+		t->is_damaged = true;
+	CHECK(t, is_run, "the host could not run two processors at once");
+	CHECK(t, look.n_faults == 0, "%zu checks found '%s' where nothing is wrong", look.n_faults,
+	      kheap_fault_name(look.fault_class));
+	CHECK(t, look.live_most <= before.live_objects + 2 * N_HELD,
+	      "%zu objects were told to be live, at most %zu are", look.live_most, before.live_objects + N_HELD);
+}
+
+/* A region that only a cache lies in, or what a cache holds, is empty. */
+static void use_region(void *ctx, unsigned index)
+{
+	struct look *look = ctx;
+	void *objects[N_HELD];
+
+	for (unsigned i = 0; i < N_HELD; i++)
+		objects[i] = kheap_alloc(look->heap, 64 + index, 0);
+	for (unsigned i = 0; i < N_HELD; i++)
+		kheap_free(look->heap, objects[i]);
+}
+
+static void caches_do_not_hold_regions(struct test *t)
+{
+	static struct look look;
+	struct host *host = t->host;
+	uint8_t *arena = test_arena(t, ARENA);
+
+	if (host->run_parallel == NULL || host->n_cpus < 2) {
+		test_skip(t, "there is only one processor");
+		return;
+	}
+	look = (struct look){ .host = host, .heap = test_heap_on_host_pages(t, 2 * ARENA) };
+	TRY(arena != NULL && look.heap != NULL);
+	while (kheap_alloc(look.heap, KMALLOC_PAGE_SIZE, KMALLOC_NO_GROW) != NULL)
+		;
+	while (kheap_alloc(look.heap, 64, KMALLOC_NO_GROW) != NULL)
+		;
+	CHECK(t, kheap_add_region(look.heap, arena, ARENA), "a region was refused");
+	CHECK(t, host->run_parallel(host, 2, use_region, &look), "the host could not run two processors at once");
+	CHECK(t, kheap_remove_region(look.heap, arena), "caches kept a region in which nothing is live");
+}
+
 static const struct test_case cases[] = {
 	{ "interruptions may come wherever a cache is half changed", interruptions_may_come_anywhere },
 	{ "interruptions may allocate and free page runs wherever a cache is half changed",
@@ -329,6 +452,8 @@ static const struct test_case cases[] = {
 	{ "small objects that another processor frees come back through the depot",
 	  another_processor_may_free_small_ones },
 	{ "and so do blocks", another_processor_may_free_blocks },
+	{ "statistics and checks are right while another processor works", looking_does_not_disturb },
+	{ "caches do not keep a region from being taken back", caches_do_not_hold_regions },
 };
 
 TEST_GROUP(caches_shared, cases);

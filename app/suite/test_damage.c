@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Damage to what the heap keeps beside objects: headers and last words of blocks that are overrun, or written to after they were freed. What
+ * is behind must be reported before it is believed, and no live object may be handed out again.
+ */
+#include "selftest.h"
+
+#define ARENA ((size_t)1 << 20)
+#define N_LIVE 20
+#define N_MORE 200
+#define SMALL 300
+#define LARGE 5000
+#define LARGER 32000
+#define OVERRUN 16
+
+struct live {
+	uint8_t *object;
+	size_t size;
+};
+
+/* n objects of one size, filled. */
+static bool get_live(struct test *t, struct kheap *heap, struct live *live, unsigned n, size_t size)
+{
+	for (unsigned i = 0; i < n; i++) {
+		live[i] = (struct live){ kheap_alloc(heap, size, 0), size };
+		REQUIRE(t, live[i].object != NULL, "object %u of %zu bytes was refused", i, size);
+		test_fill(live[i].object, size, i);
+	}
+	return true;
+}
+
+/* Allocate as much of all sizes as there is, write to all of it: nothing of it may be what is live. */
+static bool live_ones_stay(struct test *t, struct kheap *heap, const struct live *live, unsigned n, size_t size)
+{
+	for (unsigned i = 0; i < N_MORE; i++) {
+		size_t more = size + i % 8 * 100;
+		void *object = i % 16 == 0 ? kheap_alloc_aligned(heap, more, 64, 0) : kheap_alloc(heap, more, 0);
+
+		if (object != NULL)
+			test_fill(object, more, 1000 + i);
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (live[i].object != NULL &&
+		    !test_filled(t, live[i].object, live[i].size, i, "a live object beside damage"))
+			return false;
+	return true;
+}
+
+static bool is_told(struct test *t, const uint8_t *from, const uint8_t *to)
+{
+	unsigned n = t->n_errors < TEST_MAX_ERRORS ? t->n_errors : TEST_MAX_ERRORS;
+	bool is_found = false;
+
+	t->n_errors = 0;
+	for (unsigned i = 0; i < n; i++)
+		is_found |= (const uint8_t *)t->errors[i].address >= from && (const uint8_t *)t->errors[i].address < to;
+	REQUIRE(t, is_found, "damage at %p was not reported (%u others were)", (const void *)from, n);
+	return true;
+}
+
+/* Behind the object that was cut last is the free block that the next ones are cut from. */
+static void overrun_of_the_last_object(struct test *t)
+{
+	if (test_is_hardened()) {
+		test_skip(t, "a canary tells of the overrun when the object is freed");
+		return;
+	}
+	for (unsigned is_aligned_first = 0; is_aligned_first < 2; is_aligned_first++) {
+		struct kheap *heap = test_heap(t, ARENA);
+		struct live live[N_LIVE];
+		uint8_t *end = NULL;
+
+		TRY(heap != NULL && get_live(t, heap, live, N_LIVE, SMALL));
+		for (unsigned i = 0; i < N_LIVE; i++)
+			if (live[i].object > end)
+				end = live[i].object;
+		end += kheap_owner(heap, end).size_bytes;
+		t->is_damaged = true;
+		for (unsigned i = 0; i < 8; i++)
+			end[i] = 'A';
+		if (is_aligned_first)
+			(void)kheap_alloc_aligned(heap, SMALL, 64, 0);
+		TRY(live_ones_stay(t, heap, live, N_LIVE, SMALL));
+		TRY(is_told(t, end - 8, end + 16));
+	}
+}
+
+/* A run's overrun reaches the first header of the area behind it, all of which is free. */
+static void overrun_into_an_empty_area(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct live live[1], blocks[3];
+	uint8_t *behind;
+
+	TRY(heap != NULL && get_live(t, heap, live, 1, 4096) && get_live(t, heap, blocks, 3, LARGE));
+	for (unsigned i = 0; i < 3; i++)
+		kheap_free(heap, blocks[i].object);
+	behind = live[0].object + kheap_owner(heap, live[0].object).size_bytes;
+	if (test_is_hardened() || kheap_owner(heap, behind + 64).kind != KHEAP_BLOCK) {
+		test_skip(t, "no empty area lies behind a run of a page here");
+		return;
+	}
+	t->is_damaged = true;
+	for (unsigned i = 0; i < OVERRUN; i++)
+		behind[i] = 'A';
+	(void)kheap_trim(heap);
+	TRY(live_ones_stay(t, heap, live, 1, LARGE));
+	TRY(is_told(t, behind - 8, behind + OVERRUN));
+}
+
+struct last_free {
+	uint8_t *above; /* it lies above this */
+	struct kheap_range range;
+};
+
+static bool note_last_free(void *ctx, const struct kheap_range *range)
+{
+	struct last_free *last = ctx;
+
+	if (range->kind == KHEAP_BLOCK && !range->is_live && range->base > (uintptr_t)last->above)
+		last->range = *range;
+	return true;
+}
+
+/*
+ * The last word of a free block tells whoever follows how long it is. One that leads to another free block, with live ones between, must not
+ * make one of them all.
+ */
+static void last_word_that_lies(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct live live[N_LIVE];
+	struct last_free last = { 0 };
+	uint8_t *end;
+
+	TRY(heap != NULL && get_live(t, heap, live, N_LIVE, LARGE));
+	last.above = live[N_LIVE - 1].object;
+	kheap_walk(heap, note_last_free, &last);
+	if (last.range.base == 0) {
+		test_skip(t, "no free block lies behind the last object here");
+		return;
+	}
+	end = (uint8_t *)last.range.base + last.range.size_bytes;
+	kheap_free(heap, live[N_LIVE - 3].object);
+	t->is_damaged = true;
+	((uint64_t *)(uintptr_t)end)[-1] = (uintptr_t)end - ((uintptr_t)live[N_LIVE - 3].object - 8);
+	live[N_LIVE - 3].object = NULL;
+	TRY(live_ones_stay(t, heap, live, N_LIVE, LARGER));
+	t->n_errors = 0;
+}
+
+static const struct test_case cases[] = {
+	{ "an overrun of the object that was cut last is reported, whatever comes next", overrun_of_the_last_object },
+	{ "an overrun into an empty area is reported before its pages are given back", overrun_into_an_empty_area },
+	{ "a free block's last word that leads elsewhere does not make live objects free", last_word_that_lies },
+};
+TEST_GROUP(damage, cases);
