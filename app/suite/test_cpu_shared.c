@@ -325,9 +325,9 @@ static void another_processor_may_free_blocks(struct test *t)
  * One processor works, another one looks
  * --------------------------------------------------------------------------------------------------------- */
 
-#define N_LOOKS 300
-#define LOOKING_SECONDS 10
-#define N_HELD 64
+#define N_LOOKS 3000
+#define LOOKING_SECONDS 1
+#define N_HELD 256
 
 struct look {
 	struct host *host;
@@ -344,22 +344,19 @@ static bool is_over(const struct look *look)
 	return __atomic_load_n(&look->is_over, __ATOMIC_RELAXED) || look->host->ticks(look->host) > look->end;
 }
 
-/* Objects and pages come and go, in and out of the cache. */
+/* Objects come and go by the clip, pages one by one, in and out of the cache. */
 static void work(struct look *look)
 {
-	static const size_t work_sizes[] = { 32, 64, 700, 4096, 8192 };
-	void *held[N_HELD] = { NULL };
-	struct random random;
+	static void *held[N_HELD];
 
-	random_seed(&random, 1);
 	while (!is_over(look)) {
-		unsigned i = (unsigned)(random_next(&random) % N_HELD);
-
-		kheap_free(look->heap, held[i]);
-		held[i] = kheap_alloc(look->heap, work_sizes[random_next(&random) % 5], 0);
+		for (unsigned i = 0; i < N_HELD; i++)
+			held[i] = kheap_alloc(look->heap, 64, 0);
+		for (unsigned i = 0; i < N_HELD; i++)
+			kheap_free(look->heap, held[i]);
+		for (unsigned i = 0; i < N_HELD; i++)
+			kheap_free(look->heap, kheap_alloc(look->heap, KMALLOC_PAGE_SIZE << i % 2, 0));
 	}
-	for (unsigned i = 0; i < N_HELD; i++)
-		kheap_free(look->heap, held[i]);
 	kheap_leave(look->heap);
 }
 
