@@ -246,6 +246,39 @@ void probe_sized(void)
 	}
 	free_sized(NULL, 5);
 	free_aligned_sized(NULL, 8, 5);
+	/* What changed its size has the size that was asked for last. */
+	for (size_t size = 1000; size < (size_t)8 << 20; size = size * 5 / 4) {
+		void *less = realloc(malloc(size), size - size / 16), *more = malloc(size), *behind = malloc(size);
+
+		more = realloc(more, size + size / 7);
+		free_sized(less, size - size / 16);
+		free_sized(more, size + size / 7);
+		free(behind);
+	}
+}
+
+/* Large objects that move again and again, so that they lie in several mappings, keep what is in them. */
+void probe_moving(void)
+{
+	size_t *object = malloc((size_t)8 << 20), n_stamped = 0, n_moved = 0;
+
+	for (size_t size = (size_t)8 << 20; size < (size_t)150 << 20; size += size / 2) {
+		const size_t *old = object;
+		void *behind;
+
+		object = realloc(object, size);
+		CHECK(object);
+		n_moved += object != old;
+		for (size_t i = 0; i < n_stamped; i++)
+			CHECK(object[i * 512] == i);
+		for (; n_stamped < size / 4096; n_stamped++)
+			object[n_stamped * 512] = n_stamped;
+		behind = malloc((size_t)1 << 20);
+		object = realloc(object, size + 5000);
+		free(behind);
+	}
+	CHECK(n_moved > 1);
+	free(object);
 }
 
 /* Aligned objects of one size, freed and taken again: the holes are found again. */

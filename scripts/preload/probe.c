@@ -96,6 +96,7 @@ static const struct probe probes[] = {
 	{ "calloc", probe_calloc },
 	{ "realloc", probe_realloc },
 	{ "sized", probe_sized },
+	{ "moving", probe_moving },
 	{ "aligned-reuse", probe_aligned_reuse },
 	{ "trim", probe_trim },
 	{ "returns", probe_returns },
