@@ -19,6 +19,7 @@
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
 #define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap, */
 #define SPARE_MIN_PAGES 64                /* or 256 KiB */
+#define REGION_PAGES_MAX ((size_t)UINT32_MAX) /* descriptors count pages in 32 bits */
 #define TAIL_MIN_BYTES 128
 
 /* Of starts, magazines and kinds. */
@@ -151,8 +152,7 @@ static bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *
 	end = align_down(end, PAGE_SIZE);
 	if (end <= *base)
 		return false;
-	/* Descriptors count pages in 32 bits. */
-	*n_pages = min_size((end - *base) >> PAGE_SHIFT, UINT32_MAX);
+	*n_pages = min_size((end - *base) >> PAGE_SHIFT, REGION_PAGES_MAX);
 	return true;
 }
 
@@ -408,7 +408,7 @@ bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 		return false;
 	/* The section table grows on the new pages. */
 	request.min_pages = chunk_pages(n_pages + n_table);
-	if (footprint >= limit || request.min_pages > limit - footprint)
+	if (footprint >= limit || request.min_pages > limit - footprint || request.min_pages > REGION_PAGES_MAX)
 		return false;
 	request.want_pages = min_size(chunk_wanted(footprint, request.min_pages), limit - footprint);
 	if (!chunk_get(&heap->config.source, &request, &chunk))

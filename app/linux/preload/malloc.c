@@ -6,14 +6,16 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 
 #include <kmalloc_port.h>
 
 #include "preload.h"
 
-/* From here on it is cheaper to get zero pages than to write zeros, and untouched ones cost no memory. */
-#define ZERO_BY_KERNEL ((size_t)128 << 10)
+/* From here on what is not in memory need not be made zero; from there on nothing is made zero by hand. */
+#define ZERO_BY_PAGES ((size_t)128 << 10)
+#define ZERO_BY_KERNEL ((size_t)32 << 20)
 /* Freed objects of this size give their pages back, once more than a share of such pages is idle. */
 #define LARGE ((size_t)64 << 10)
 #define IDLE_MIN ((size_t)8 << 20)
@@ -78,6 +80,7 @@ static void large_taken(size_t size_bytes)
 		__atomic_store_n(&has_large, true, __ATOMIC_RELAXED);
 	if (idle)
 		__atomic_store_n(&idle_bytes, idle > size_bytes ? idle - size_bytes : 0, __ATOMIC_RELAXED);
+	preload_note_moved(size_bytes);
 }
 
 /*
@@ -94,10 +97,11 @@ __attribute__((noinline)) static void large_release(struct kheap *heap, void *ob
 		return;
 	if (limit < IDLE_MIN)
 		limit = IDLE_MIN;
-	if (__atomic_load_n(&idle_bytes, __ATOMIC_RELAXED) + size_bytes <= limit)
-		__atomic_fetch_add(&idle_bytes, size_bytes, __ATOMIC_RELAXED);
-	else
+	preload_note_moved(size_bytes);
+	if (__atomic_load_n(&idle_bytes, __ATOMIC_RELAXED) + size_bytes > limit && preload_may_release(size_bytes))
 		preload_discard(object, size_bytes);
+	else
+		__atomic_fetch_add(&idle_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
 /* ---- for the operators too -------------------------------------------------------------------------------------- */
@@ -172,25 +176,53 @@ void preload_free_sized(void *object, size_t size_bytes)
 	preload_free_aligned_sized(object, KMALLOC_ALIGNMENT, size_bytes);
 }
 
+/*
+ * Whole pages become zero: those that are in memory by hand, which costs less than new ones, and those that are not by giving them back,
+ * which costs nothing and leaves what was never touched so. Of very many in memory the kernel gives new ones, and may do so in huge pages.
+ */
+static void zero_pages(char *start, size_t size_bytes)
+{
+	enum { STEP = 1024 };
+	unsigned char resident[STEP];
+	size_t n_pages = size_bytes / KMALLOC_PAGE_SIZE, n, from;
+
+	if (IS_HARDENED || size_bytes >= ZERO_BY_KERNEL) {
+		if (!preload_discard(start, size_bytes))
+			memset(start, 0, size_bytes);
+		return;
+	}
+	for (; n_pages; n_pages -= n, start += n * KMALLOC_PAGE_SIZE) {
+		n = n_pages < STEP ? n_pages : STEP;
+		if (mincore(start, n * KMALLOC_PAGE_SIZE, resident) != 0)
+			memset(resident, 1, n);
+		for (size_t i = 0; i < n; i = from) {
+			bool is_resident = resident[i] & 1;
+			char *first = start + i * KMALLOC_PAGE_SIZE;
+
+			for (from = i + 1; from < n && (resident[from] & 1) == is_resident; from++)
+				;
+			if (is_resident || !preload_discard(first, (from - i) * KMALLOC_PAGE_SIZE))
+				memset(first, 0, (from - i) * KMALLOC_PAGE_SIZE);
+		}
+	}
+}
+
 static void *alloc_zeroed(struct kheap *heap, size_t size_bytes)
 {
 	char *object;
 
-	if (size_bytes < ZERO_BY_KERNEL)
+	if (size_bytes < ZERO_BY_PAGES)
 		return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, KMALLOC_ZERO);
 	object = preload_alloc(size_bytes);
 	if (!object)
 		return NULL;
-	if (!preload_discard(object, size_bytes)) {
-		memset(object, 0, size_bytes);
-		return object;
-	}
 	/* What lies before the first and behind the last whole page. */
 	size_t front = -(uintptr_t)object % KMALLOC_PAGE_SIZE;
 	size_t back = ((uintptr_t)object + size_bytes) % KMALLOC_PAGE_SIZE;
 
 	memset(object, 0, front);
 	memset(object + size_bytes - back, 0, back);
+	zero_pages(object + front, size_bytes - front - back);
 	return object;
 }
 

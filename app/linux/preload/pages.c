@@ -47,10 +47,13 @@ size_t preload_mapped_bytes(void)
 
 /* ---- mappings ---------------------------------------------------------------------------------------------------- */
 
+/* What is so large is left to the kernel to refuse: without MAP_NORESERVE it does, if it is more than it has. */
+#define VAST ((size_t)1 << 30)
+
 static void *map(size_t size_bytes)
 {
-	void *memory =
-		mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | (size_bytes < VAST ? MAP_NORESERVE : 0);
+	void *memory = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
 
 	return memory == MAP_FAILED ? NULL : memory;
 }

@@ -4,8 +4,10 @@
  * could do it later, so it is done inside free, now and then: when the heap's shared part was busy for a while, the heap is asked
  * how many pages are free. What was free at two such times running, and was not given back yet, is idle.
  *
- * A program that takes memory again soon after it was given back pays for new pages each time. When that happened REGRETS_FREE times,
- * memory is given back less and less often, down to once in a second.
+ * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
+ *
+ * A program that takes memory again soon after it was given back pays for new pages each time. Each time that happens memory is given
+ * back half as often, from once in WAIT_MS down to once in a second.
  */
 #define _GNU_SOURCE
 #include <time.h>
@@ -14,19 +16,23 @@
 
 #include "preload.h"
 
-/* Objects that move between two looks. */
+/* Objects that move between two looks, or bytes of large ones. */
 #define LOOK_OPERATIONS 4096
+#define LOOK_BYTES ((size_t)4 << 20)
 /* Less than this, or than this share of what is resident of the heap, is not worth it. */
 #define IDLE_MIN ((size_t)4 << 20)
 #define IDLE_SHARE 8
 
 /* Memory that is needed again within this time should not have been given back. */
 #define REGRET_MS 1000
-#define REGRETS_FREE 3
-#define REGRETS_MAX 10 /* 2^10 milliseconds */
+#define REGRETS_MAX 7 /* 8 * 2^7 milliseconds */
+#define WAIT_MS 8
+#define BURST_MS 8 /* what is freed so soon after each other goes together */
 
 /* How much the heap had done at the last look. */
 static uint64_t looked_at;
+/* And what large objects moved since. */
+static size_t moved_bytes;
 
 /* Two threads might look at once; what they then make of it is a guess, as it always is. */
 static struct {
@@ -34,6 +40,7 @@ static struct {
 	size_t given_back;  /* and the least since pages were given back, or came: so much is not resident */
 	size_t needed;      /* when it falls below this, most of what was given back was needed again; 0: it was */
 	uint64_t purged_at;
+	uint64_t released_at; /* a large object, by itself */
 	unsigned n_regrets;
 } seen;
 
@@ -98,17 +105,44 @@ static uint64_t now_ms(void)
 /* May memory be given back already? */
 static bool is_time(uint64_t since_ms)
 {
-	unsigned n_regrets = GET(n_regrets);
+	return since_ms >= (uint64_t)WAIT_MS << GET(n_regrets);
+}
 
-	return n_regrets < REGRETS_FREE || since_ms >= (uint64_t)1 << n_regrets;
+/* Memory is given back now: was what was given back the last time not needed again? */
+static void forget_regrets(uint64_t since_ms)
+{
+	if (GET(needed) && since_ms >= REGRET_MS)
+		SET(n_regrets, GET(n_regrets) / 2);
+}
+
+void preload_note_moved(size_t size_bytes)
+{
+	__atomic_fetch_add(&moved_bytes, size_bytes, __ATOMIC_RELAXED);
+}
+
+bool preload_may_release(size_t size_bytes)
+{
+	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
+	bool is_burst = GET(needed) && now - GET(released_at) <= BURST_MS;
+
+	if (!is_burst && !is_time(since_ms))
+		return false;
+	if (!is_burst) {
+		forget_regrets(since_ms);
+		SET(purged_at, now);
+		SET(needed, GET(given_back));
+	}
+	SET(released_at, now);
+	SET(needed, GET(needed) + size_bytes / 2);
+	SET(given_back, GET(given_back) + size_bytes);
+	return true;
 }
 
 static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms)
 {
 	size_t n_free, idle;
 
-	if (GET(needed) && since_ms >= REGRET_MS)
-		SET(n_regrets, GET(n_regrets) / 2);
+	forget_regrets(since_ms);
 	preload_purge(heap);
 	n_free = kheap_get_glance(heap).free_page_bytes;
 	idle = less(n_free, GET(given_back));
@@ -143,9 +177,13 @@ void preload_look(struct kheap *heap)
 	struct kheap_glance glance = kheap_get_glance(heap);
 	uint64_t last = __atomic_load_n(&looked_at, __ATOMIC_RELAXED);
 
+	if (glance.n_operations - last < LOOK_OPERATIONS &&
+	    __atomic_load_n(&moved_bytes, __ATOMIC_RELAXED) < LOOK_BYTES)
+		return;
 	/* One thread alone looks. */
-	if (glance.n_operations - last >= LOOK_OPERATIONS &&
-	    __atomic_compare_exchange_n(&looked_at, &last, glance.n_operations, false, __ATOMIC_ACQ_REL,
-	                                __ATOMIC_RELAXED))
+	if (__atomic_compare_exchange_n(&looked_at, &last, glance.n_operations, false, __ATOMIC_ACQ_REL,
+	                                __ATOMIC_RELAXED)) {
+		__atomic_store_n(&moved_bytes, 0, __ATOMIC_RELAXED);
 		look(heap, &glance);
+	}
 }
