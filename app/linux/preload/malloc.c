@@ -98,7 +98,8 @@ __attribute__((noinline)) static void large_release(struct kheap *heap, void *ob
 	if (limit < IDLE_MIN)
 		limit = IDLE_MIN;
 	preload_note_moved(size_bytes);
-	if (__atomic_load_n(&idle_bytes, __ATOMIC_RELAXED) + size_bytes > limit && preload_may_release(size_bytes))
+	if (__atomic_load_n(&idle_bytes, __ATOMIC_RELAXED) + size_bytes > limit &&
+	    preload_may_release(heap, size_bytes))
 		preload_discard(object, size_bytes);
 	else
 		__atomic_fetch_add(&idle_bytes, size_bytes, __ATOMIC_RELAXED);

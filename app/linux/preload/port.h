@@ -6,7 +6,7 @@
 #ifndef PRELOAD_PORT_H
 #define PRELOAD_PORT_H
 
-#define KPORT_CPUS 512
+#define KPORT_CPUS 1024
 #define KPORT_INTERRUPTS 0
 
 #include "../port/cpu.h"

@@ -63,7 +63,7 @@ void preload_look(struct kheap *heap);
 /* A large object was taken, or freed. */
 void preload_note_moved(size_t size_bytes);
 /* May the pages of a large object that is being freed go back now? Not if what went back was needed again lately. */
-bool preload_may_release(size_t size_bytes);
+bool preload_may_release(struct kheap *heap, size_t size_bytes);
 
 /* fork.c: keep fork() safe from now on. */
 void preload_fork_begin(void);

@@ -7,7 +7,7 @@
  * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
  *
  * A program that takes memory again soon after it was given back pays for new pages each time. Each time that happens memory is given
- * back half as often, from once in WAIT_MS down to once in a second.
+ * back half as often, down to once in a second.
  */
 #define _GNU_SOURCE
 #include <time.h>
@@ -25,9 +25,8 @@
 
 /* Memory that is needed again within this time should not have been given back. */
 #define REGRET_MS 1000
-#define REGRETS_MAX 7 /* 8 * 2^7 milliseconds */
-#define WAIT_MS 8
-#define BURST_MS 8 /* what is freed so soon after each other goes together */
+#define REGRETS_MAX 10 /* 2^10 milliseconds */
+#define BURST_MS 8     /* what is freed so soon after each other goes together */
 
 /* How much the heap had done at the last look. */
 static uint64_t looked_at;
@@ -105,7 +104,7 @@ static uint64_t now_ms(void)
 /* May memory be given back already? */
 static bool is_time(uint64_t since_ms)
 {
-	return since_ms >= (uint64_t)WAIT_MS << GET(n_regrets);
+	return since_ms >= (uint64_t)1 << GET(n_regrets);
 }
 
 /* Memory is given back now: was what was given back the last time not needed again? */
@@ -120,9 +119,24 @@ void preload_note_moved(size_t size_bytes)
 	__atomic_fetch_add(&moved_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
-bool preload_may_release(size_t size_bytes)
+/* What of the free memory is still as it was given back; was most of it needed again? */
+static size_t notice(size_t n_free, uint64_t now)
+{
+	size_t given_back = lesser(n_free, GET(given_back));
+
+	if (given_back < GET(needed)) {
+		if (now - GET(purged_at) < REGRET_MS && GET(n_regrets) < REGRETS_MAX)
+			SET(n_regrets, GET(n_regrets) + 1);
+		SET(needed, 0);
+	}
+	SET(given_back, given_back);
+	return given_back;
+}
+
+bool preload_may_release(struct kheap *heap, size_t size_bytes)
 {
 	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
+	size_t given_back = notice(kheap_get_glance(heap).free_page_bytes, now);
 	bool is_burst = GET(needed) && now - GET(released_at) <= BURST_MS;
 
 	if (!is_burst && !is_time(since_ms))
@@ -130,11 +144,11 @@ bool preload_may_release(size_t size_bytes)
 	if (!is_burst) {
 		forget_regrets(since_ms);
 		SET(purged_at, now);
-		SET(needed, GET(given_back));
+		SET(needed, given_back);
 	}
 	SET(released_at, now);
 	SET(needed, GET(needed) + size_bytes / 2);
-	SET(given_back, GET(given_back) + size_bytes);
+	SET(given_back, given_back + size_bytes);
 	return true;
 }
 
@@ -155,17 +169,11 @@ static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms)
 
 static void look(struct kheap *heap, const struct kheap_glance *glance)
 {
-	size_t n_free = glance->free_page_bytes, given_back = lesser(n_free, GET(given_back));
+	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
+	size_t n_free = glance->free_page_bytes, given_back = notice(n_free, now);
 	size_t share = less(glance->footprint_bytes, given_back) / IDLE_SHARE;
 	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
-	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
 
-	if (given_back < GET(needed)) {
-		if (since_ms < REGRET_MS && GET(n_regrets) < REGRETS_MAX)
-			SET(n_regrets, GET(n_regrets) + 1);
-		SET(needed, 0);
-	}
-	SET(given_back, given_back);
 	if (lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms))
 		purge_idle(heap, now, since_ms);
 	else
