@@ -20,7 +20,7 @@
 #define MAGAZINE_SHARE 128                 /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
-#define BLOCKS_SHARE 4
+#define BLOCKS_SHARE 2
 #define BLOCKS_MAX 16 /* more take fewer instructions, and longer: they lie apart from what is live */
 #define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
 
