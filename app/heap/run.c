@@ -8,6 +8,8 @@
  */
 #include "internal.h"
 
+#define POISON_PAGES 256
+
 /* No run crosses the line between the zones, so all that one call touches is in the same bins. */
 INLINE struct run_bins *bins_of(struct kheap *heap, const struct region *region, size_t page)
 {
@@ -249,9 +251,12 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 
 	run_start_set(region, page, PAGE_BODY);
 	if (HARDENED) {
-		guard_poison(page_address(region, page), n_pages << PAGE_SHIFT);
+		/* Not all of a very long one, which may never have been touched. */
+		size_t n_poisoned = min_size(n_pages, POISON_PAGES);
+
+		guard_poison(page_address(region, page), n_poisoned << PAGE_SHIFT);
 		for (size_t i = page; i < end; i++)
-			page_kind_set(region, i, PAGE_BODY | PAGE_POISONED);
+			page_kind_set(region, i, i < page + n_poisoned ? PAGE_BODY | PAGE_POISONED : PAGE_BODY);
 	}
 	/* In front of the first page that can be free is always another one. */
 	enum page_kind before = page_kind_of(region, page - 1);
