@@ -139,7 +139,7 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
 /*
  * Take the region that holds `memory` back. False, and nothing changed, when it holds a live object or the heap itself
  * (the first region), or no region is there. A region that came from the page source is put back to it. No other CPU may be inside
- * the heap meanwhile. O(regions).
+ * the heap meanwhile, nor may an interrupt handler call this. All CPUs' caches go with it. O(regions + cached objects).
  */
 bool kheap_remove_region(struct kheap *heap, void *memory);
 

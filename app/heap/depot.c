@@ -294,7 +294,7 @@ COLD bool cpu_reset(struct kheap *heap)
 	empty_clips_free(heap);
 	if (heap->depot.full_blocks)
 		overhead_free(heap, heap->depot.full_blocks_run);
-	heap->depot.full_blocks = NULL;
+	__atomic_store_n(&heap->depot.full_blocks, NULL, __ATOMIC_RELAXED);
 	return any;
 }
 
@@ -394,7 +394,8 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 	}
 	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
 	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)
-		heap->depot.full_blocks = overhead_page(heap, &heap->depot.full_blocks_run);
+		__atomic_store_n(&heap->depot.full_blocks, overhead_page(heap, &heap->depot.full_blocks_run),
+		                 __ATOMIC_RELAXED);
 }
 
 /* One class is looked at, and now and then the page runs. */
