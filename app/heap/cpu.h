@@ -171,13 +171,11 @@ INLINE struct clip *own_pop(struct cpu_cache *cache, struct magazine_state *stat
 	return clip;
 }
 
-/* What this CPU may keep in full clips. What all of them keep, if all keep as much, and the depot share what the depot may hold. */
+/* What this CPU may keep in full clips: one alone as much as the depot, all together twice as much. */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
-	size_t share = max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES);
-	size_t left = share > heap->depot.bytes ? share - heap->depot.bytes : 0;
-
-	cache->own_most = left / (1 + heap->n_caches);
+	cache->own_most =
+		2 * max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES) / (2 + heap->n_caches);
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */

@@ -266,7 +266,7 @@ static void footprint_does_not_creep(struct test *t)
 	struct fit_slot *slots;
 	struct random random;
 	struct kheap *heap;
-	size_t early = 0, live = 0;
+	size_t early = 0, live = 0, peak = 0, early_peak = 0, most;
 
 	TRY(test_source(t, (size_t)6 << 20));
 	slots = test_arena(t, SLOTS * sizeof(struct fit_slot));
@@ -284,11 +284,20 @@ static void footprint_does_not_creep(struct test *t)
 		slot->object = kheap_alloc(heap, slot->size, 0);
 		CHECK(t, slot->object != NULL, "%zu bytes were refused with %zu live in 6 MiB", slot->size, live);
 		live += slot->size;
-		if (i == STEPS / 3)
+		peak = live > peak ? live : peak;
+		if (i == STEPS / 3) {
 			early = t->source.peak_given_pages;
+			early_peak = peak;
+		}
 	}
-	CHECK(t, t->source.peak_given_pages <= early + early / 8 + 16,
-	      "the footprint grew from %zu to %zu pages with the same work", early, t->source.peak_given_pages);
+	/* The most that is live at a time grows a little, too; and the heap grows by a twelfth at a time. */
+	most = early * (peak / 1024) / (early_peak / 1024);
+	most += most / 6 + 16;
+	CHECK(t, t->source.peak_given_pages <= most,
+	      "the footprint grew from %zu to %zu pages, at most %zu were expected", early, t->source.peak_given_pages,
+	      most);
+	test_note(t, "%zu pages after a third, %zu at the end, of at most %zu", early, t->source.peak_given_pages,
+	          most);
 	for (unsigned i = 0; i < SLOTS; i++)
 		kheap_free(heap, slots[i].object);
 }
