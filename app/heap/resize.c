@@ -414,15 +414,22 @@ INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is
 	if (HARDENED || UNLIKELY(granule >= heap->window.n_granules))
 		return realloc_far(heap, object, size, is_natural);
 	unsigned kind = page_kind_byte(region, granule / PAGE_GRANULES);
+	size_t usable;
 
 	if (LIKELY(get_bit(heap->window.starts, granule)) && LIKELY(!is_cached(heap, address))) {
 		if (is_block_kind((enum page_kind)kind)) {
-			size_t usable = usable_of_block(heap, address);
-
+			usable = usable_of_block(heap, address);
 			if (LIKELY(usable) && block_fits(address, usable, size, is_natural))
 				return object;
-		} else if (kind == PAGE_RUN && run_fits(address, usable_of_run(region, granule), size, is_natural)) {
-			return object;
+			if (LIKELY(usable) && size > usable)
+				return grow_block(heap, object, usable, size, is_natural);
+		} else if (kind == PAGE_RUN) {
+			if (run_fits(address, usable_of_run(region, granule), size, is_natural))
+				return object;
+		} else if (is_slab((enum page_kind)kind)) {
+			usable = slab_object_size(kind - PAGE_SLAB);
+			if (size > usable)
+				return move_away(heap, object, usable, size, is_natural);
 		}
 	}
 	return realloc_at(heap, object, size, region, is_natural);
