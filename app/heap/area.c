@@ -112,8 +112,8 @@ static struct block *join_before(struct kheap *heap, struct region *region, size
 	if (sentinel->size_flags & BLOCK_PREV_FREE) {
 		start = block_at((uintptr_t)sentinel - (size_t) * (uint64_t *)((uintptr_t)sentinel - BLOCK_FOOTER));
 		/* The word in front may have been overwritten, so that it leads to some other block. */
-		if (region_of(heap, (uintptr_t)start) != region || !tag_holds(heap, start) ||
-		    block_next(start) != sentinel || !free_block_retire(heap, start))
+		if (!block_is_readable(heap, start) || !tag_holds(heap, start) || block_next(start) != sentinel ||
+		    !free_block_retire(heap, start))
 			return NULL;
 		start_flags = start->size_flags & BLOCK_FIRST;
 		guard_poison((uintptr_t)sentinel - BLOCK_FOOTER, BLOCK_FOOTER + BLOCK_HEADER);

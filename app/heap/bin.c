@@ -7,7 +7,9 @@
 
 bool block_is_ours(const struct kheap *heap, uintptr_t address)
 {
-	return region_of(heap, address) != NULL;
+	const struct region *region = region_of(heap, address);
+
+	return region && region_of(heap, address + GRANULE) == region;
 }
 
 bool block_is_free(const struct kheap *heap, const struct block *block)
@@ -24,15 +26,22 @@ bool block_is_free(const struct kheap *heap, const struct block *block)
 	return block_tag_holds(heap, block) && !(block->size_flags & BLOCK_USED);
 }
 
+/* A free block in some list, as far as its header tells: one that was merged, or is the victim, may still have links. */
+INLINE bool is_listed(const struct kheap *heap, const struct block *block)
+{
+	return block != heap->victim && block_is_readable(heap, block) && block_tag_holds(heap, block) &&
+	       !(block->size_flags & BLOCK_USED);
+}
+
 /* Do both neighbours in the list know this block? The victim is in no list. */
 bool block_links_hold(const struct kheap *heap, const struct block *block)
 {
 	if (block == heap->victim)
 		return true;
-	if (block->next && !(block_is_readable(heap, block->next) && block->next->prev == block))
+	if (block->next && !(is_listed(heap, block->next) && block->next->prev == block))
 		return false;
 	if (block->prev)
-		return block_is_readable(heap, block->prev) && block->prev->next == block;
+		return is_listed(heap, block->prev) && block->prev->next == block;
 	return heap->blocks.heads[block_bin_of(block_size(block))] == block;
 }
 
@@ -41,6 +50,9 @@ COLD void bin_report(struct kheap *heap, struct block *block)
 {
 	if (!block_is_free(heap, block))
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block, 0);
+	else if (block->next && block_is_readable(heap, block->next) && block->next->prev == block &&
+	         !block_tag_holds(heap, block->next))
+		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)block->next, 0);
 	else if (block->next && !block_is_free(heap, block->next))
 		heap_error(heap, KMALLOC_WRITE_AFTER_FREE, (uintptr_t)&block->next, block_size(block) - BLOCK_HEADER);
 	else if (block->next && block->next->prev != block)

@@ -88,7 +88,7 @@ static struct block *list_find(struct kheap *heap, unsigned bin, size_t need, si
 static bool list_take(struct kheap *heap, unsigned bin, struct block *block)
 {
 	if (UNLIKELY(!block_tag_holds(heap, block) || block->size_flags & BLOCK_USED ||
-	             !block_links_hold(heap, block))) {
+	             block_bin_of(block_size(block)) != bin || !block_links_hold(heap, block))) {
 		bin_report(heap, block);
 		bin_clear(&heap->blocks, bin);
 		return false;

@@ -126,15 +126,15 @@ void bin_remove(struct kheap *heap, struct block *block);
 /* A free block becomes the victim, and the old one goes to its list; or there is none any more. */
 void victim_set(struct kheap *heap, struct block *block);
 void victim_retire(struct kheap *heap);
-/* Is the address in a region? Not in line: few blocks lie outside the window. */
+/* Are this address and the next granule in a region? Not in line: few blocks lie outside the window. */
 bool block_is_ours(const struct kheap *heap, uintptr_t address);
-/* May this be read as a block? It is where one could be, in memory of the heap. */
+/* May this be read as a block, with its links? It is where one could be, in memory of the heap; behind a region's last header is nothing. */
 INLINE bool block_is_readable(const struct kheap *heap, const struct block *block)
 {
 	uintptr_t address = (uintptr_t)block;
 
 	return address % GRANULE == GRANULE - BLOCK_HEADER &&
-	       (LIKELY((address >> GRANULE_SHIFT) - heap->window.first_granule < heap->window.n_granules) ||
+	       (LIKELY((address >> GRANULE_SHIFT) - heap->window.first_granule < heap->window.n_granules - 1) ||
 	        block_is_ours(heap, address));
 }
 

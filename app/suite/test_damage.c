@@ -149,9 +149,43 @@ static void last_word_that_lies(struct test *t)
 	t->n_errors = 0;
 }
 
+/*
+ * Whoever read a freed block's links and writes them back later makes it lead to what was its neighbour in the list, and is part of a live object
+ * by now.
+ */
+static void old_links_written_back(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct live live[N_LIVE], wide[1];
+	uint64_t *links, old[2];
+
+	TRY(heap != NULL && get_live(t, heap, live, N_LIVE, LARGE));
+	links = (uint64_t *)(uintptr_t)live[3].object;
+	kheap_free(heap, live[8].object);
+	kheap_free(heap, live[3].object);
+	old[0] = links[0];
+	old[1] = links[1];
+	/* Now the other one is merged with its neighbour, and both are an object. */
+	kheap_free(heap, live[7].object);
+	TRY(get_live(t, heap, wide, 1, 2 * LARGE - 1000));
+	t->is_damaged = true;
+	links[0] = old[0];
+	links[1] = old[1];
+	live[3].object = live[7].object = live[8].object = NULL;
+	(void)kheap_alloc(heap, LARGE, 0);
+	test_fill(wide[0].object, wide[0].size, 0);
+	kheap_free(heap, live[12].object);
+	live[12].object = NULL;
+	TRY(test_filled(t, wide[0].object, wide[0].size, 0, "a live object that old links lead into"));
+	TRY(live_ones_stay(t, heap, live, N_LIVE, LARGE));
+	t->n_errors = 0;
+}
+
 static const struct test_case cases[] = {
 	{ "an overrun of the object that was cut last is reported, whatever comes next", overrun_of_the_last_object },
 	{ "an overrun into an empty area is reported before its pages are given back", overrun_into_an_empty_area },
+	{ "links of a freed block that are written back late are not followed into a live object",
+	  old_links_written_back },
 	{ "a free block's last word that leads elsewhere does not make live objects free", last_word_that_lies },
 };
 TEST_GROUP(damage, cases);
