@@ -11,6 +11,7 @@
 #define SMALL 300
 #define LARGE 5000
 #define LARGER 32000
+#define WIDE 9000 /* two large ones that were merged */
 #define OVERRUN 16
 
 struct live {
@@ -156,8 +157,9 @@ static void last_word_that_lies(struct test *t)
 static void old_links_written_back(struct test *t)
 {
 	struct kheap *heap = test_heap(t, ARENA);
-	struct live live[N_LIVE], wide[1];
+	struct live live[N_LIVE];
 	uint64_t *links, old[2];
+	uint8_t *wide;
 
 	TRY(heap != NULL && get_live(t, heap, live, N_LIVE, LARGE));
 	links = (uint64_t *)(uintptr_t)live[3].object;
@@ -165,18 +167,19 @@ static void old_links_written_back(struct test *t)
 	kheap_free(heap, live[3].object);
 	old[0] = links[0];
 	old[1] = links[1];
-	/* Now the other one is merged with its neighbour, and both are an object. */
+	/* Now the other one is merged with its neighbour, and both are an object, which its owner has not written to yet. */
 	kheap_free(heap, live[7].object);
-	TRY(get_live(t, heap, wide, 1, 2 * LARGE - 1000));
+	wide = kheap_alloc(heap, WIDE, 0);
+	CHECK(t, wide != NULL, "%u bytes were refused", WIDE);
 	t->is_damaged = true;
 	links[0] = old[0];
 	links[1] = old[1];
 	live[3].object = live[7].object = live[8].object = NULL;
 	(void)kheap_alloc(heap, LARGE, 0);
-	test_fill(wide[0].object, wide[0].size, 0);
+	test_fill(wide, WIDE, 0);
 	kheap_free(heap, live[12].object);
 	live[12].object = NULL;
-	TRY(test_filled(t, wide[0].object, wide[0].size, 0, "a live object that old links lead into"));
+	TRY(test_filled(t, wide, WIDE, 0, "a live object that old links lead into"));
 	TRY(live_ones_stay(t, heap, live, N_LIVE, LARGE));
 	t->n_errors = 0;
 }
