@@ -168,16 +168,21 @@ INLINE void fast_free_at(struct kheap *heap, void *object, const uint32_t *start
 }
 
 /*
- * Where an address is, if the region that the first entry of the table is for has it; region is not set. Where the window follows what is freed
- * it is not worth a look.
+ * Where an address is, if the first or second entry of the table that may be for it is; region is not set. Where the window follows what is
+ * freed it is not worth a look.
  */
 INLINE bool first_place(const struct kheap *heap, uintptr_t address, uintptr_t number, struct place *place)
 {
 	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-	const struct section *section = &heap->sections[section_place(address, heap->section_shift) & mask];
+	size_t i = section_place(address, heap->section_shift);
+	const struct section *section = &heap->sections[i & mask];
 
-	if (HARDENED || !HAS_READERS || UNLIKELY(number - section->first_granule >= section->n_granules))
+	if (HARDENED || !HAS_READERS)
+		return false;
+	if (UNLIKELY(number - section->first_granule >= section->n_granules))
+		section = &heap->sections[(i + 1) & mask];
+	if (UNLIKELY(number - section->first_granule >= section->n_granules))
 		return false;
 	*place = (struct place){ section->starts, section_magazines(section), number - section->first_granule, NULL };
 	load_fence();
