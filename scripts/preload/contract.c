@@ -257,6 +257,20 @@ void probe_sized(void)
 	}
 }
 
+/* What no memory can meet is refused before anything is made for it. */
+void probe_vast(void)
+{
+	size_t before = resident_bytes();
+
+	for (unsigned shift = 42; shift < 63; shift++) {
+		void *object = malloc(hide_size((size_t)1 << shift));
+
+		/* A kernel that promises everything may give address space for it. */
+		CHECK(object || resident_bytes() - before < (size_t)4 << 20);
+		free(object);
+	}
+}
+
 /* Large objects that move again and again, so that they lie in several mappings, keep what is in them. */
 void probe_moving(void)
 {

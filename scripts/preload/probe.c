@@ -97,6 +97,7 @@ static const struct probe probes[] = {
 	{ "realloc", probe_realloc },
 	{ "sized", probe_sized },
 	{ "moving", probe_moving },
+	{ "vast", probe_vast },
 	{ "aligned-reuse", probe_aligned_reuse },
 	{ "trim", probe_trim },
 	{ "returns", probe_returns },

@@ -44,6 +44,7 @@ void probe_calloc(void);
 void probe_realloc(void);
 void probe_sized(void);
 void probe_moving(void);
+void probe_vast(void);
 void probe_aligned_reuse(void);
 void probe_trim(void);
 void probe_returns(void);
