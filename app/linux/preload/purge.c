@@ -7,7 +7,7 @@
  * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
  *
  * A program that takes memory again soon after it was given back pays for new pages each time. Each time that happens memory is given
- * back half as often, down to once in a second.
+ * back a quarter as often, down to once in a second.
  */
 #define _GNU_SOURCE
 #include <time.h>
@@ -25,6 +25,7 @@
 
 /* Memory that is needed again within this time should not have been given back. */
 #define REGRET_MS 1000
+#define REGRET 2       /* so often the time between two times doubles for each */
 #define REGRETS_MAX 10 /* 2^10 milliseconds */
 #define BURST_MS 8     /* what is freed so soon after each other goes together */
 
@@ -126,7 +127,7 @@ static size_t notice(size_t n_free, uint64_t now)
 
 	if (given_back < GET(needed)) {
 		if (now - GET(purged_at) < REGRET_MS && GET(n_regrets) < REGRETS_MAX)
-			SET(n_regrets, GET(n_regrets) + 1);
+			SET(n_regrets, GET(n_regrets) + REGRET);
 		SET(needed, 0);
 	}
 	SET(given_back, given_back);
