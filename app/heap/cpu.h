@@ -153,13 +153,17 @@ INLINE struct clip *clip_pop(uintptr_t *list, unsigned *n)
 	return clip;
 }
 
-/* The loaded clip, which is full, becomes one of the CPU's own full ones; another one is to be loaded. */
+/* A clip with n objects becomes one of the CPU's own full ones. */
+INLINE void own_add(struct cpu_cache *cache, struct magazine_state *state, struct clip *clip, unsigned n)
+{
+	clip_push(&state->full, clip, n);
+	cache->own_bytes += (size_t)n * state->object_size;
+}
+
+/* The loaded clip, which is full, does; another one is to be loaded. */
 INLINE void own_push(struct cpu_cache *cache, unsigned number, struct magazine_state *state)
 {
-	unsigned n = (unsigned)(cache->tops[number] - state->bottom);
-
-	clip_push(&state->full, loaded_clip(state), n);
-	cache->own_bytes += (size_t)n * state->object_size;
+	own_add(cache, state, loaded_clip(state), (unsigned)(cache->tops[number] - state->bottom));
 }
 
 INLINE struct clip *own_pop(struct cpu_cache *cache, struct magazine_state *state, unsigned *n)

@@ -146,8 +146,7 @@ static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsig
 	struct clip *clip = own_pop(cache, state, &n);
 
 	(void)own_drain(heap, cache, number);
-	clip_push(&state->full, clip, n);
-	cache->own_bytes += n * magazine_object_size(number);
+	own_add(cache, state, clip, n);
 	return true;
 }
 
@@ -358,8 +357,7 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 	}
 	/* Of the depot too, so that what nobody wants does not stay. */
 	if (!state->full && state->has_clip && (clip = depot_pop(heap, number, &n)) != NULL) {
-		clip_push(&state->full, clip, n);
-		cache->own_bytes += n * magazine_object_size(number);
+		own_add(cache, state, clip, n);
 	}
 	if (!**magazine.top)
 		(void)own_refill(cache, number);

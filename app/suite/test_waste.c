@@ -259,14 +259,18 @@ static void small_work_fits(struct test *t)
  * Long use
  * --------------------------------------------------------------------------------------------------------- */
 
-/* The same live bytes for a long time: the heap must not creep. */
+/*
+ * The same work for a long time: the heap must not creep. Means, because the most that a random walk ever needed grows for ever, with the
+ * logarithm of its steps.
+ */
 static void footprint_does_not_creep(struct test *t)
 {
-	enum { SLOTS = 500, STEPS = 120000 };
+	enum { SLOTS = 500, STEPS = 160000, QUARTERS = 4 };
+	uint64_t sums[QUARTERS] = { 0 }, lives[QUARTERS] = { 0 };
 	struct fit_slot *slots;
 	struct random random;
 	struct kheap *heap;
-	size_t early = 0, live = 0, peak = 0, early_peak = 0, most;
+	size_t live = 0, early, late, most;
 
 	TRY(test_source(t, (size_t)6 << 20));
 	slots = test_arena(t, SLOTS * sizeof(struct fit_slot));
@@ -284,20 +288,15 @@ static void footprint_does_not_creep(struct test *t)
 		slot->object = kheap_alloc(heap, slot->size, 0);
 		CHECK(t, slot->object != NULL, "%zu bytes were refused with %zu live in 6 MiB", slot->size, live);
 		live += slot->size;
-		peak = live > peak ? live : peak;
-		if (i == STEPS / 3) {
-			early = t->source.peak_given_pages;
-			early_peak = peak;
-		}
+		sums[i / (STEPS / QUARTERS)] += kheap_get_glance(heap).footprint_bytes / KMALLOC_PAGE_SIZE;
+		lives[i / (STEPS / QUARTERS)] += live / KMALLOC_PAGE_SIZE;
 	}
-	/* The most that is live at a time grows a little, too; and the heap grows by a twelfth at a time. */
-	most = early * (peak / 1024) / (early_peak / 1024);
-	most += most / 6 + 16;
-	CHECK(t, t->source.peak_given_pages <= most,
-	      "the footprint grew from %zu to %zu pages, at most %zu were expected", early, t->source.peak_given_pages,
-	      most);
-	test_note(t, "%zu pages after a third, %zu at the end, of at most %zu", early, t->source.peak_given_pages,
-	          most);
+	/* The second quarter beside the last, as if as much had been live. */
+	early = (size_t)(sums[1] / (STEPS / QUARTERS) * lives[QUARTERS - 1] / lives[1]);
+	late = (size_t)(sums[QUARTERS - 1] / (STEPS / QUARTERS));
+	most = early + early / 8;
+	CHECK(t, late <= most, "the mean footprint grew from %zu to %zu pages with the same work", early, late);
+	test_note(t, "%zu pages in the second quarter, %zu in the last, of at most %zu", early, late, most);
 	for (unsigned i = 0; i < SLOTS; i++)
 		kheap_free(heap, slots[i].object);
 }
