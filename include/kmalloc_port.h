@@ -38,7 +38,7 @@
 #define KPORT_CPUS 32
 #define KPORT_THREADS 1 /* the heap numbers them */
 
-extern _Thread_local unsigned kport_thread;
+extern _Thread_local unsigned kport_thread __attribute__((visibility("hidden")));
 unsigned kport_thread_begin(void);
 
 static inline unsigned kport_cpu(void)

@@ -436,7 +436,8 @@ static void check_sections(struct check *check)
 		for (uintptr_t page = region->first_page; page <= last;
 		     page = align_down(page, section_pages) + section_pages) {
 			expected++;
-			if (region_in_table(heap, page << PAGE_SHIFT) != region)
+			if (section_at(heap, page << PAGE_SHIFT) == NULL ||
+			    section_at(heap, page << PAGE_SHIFT)->region != region)
 				fault(check, KHEAP_FAULT_SECTION_TABLE, page << PAGE_SHIFT);
 		}
 	}

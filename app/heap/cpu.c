@@ -175,7 +175,7 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 	own_note_most(heap, cache);
 	if (own_make_room(cache, number))
 		return;
-	bool keeps = cache->own_bytes < cache->own_most && depot_list(heap, number);
+	bool keeps = (!state->full || cache->own_bytes < cache->own_most) && depot_list(heap, number);
 
 	if (state->has_clip && (keeps || depot_has_room(heap, number)))
 		clip = clip_take(heap);
@@ -351,8 +351,13 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	if (magazine.top && *magazine.top == *magazine.limit)
 		magazine_full(heap, cache, (unsigned)(magazine.top - cache->tops));
 	if (!magazine.top || !magazine_push(heap, magazine, object)) {
-		if (is_block)
+		if (is_block) {
 			earn_slab(heap, cache, address);
+			if (is_large_block(block_size(block_of_payload(address)) - BLOCK_HEADER)) {
+				cache->n_large_misses++;
+				note_miss(heap, cache);
+			}
+		}
 		if (is_block || number)
 			give_back(heap, place.region, address);
 		else
@@ -366,9 +371,10 @@ static bool push_block(struct kheap *heap, struct cpu_cache *cache, void *object
 {
 	struct magazine magazine = NO_MAGAZINE;
 
-	if (block_tag_holds(heap, block_of_payload((uintptr_t)object)))
-		magazine = magazine_of_block(heap, cache, (uintptr_t)object);
-	return magazine.top && magazine_push(heap, magazine, object);
+	if (!block_tag_holds(heap, block_of_payload((uintptr_t)object)))
+		return false;
+	magazine = magazine_of_block(heap, cache, (uintptr_t)object);
+	return magazine.top ? magazine_push(heap, magazine, object) : large_push_block(heap, cache, object);
 }
 
 /* Without the lock: its magazine is full, but the CPU has an empty one of its own, or after an interruption it has room. */
@@ -409,7 +415,8 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 		free_shared(heap, object);
 }
 
-__attribute__((noinline)) void cpu_free_miss(struct kheap *heap, void *object)
+/* In the table not where it is looked at first. */
+static __attribute__((noinline)) void free_farther(struct kheap *heap, void *object)
 {
 	if (!object)
 		return;
@@ -419,6 +426,20 @@ __attribute__((noinline)) void cpu_free_miss(struct kheap *heap, void *object)
 		fast_free_at(heap, object, place.starts, place.magazines, place.granule);
 	else
 		cpu_free_slow(heap, object);
+}
+
+__attribute__((noinline)) void cpu_free_far(struct kheap *heap, void *object)
+{
+	struct window found;
+
+	if (UNLIKELY(!first_look(heap, (uintptr_t)object, &found))) {
+		free_farther(heap, object);
+		return;
+	}
+	if (!HAS_READERS)
+		heap->window = found;
+	fast_free_at(heap, object, found.starts, found.magazines,
+	             granule_number((uintptr_t)object) - found.first_granule);
 }
 
 /* ---- sums --------------------------------------------------------------------------------------------------------- */
@@ -470,6 +491,11 @@ COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct
 			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
 	}
 	sum->n_objects += runs_count(cache, &sum->n_bytes);
+	for (unsigned i = 0; i < LARGE_PLACES; i++) {
+		void *object = large_nth(cache, i);
+
+		slots_count(heap, &object, object != NULL, sum);
+	}
 }
 
 COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)

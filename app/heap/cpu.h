@@ -12,7 +12,8 @@
 
 #define CLIP_OBJECTS (CLIP_WORDS - 1)
 #define FLUSH 2                            /* objects that go from a magazine back to their slabs in one call */
-#define BLOCKS_BUSY 4000                   /* misses of blocks that tell a busy CPU */
+#define BLOCKS_BUSY 4000                   /* misses of blocks that tell a busy CPU, */
+#define BLOCKS_BUSY_CPUS 250               /* and where others wait for the lock meanwhile */
 #define IDLE_MISSES 32                     /* from one look at what is idle to the next */
 #define ROUNDS_WAIT 6                      /* so many looks wait for a call that has not much to do */
 #define DEPOT_SHARE 8                      /* the depot holds at most an eighth of the heap, */
@@ -179,7 +180,7 @@ INLINE struct clip *own_pop(struct cpu_cache *cache, struct magazine_state *stat
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
 	cache->own_most =
-		2 * max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES) / (2 + heap->n_caches);
+		4 * max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES) / (2 + heap->n_caches);
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
@@ -202,7 +203,7 @@ INLINE bool own_make_room(struct cpu_cache *cache, unsigned number)
 	struct magazine_state *state = state_of(cache, number);
 	struct clip *clip = state ? state->empty : NULL;
 
-	if (!clip || cache->own_bytes >= cache->own_most)
+	if (!clip || (state->full && cache->own_bytes >= cache->own_most))
 		return false;
 	state->empty = clip->slots[0];
 	own_push(cache, number, state);
@@ -247,9 +248,46 @@ void give_back(struct kheap *heap, struct region *region, uintptr_t address);
 /* The n topmost objects of a magazine, or all that it has. */
 void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n);
 
+/* A page of zeros for what the caches need of their own, and back; NULL: there is none. */
+void *overhead_page(struct kheap *heap, struct page_desc **run);
+void overhead_free(struct kheap *heap, struct page_desc *run);
+/* Is there memory to be had for speed? Not in a small heap, nor in one that cannot grow and is nearly full. */
+bool has_plenty(const struct kheap *heap, size_t min_pages);
+
+/* ---- blocks above 4 KiB, long runs (large_cache.c) ---------------------------------------------------------------------- */
+
+/* Are so many usable bytes what the cache is for? */
+INLINE bool is_large_block(size_t usable)
+{
+	return usable - BLOCK_CLASS_MAX <= BLOCK_MAX_REQUEST - BLOCK_CLASS_MAX;
+}
+
+#define LARGE_RUN_MIN 16
+#define LARGE_RUN_MAX 32
+INLINE bool is_large_run(size_t n_pages)
+{
+	return n_pages - LARGE_RUN_MIN <= LARGE_RUN_MAX - LARGE_RUN_MIN;
+}
+
+/* A live block whose check word holds, or a live run. False: there is no room, or it is none of those. Without the lock. */
+bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object);
+bool large_push_run(struct kheap *heap, struct cpu_cache *cache, void *object, size_t n_pages);
+/* All go back, true if there were any; and the space, too. */
+bool large_drain(struct kheap *heap, struct cpu_cache *cache);
+void large_end(struct kheap *heap, struct cpu_cache *cache);
+/* Every so many misses: whoever misses it often gets one. Less often: one object goes. */
+void large_earn(struct kheap *heap, struct cpu_cache *cache);
+void large_idle(struct kheap *heap, struct cpu_cache *cache);
+size_t large_bytes(const struct cpu_cache *cache);
+/* The n-th place's object, or NULL. Of other CPUs' caches, too. */
+#define LARGE_PLACES 486
+void *large_nth(const struct cpu_cache *cache, unsigned n);
+
 /* ---- page runs (run_cache.c) ----------------------------------------------------------------------------------------- */
 
 void runs_init(struct cpu_cache *cache);
+/* A run that is live for the heap goes back. */
+void give_back_run(struct kheap *heap, struct page_desc *desc);
 /* All runs of a cache go back; true if there were any. Then its space, too. */
 bool runs_drain(struct kheap *heap, struct cpu_cache *cache);
 void runs_end(struct kheap *heap, struct cpu_cache *cache);

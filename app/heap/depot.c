@@ -15,7 +15,7 @@
 #define PLENTY_SHARE 16
 #define PLENTY_MIN_PAGES 512
 
-static void overhead_free(struct kheap *heap, struct page_desc *run)
+COLD void overhead_free(struct kheap *heap, struct page_desc *run)
 {
 	heap->counters.overhead_pages -= run->n_pages;
 	run_free(heap, desc_region(run), desc_page(run), run->n_pages);
@@ -23,8 +23,7 @@ static void overhead_free(struct kheap *heap, struct page_desc *run)
 
 /* ---- clips ------------------------------------------------------------------------------------------------------ */
 
-/* Is there memory to be had for speed? Not in a small heap, nor in one that cannot grow and is nearly full. */
-static bool has_plenty(const struct kheap *heap, size_t min_pages)
+bool has_plenty(const struct kheap *heap, size_t min_pages)
 {
 	const struct counters *counters = &heap->counters;
 
@@ -205,6 +204,7 @@ static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++)
 		class_shrink(heap, cache, i);
 	runs_end(heap, cache);
+	large_end(heap, cache);
 	if (cache->block_states)
 		overhead_free(heap, cache->block_states_run);
 	cache->block_states = NULL;
@@ -231,6 +231,7 @@ static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 	bool any = classes_drain(heap, cache, MAGAZINE_SLAB);
 
 	any |= runs_drain(heap, cache);
+	any |= large_drain(heap, cache);
 	return any;
 }
 
@@ -258,6 +259,7 @@ COLD bool cpu_drain_large(struct kheap *heap)
 			any |= own_drain_but_one(heap, cache, i);
 		any |= cache->block_states && classes_drain(heap, cache, MAGAZINE_BLOCK);
 		any |= runs_drain(heap, cache);
+		any |= large_drain(heap, cache);
 	}
 	return any;
 }
@@ -276,7 +278,7 @@ COLD size_t cpu_cached_bytes(struct kheap *heap)
 			n += (size_t)(cache->tops[i] - state->bottom) * magazine_object_size(i);
 	}
 	(void)runs_count(cache, &n);
-	return n;
+	return n + large_bytes(cache);
 }
 
 COLD bool cpu_reset(struct kheap *heap)
@@ -368,8 +370,7 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		class_shrink(heap, cache, number);
 }
 
-/* A page of zeros for what the caches need of their own; NULL: there is none. */
-static void *overhead_page(struct kheap *heap, struct page_desc **run)
+COLD void *overhead_page(struct kheap *heap, struct page_desc **run)
 {
 	*run = run_alloc(heap, 1, 0, UINTPTR_MAX, PAGE_OVERHEAD);
 	if (!*run)
@@ -382,9 +383,10 @@ static void *overhead_page(struct kheap *heap, struct page_desc **run)
 /* In a heap that is large enough a CPU gets magazines for blocks, and the depot lists for them. */
 static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 {
-	bool is_busy = cache->n_block_misses >= BLOCKS_BUSY || heap->depot.is_blocks_busy;
+	bool is_busy =
+		cache->n_block_misses >= (heap->n_caches ? BLOCKS_BUSY_CPUS : BLOCKS_BUSY) || heap->is_blocks_busy;
 
-	heap->depot.is_blocks_busy = is_busy;
+	heap->is_blocks_busy = is_busy;
 	if (!cache->block_states && has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT)) {
 		cache->block_states = overhead_page(heap, &cache->block_states_run);
 		for (unsigned i = 0; cache->block_states && i < BLOCK_CLASSES; i++)
@@ -400,9 +402,10 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 static void idle_step(struct kheap *heap, struct cpu_cache *cache)
 {
 	cache->hand = (uint8_t)((cache->hand + 1u) % (MAGAZINES + RUN_LOOKS));
-	if (cache->hand >= MAGAZINES)
+	if (cache->hand >= MAGAZINES) {
 		runs_idle(heap, cache);
-	else if (cache->hand)
+		large_idle(heap, cache);
+	} else if (cache->hand)
 		class_idle(heap, cache, cache->hand);
 }
 
@@ -416,6 +419,7 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 	if (++cache->n_rounds % 2) {
 		earn_blocks(heap, cache);
 		runs_earn(heap, cache);
+		large_earn(heap, cache);
 	} else {
 		idle_step(heap, cache);
 	}

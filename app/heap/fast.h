@@ -167,46 +167,39 @@ INLINE void fast_free_at(struct kheap *heap, void *object, const uint32_t *start
 		cpu_free_slow(heap, object);
 }
 
-/*
- * Where an address is, if the first or second entry of the table that may be for it is; region is not set. Where the window follows what is
- * freed it is not worth a look.
- */
-INLINE bool first_place(const struct kheap *heap, uintptr_t address, uintptr_t number, struct place *place)
+/* The region of an address, if its bucket of the table has it. */
+INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct window *found)
 {
 	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-	size_t i = section_place(address, heap->section_shift);
-	const struct section *section = &heap->sections[i & mask];
+	uintptr_t number = granule_number(address);
+	const struct section *section =
+		in_bucket(&heap->sections[section_place(address, heap->section_shift) & mask], number);
 
-	if (HARDENED || !HAS_READERS)
+	if (HARDENED || UNLIKELY(!is_in_section(section, number)))
 		return false;
-	if (UNLIKELY(number - section->first_granule >= section->n_granules))
-		section = &heap->sections[(i + 1) & mask];
-	if (UNLIKELY(number - section->first_granule >= section->n_granules))
-		return false;
-	*place = (struct place){ section->starts, section_magazines(section), number - section->first_granule, NULL };
+	*found = window_on(section);
+	if (!HAS_READERS)
+		return true;
 	load_fence();
 	return LIKELY((sequence & ~1u) == __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE));
 }
 
-/* The same, where the window may have it. False: look closer. */
-INLINE bool near_place(const struct kheap *heap, uintptr_t address, struct place *place)
+/* Is the address in the window? Then its granule is set. */
+INLINE bool is_in_window(const struct kheap *heap, uintptr_t address, size_t *granule)
 {
-	uintptr_t number = granule_number(address);
-
-	*place = (struct place){ heap->window.starts, heap->window.magazines, number - heap->window.first_granule,
-		                 NULL };
-	return LIKELY(place->granule < heap->window.n_granules) || first_place(heap, address, number, place);
+	*granule = granule_number(address) - heap->window.first_granule;
+	return LIKELY(*granule < heap->window.n_granules);
 }
 
 INLINE void fast_free(struct kheap *heap, void *object)
 {
-	struct place place;
+	size_t granule;
 
-	if (LIKELY(near_place(heap, (uintptr_t)object, &place)))
-		fast_free_at(heap, object, place.starts, place.magazines, place.granule);
+	if (is_in_window(heap, (uintptr_t)object, &granule))
+		fast_free_at(heap, object, heap->window.starts, heap->window.magazines, granule);
 	else
-		cpu_free_miss(heap, object);
+		cpu_free_far(heap, object);
 }
 
 INLINE struct place place_of(struct kheap *heap, uintptr_t address)
@@ -230,17 +223,13 @@ INLINE struct place place_of(struct kheap *heap, uintptr_t address)
 	return place;
 }
 
-/* In the window, if that is what the granule says. */
-INLINE struct place place_in_window(const struct kheap *heap, size_t granule)
-{
-	return (struct place){ heap->window.starts, heap->window.magazines, granule, heap->window.region };
-}
-
 INLINE struct place place_at(struct kheap *heap, uintptr_t address)
 {
-	size_t granule = granule_number(address) - heap->window.first_granule;
+	size_t granule;
 
-	return LIKELY(granule < heap->window.n_granules) ? place_in_window(heap, granule) : place_of(heap, address);
+	if (is_in_window(heap, address, &granule))
+		return (struct place){ heap->window.starts, heap->window.magazines, granule, heap->window.region };
+	return place_of(heap, address);
 }
 
 /* Does an object start here, in a region, that its owner has not freed? */

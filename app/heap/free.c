@@ -176,12 +176,23 @@ void kheap_free(struct kheap *heap, void *object)
 	fast_free(heap, object);
 }
 
+/* Not in the window. */
+static __attribute__((noinline)) bool free_cached_far(struct kheap *heap, void *object)
+{
+	struct window found;
+
+	return LIKELY(first_look(heap, (uintptr_t)object, &found)) &&
+	       cache_push(heap, object, found.starts, found.magazines,
+	                  granule_number((uintptr_t)object) - found.first_granule);
+}
+
 bool kheap_free_cached(struct kheap *heap, void *object)
 {
-	struct place place;
+	size_t granule;
 
-	return LIKELY(near_place(heap, (uintptr_t)object, &place)) &&
-	       cache_push(heap, object, place.starts, place.magazines, place.granule);
+	if (is_in_window(heap, (uintptr_t)object, &granule))
+		return cache_push(heap, object, heap->window.starts, heap->window.magazines, granule);
+	return free_cached_far(heap, object);
 }
 
 /* ---- what is called seldom ---------------------------------------------------------------------------------------- */

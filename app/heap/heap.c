@@ -410,7 +410,15 @@ static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t siz
 {
 	if (!HARDENED && !flags && !alignment && size - PAGE_SIZE <= RUN_CACHE_MAX - PAGE_SIZE && is_power_of_two(size))
 		return alloc_few_pages(heap, size);
-	return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), flags);
+	if (!alignment)
+		alignment = natural_alignment(size);
+	if (!HARDENED && !flags && size - FAST_MAX <= LARGE_MAX - FAST_MAX) {
+		void *object = cpu_alloc_large(heap, size, alignment);
+
+		if (object)
+			return object;
+	}
+	return alloc_any(heap, size, alignment, flags);
 }
 
 void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)

@@ -293,7 +293,6 @@ _Static_assert((int)MAGAZINE_SLAB == (int)PAGE_SLAB, "a slab's magazine has the 
 struct run_cache {
 	void **tops[RUN_CLASSES], **limits[RUN_CLASSES];
 	struct clip *clip; /* the slots of all three; each begins with a NULL. NULL: not earned yet */
-	unsigned n_misses; /* frees since the last look at what is earned */
 };
 
 struct cpu_cache {
@@ -307,9 +306,11 @@ struct cpu_cache {
 	uint8_t hand;     /* the class whose idleness is looked at next */
 	uint8_t n_rounds; /* looks at what is idle; and those that are due */
 	uint8_t n_due;
+	uint8_t n_run_misses, n_large_misses; /* frees since the last look at what is earned */
 	uint16_t n_misses, n_block_misses;
 	uint32_t drain_epoch;
-	struct page_desc *run; /* where it lies; NULL: in the struct kheap */
+	struct large_cache *large; /* NULL: not earned yet */
+	struct page_desc *run;     /* where it lies; NULL: in the struct kheap */
 	struct page_desc *block_states_run;
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES][SMALL_WORDS];
@@ -324,7 +325,6 @@ struct depot {
 	struct clip *empty; /* clips without objects */
 	unsigned n_empty;
 	uint32_t drain_epoch;
-	bool is_blocks_busy; /* some CPU missed blocks often: the others, and those that come, need not show it again */
 };
 
 /* ---- the heap ----------------------------------------------------------------------------------------------- */
@@ -367,7 +367,7 @@ struct kcache {
 struct kheap {
 	/* Read by every call. */
 	uint64_t secret;
-	struct window window; /* on the region seen last, or on the first one for ever */
+	struct window window; /* on the region seen last; where there are readers, on the first one for ever */
 	struct section *sections;
 	size_t section_mask;
 	uint32_t sections_sequence; /* odd: the table is being changed */
@@ -382,6 +382,7 @@ struct kheap {
 	struct kheap_config config;
 
 	struct region *regions, *last_region;
+	struct region *near;     /* the one that was looked up last with the lock held */
 	struct region *spare;    /* the one empty region of the source that is kept */
 	struct region *detached; /* regions that heap_unlock puts back */
 	size_t n_regions;
@@ -396,6 +397,7 @@ struct kheap {
 	struct block *victim;     /* a free block in no list, from which the next ones are cut; NULL: none */
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
 	bool is_sparse;           /* the source gave pages that were never used */
+	bool is_blocks_busy; /* some CPU missed blocks often: the others, and those that come, need not show it again */
 	bool is_draining;
 	bool is_laden;    /* this call has done much already */
 	bool is_refused;  /* there were no pages when they were last wanted */

@@ -126,10 +126,12 @@ static void count_pages(struct kheap *heap, const struct region *region, bool ad
 static bool region_enter(struct kheap *heap, struct region *region)
 {
 	list_add(heap, region);
+	heap->near = region;
 	region_runs(heap, region, region->n_overhead, region->n_pages, true);
 	if (!sections_add(heap, region)) {
 		region_runs(heap, region, region->n_overhead, region->n_pages, false);
 		list_remove(heap, region);
+		heap->near = heap->regions;
 		return false;
 	}
 	heap->is_sparse |= region->chunk.is_zero;
@@ -192,6 +194,7 @@ static void window_reset(struct kheap *heap)
 	const struct section section = region_section(heap->regions);
 
 	heap->window = window_on(&section);
+	heap->near = heap->regions;
 }
 
 /* Take an empty region out of every list. Its section table must be elsewhere. */
@@ -203,7 +206,7 @@ static bool region_detach(struct kheap *heap, struct region *region)
 	sections_remove(heap, region);
 	list_remove(heap, region);
 	count_pages(heap, region, false);
-	if (heap->window.region == region)
+	if (heap->window.region == region || heap->near == region)
 		window_reset(heap);
 	if (heap->spare == region)
 		heap->spare = NULL;

@@ -408,10 +408,10 @@ static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *obj
 INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
 	uintptr_t address = (uintptr_t)object;
-	size_t granule = granule_number(address) - heap->window.first_granule;
 	struct region *region = heap->window.region;
+	size_t granule;
 
-	if (HARDENED || UNLIKELY(granule >= heap->window.n_granules))
+	if (HARDENED || !is_in_window(heap, address, &granule))
 		return realloc_far(heap, object, size, is_natural);
 	unsigned kind = page_kind_byte(region, granule / PAGE_GRANULES);
 	size_t usable;

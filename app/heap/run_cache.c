@@ -56,7 +56,7 @@ static size_t run_limit(const struct kheap *heap, unsigned run_class)
 	return min_size(heap_scale(heap) / RUN_SHARE >> run_class, RUN_SLOTS - 1);
 }
 
-static void give_back_run(struct kheap *heap, struct page_desc *desc)
+void give_back_run(struct kheap *heap, struct page_desc *desc)
 {
 	count_free(heap, (size_t)desc->n_pages << PAGE_SHIFT);
 	run_free(heap, desc_region(desc), desc_page(desc), desc->n_pages);
@@ -99,6 +99,8 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 
+	bool is_large = is_large_run(desc->n_pages) && !desc->is_bare;
+
 	cache = own_cache(heap);
 	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc_region(desc), desc_page(desc)) != PAGE_RUN)) {
 		free_locked(heap, address);
@@ -106,7 +108,10 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 		give_back_run(heap, desc);
 	}
 	if (cache) {
-		cache->runs.n_misses += run_class < RUN_CLASSES;
+		if (run_class < RUN_CLASSES)
+			cache->n_run_misses++;
+		else if (is_large)
+			cache->n_large_misses++;
 		note_miss(heap, cache);
 	}
 	heap_unlock_inline(heap, state);
@@ -120,8 +125,9 @@ void cpu_free_run(struct kheap *heap, void *object)
 	unsigned run_class = run_class_of(desc, address);
 	struct cpu_cache *cache = cpu_of(heap);
 
-	if (run_class < RUN_CLASSES && cpu_enter(cache)) {
-		bool is_done = run_push(&cache->runs, run_class, desc);
+	if ((run_class < RUN_CLASSES || (is_large_run(desc->n_pages) && !desc->is_bare)) && cpu_enter(cache)) {
+		bool is_done = run_class < RUN_CLASSES ? run_push(&cache->runs, run_class, desc)
+		                                       : large_push_run(heap, cache, object, desc->n_pages);
 
 		cpu_leave(cache);
 		if (LIKELY(is_done))
@@ -156,9 +162,9 @@ COLD void runs_end(struct kheap *heap, struct cpu_cache *cache)
 COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 {
 	struct run_cache *runs = &cache->runs;
-	bool is_busy = runs->n_misses >= RUNS_BUSY;
+	bool is_busy = cache->n_run_misses >= RUNS_BUSY;
 
-	runs->n_misses = 0;
+	cache->n_run_misses = 0;
 	if (!runs->clip) {
 		if (!is_busy || !run_limit(heap, 0) || (runs->clip = clip_take(heap)) == NULL)
 			return;

@@ -26,6 +26,9 @@ static size_t n_cached(struct kheap *heap)
  * Interruptions wherever a cache is half changed
  * --------------------------------------------------------------------------------------------------------- */
 
+/* What is asked for: slabs and blocks, powers of two that are page runs, or blocks above 4 KiB and long runs. */
+enum wish { WISH_SMALL, WISH_PAGES, WISH_LARGE };
+
 #if defined(CHECKING) && !HARDENED
 
 #define N_OPERATIONS 100000
@@ -41,7 +44,7 @@ struct holder {
 	uint8_t *objects[N_SLOTS];
 	size_t sizes[N_SLOTS];
 	uint64_t keys[N_SLOTS];
-	bool wants_pages; /* powers of two that are page runs */
+	enum wish wish;
 	unsigned n_steps, n_refused;
 	const void *wrong; /* an object that was not as it was left, or that somebody had already */
 };
@@ -67,6 +70,15 @@ static void holder_free(struct holder *holder, unsigned i)
 	kheap_free(holder->heap, object);
 }
 
+static size_t size_wished(struct holder *holder)
+{
+	if (holder->wish == WISH_PAGES)
+		return KMALLOC_PAGE_SIZE << random_below(&holder->random, 3);
+	if (holder->wish == WISH_SMALL)
+		return random_size(&holder->random, 1, LARGEST);
+	return random_below(&holder->random, 8) == 0 ? (size_t)64 << 10 : random_size(&holder->random, 4100, 20000);
+}
+
 /* Free an object, or allocate one where none is. */
 static void holder_step(struct holder *holder, const struct holder *other)
 {
@@ -78,8 +90,7 @@ static void holder_step(struct holder *holder, const struct holder *other)
 		holder_free(holder, i);
 		return;
 	}
-	holder->sizes[i] = holder->wants_pages ? KMALLOC_PAGE_SIZE << random_below(&holder->random, 3)
-	                                       : random_size(&holder->random, 1, LARGEST);
+	holder->sizes[i] = size_wished(holder);
 	object = kheap_alloc(holder->heap, holder->sizes[i], 0);
 	if (object == NULL) {
 		holder->n_refused++;
@@ -125,14 +136,25 @@ static void holders_work(struct kheap *heap)
 		holder_free(&interrupting, i);
 }
 
-static void interrupt_anywhere(struct test *t, bool wants_pages)
+static bool has_large_cache(const struct kheap *heap)
+{
+	bool has_any = heap->cpu0.large != NULL;
+
+	for (unsigned i = 0; i < KPORT_CPUS; i++)
+		has_any |= heap->cpus[i]->large != NULL;
+	return has_any;
+}
+
+static void interrupt_anywhere(struct test *t, enum wish wish)
 {
 	struct kheap *heap = test_heap(t, ARENA);
 	struct kheap_stats stats;
 
 	TRY(heap != NULL);
-	interrupted = (struct holder){ .heap = heap, .wants_pages = wants_pages };
-	interrupting = (struct holder){ .heap = heap, .wants_pages = wants_pages };
+	/* Large objects are cached where there are several processors. */
+	heap->n_caches += wish == WISH_LARGE;
+	interrupted = (struct holder){ .heap = heap, .wish = wish };
+	interrupting = (struct holder){ .heap = heap, .wish = wish };
 	random_seed(&interrupted.random, t->options->seed);
 	random_seed(&interrupting.random, t->options->seed + 1);
 	holders_work(heap);
@@ -147,6 +169,7 @@ static void interrupt_anywhere(struct test *t, bool wants_pages)
 	TRY(test_sound(t, heap, "interruptions"));
 	kheap_get_stats(heap, &stats);
 	CHECK(t, stats.live_objects == 0, "%zu objects are live when all have been freed", stats.live_objects);
+	CHECK(t, wish != WISH_LARGE || has_large_cache(heap), "large objects were not cached");
 	kheap_leave(heap);
 	(void)kheap_trim(heap);
 	CHECK(t, n_cached(heap) == 0, "%zu objects are cached after kheap_leave and kheap_trim", n_cached(heap));
@@ -155,9 +178,9 @@ static void interrupt_anywhere(struct test *t, bool wants_pages)
 
 #else
 
-static void interrupt_anywhere(struct test *t, bool wants_pages)
+static void interrupt_anywhere(struct test *t, enum wish wish)
 {
-	(void)wants_pages;
+	(void)wish;
 	test_skip(t, "only the check build with CPU caches can be interrupted at a chosen point");
 }
 
@@ -165,12 +188,17 @@ static void interrupt_anywhere(struct test *t, bool wants_pages)
 
 static void interruptions_may_come_anywhere(struct test *t)
 {
-	interrupt_anywhere(t, false);
+	interrupt_anywhere(t, WISH_SMALL);
 }
 
 static void interruptions_may_want_pages(struct test *t)
 {
-	interrupt_anywhere(t, true);
+	interrupt_anywhere(t, WISH_PAGES);
+}
+
+static void interruptions_may_want_large_objects(struct test *t)
+{
+	interrupt_anywhere(t, WISH_LARGE);
 }
 
 /* ------------------------------------------------------------------------------------------------------------
@@ -461,6 +489,8 @@ static const struct test_case cases[] = {
 	{ "interruptions may come wherever a cache is half changed", interruptions_may_come_anywhere },
 	{ "interruptions may allocate and free page runs wherever a cache is half changed",
 	  interruptions_may_want_pages },
+	{ "interruptions may allocate and free large objects wherever a cache is half changed",
+	  interruptions_may_want_large_objects },
 	{ "one processor may free all that another one allocates", another_processor_may_free },
 	{ "small objects that another processor frees come back through the depot",
 	  another_processor_may_free_small_ones },

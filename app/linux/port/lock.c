@@ -14,7 +14,7 @@
 #pragma weak __errno_location
 
 /* Critical sections are shorter than a system call, but a holder that lost its CPU stays away for long. */
-#define SPINS 64
+#define SPINS 1000
 
 static void futex(struct kport_lock *lock, int operation, unsigned value)
 {

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Regions: from an address to the region, and what the region's arrays say of the address; what region.c and section.c do for the other
+ * storeys.
+ */
+#ifndef HEAP_REGION_H
+#define HEAP_REGION_H
+
+#include "layout.h"
+
+#pragma GCC visibility push(hidden)
+
+/* ---- region.c ----------------------------------------------------------------------------------------------- */
+
+/*
+ * Where a section's entries are looked for, to be cut to the table: a bucket, because several small regions may share a section. Neighbours have
+ * neighbouring buckets; sections that are a power of two apart do not all have the same.
+ */
+#define SECTION_BUCKET 4
+INLINE size_t section_place(uintptr_t address, unsigned shift)
+{
+	uintptr_t section = address >> shift;
+
+	return (section + (section >> 4) + shift) * SECTION_BUCKET;
+}
+
+/* The other size of sections. */
+INLINE unsigned other_shift(unsigned shift)
+{
+	return SECTION_SHIFT + LARGE_SECTION_SHIFT - shift;
+}
+
+/* An address in granules; one that is misaligned becomes a number far out of every region. */
+INLINE uintptr_t granule_number(uintptr_t address)
+{
+	return address >> GRANULE_SHIFT | address << (8 * sizeof(address) - GRANULE_SHIFT);
+}
+
+INLINE bool is_in_section(const struct section *section, uintptr_t number)
+{
+	return number - section->first_granule < section->n_granules;
+}
+
+/*
+ * The entry of a bucket that has this granule, or some other one. Where small regions lie together there are several of a section, and which
+ * one it is follows no pattern: so there is no branch on it.
+ */
+INLINE const struct section *in_bucket(const struct section *bucket, uintptr_t number)
+{
+	size_t n = is_in_section(&bucket[1], number);
+
+	_Static_assert(SECTION_BUCKET == 4, "all of them are looked at");
+	n += 2 * is_in_section(&bucket[2], number);
+	n += 3 * is_in_section(&bucket[3], number);
+	/* Several may be the same region's. */
+	return &bucket[n & (SECTION_BUCKET - 1)];
+}
+
+/* The entry of the region that has this address, or NULL. */
+INLINE const struct section *section_at(const struct kheap *heap, uintptr_t address)
+{
+	uintptr_t number = address >> GRANULE_SHIFT;
+	/* The mask first: tables only grow, so it is never too large for the table. */
+	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
+	const struct section *table = heap->sections, *section;
+	unsigned shift = heap->section_shift;
+
+	for (unsigned n = 0; n < 2; n++, shift = other_shift(shift)) {
+		for (size_t i = section_place(address, shift);; i++) {
+			section = &table[i & mask];
+			if (is_in_section(section, number))
+				return section;
+			if (!section->region)
+				break;
+		}
+	}
+	return NULL;
+}
+
+/* The region that holds `address` by the section table, or NULL. */
+static inline struct region *region_in_table(struct kheap *heap, uintptr_t address)
+{
+	const struct section *section = section_at(heap, address);
+
+	if (!section)
+		return NULL;
+	heap->near = section->region;
+	return section->region;
+}
+
+INLINE bool is_in_region(const struct region *region, uintptr_t address)
+{
+	return (address >> PAGE_SHIFT) - region->first_page < region->n_pages;
+}
+
+/* The region that holds `address`, or NULL. With the lock held. */
+INLINE struct region *region_of(const struct kheap *heap, uintptr_t address)
+{
+	if (LIKELY((address >> GRANULE_SHIFT) - heap->window.first_granule < heap->window.n_granules))
+		return heap->window.region;
+	if (LIKELY(is_in_region(heap->near, address)))
+		return heap->near;
+	/* What it notes is nobody's business. */
+	return region_in_table((struct kheap *)(uintptr_t)heap, address);
+}
+
+static inline uintptr_t page_address(const struct region *region, size_t page)
+{
+	return (region->first_page + page) << PAGE_SHIFT;
+}
+
+/* The page of an address that is the region's. */
+static inline size_t region_page(const struct region *region, uintptr_t address)
+{
+	return (address >> PAGE_SHIFT) - region->first_page;
+}
+
+#define REGION_BYTES ((sizeof(struct region) + GRANULE - 1) / GRANULE * GRANULE)
+
+static inline size_t desc_page(const struct page_desc *desc)
+{
+	return desc->page;
+}
+
+INLINE struct region *desc_region(const struct page_desc *desc)
+{
+	return (struct region *)((uintptr_t)(desc - desc->page) - REGION_BYTES);
+}
+
+INLINE struct page_desc *region_desc(const struct region *region, size_t page)
+{
+	struct page_desc *desc = &region->descs[page];
+
+	desc->page = (uint32_t)page;
+	return desc;
+}
+
+static inline uintptr_t desc_address(const struct page_desc *desc)
+{
+	return page_address(desc_region(desc), desc_page(desc));
+}
+
+/* Is this a kind at all? A damaged one must not lead to a class that is none. */
+static inline bool is_kind(enum page_kind kind)
+{
+	return kind < PAGE_KINDS;
+}
+
+static inline bool is_block_kind(enum page_kind kind)
+{
+	return (unsigned)kind - PAGE_BLOCK_HEAD <= PAGE_BLOCK - PAGE_BLOCK_HEAD;
+}
+
+static inline bool is_slab(enum page_kind kind)
+{
+	return (unsigned)kind - PAGE_SLAB < SLAB_CLASSES;
+}
+
+/* What the section table says of a region. */
+static inline struct section region_section(struct region *region)
+{
+	return (struct section){ region->first_page * PAGE_GRANULES, region->n_pages * PAGE_GRANULES, region->starts,
+		                 region };
+}
+
+INLINE struct window window_on(const struct section *section)
+{
+	return (struct window){ section->first_granule, section->n_granules, section->starts,
+		                section_magazines(section), section->region };
+}
+
+/* ---- what is where ------------------------------------------------------------------------------------------- */
+
+/* All of these may be read without the lock while others change what does not concern the reader. */
+
+INLINE bool get_bit(const uint32_t *words, size_t n)
+{
+	return __atomic_load_n(&words[n / WORD_GRANULES], __ATOMIC_RELAXED) >> n % WORD_GRANULES & 1;
+}
+
+INLINE void put_bits(uint32_t *word, uint32_t bits)
+{
+	__atomic_store_n(word, bits, __ATOMIC_RELAXED);
+}
+
+INLINE size_t granule_of(const struct region *region, uintptr_t address)
+{
+	return (address - (region->first_page << PAGE_SHIFT)) >> GRANULE_SHIFT;
+}
+
+/* Does an object start here that is not free in its storey? */
+INLINE bool is_start(const struct region *region, uintptr_t address)
+{
+	return address % GRANULE == 0 && get_bit(region->starts, granule_of(region, address));
+}
+
+INLINE void start_set(const struct region *region, uintptr_t address)
+{
+	size_t n = granule_of(region, address);
+	uint32_t *word = &region->starts[n / WORD_GRANULES];
+
+	put_bits(word, *word | (uint32_t)1 << n % WORD_GRANULES);
+}
+
+INLINE void start_clear(const struct region *region, uintptr_t address)
+{
+	size_t n = granule_of(region, address);
+	uint32_t *word = &region->starts[n / WORD_GRANULES];
+
+	put_bits(word, *word & ~((uint32_t)1 << n % WORD_GRANULES));
+}
+
+/* Of a word of starts, those of the n-th granule's cell. */
+INLINE uint32_t cell_bits(uint32_t word, size_t n)
+{
+	return word >> (n % WORD_GRANULES & ~(CELL_GRANULES - 1)) & ((1u << CELL_GRANULES) - 1);
+}
+
+/* Does any object start in the cell of this address? */
+INLINE bool cell_has_starts(const struct region *region, uintptr_t address)
+{
+	size_t n = granule_of(region, address);
+
+	return cell_bits(region->starts[n / WORD_GRANULES], n) != 0;
+}
+
+INLINE uint32_t *page_starts(const struct region *region, size_t page)
+{
+	return &region->starts[page * PAGE_WORDS];
+}
+
+/* The byte of an address's cell. */
+INLINE uint8_t *magazine_byte(const struct region *region, uintptr_t address)
+{
+	return &region->magazines[granule_of(region, address) / CELL_GRANULES];
+}
+
+INLINE void magazine_set(uint8_t *byte, unsigned magazine)
+{
+	__atomic_store_n(byte, (uint8_t)magazine, __ATOMIC_RELAXED);
+}
+
+INLINE void page_magazines_set(const struct region *region, size_t page, unsigned magazine)
+{
+	fill_words(&region->magazines[page * PAGE_CELLS], magazine * 0x0101010101010101u, PAGE_CELLS);
+}
+
+/* With flags. */
+INLINE unsigned page_kind_byte(const struct region *region, size_t page)
+{
+	return __atomic_load_n(&region->kinds[page], __ATOMIC_RELAXED);
+}
+
+static inline enum page_kind page_kind_of(const struct region *region, size_t page)
+{
+	return (enum page_kind)(page_kind_byte(region, page) & PAGE_KIND_MASK);
+}
+
+INLINE void page_kind_set(const struct region *region, size_t page, unsigned kind_byte)
+{
+	__atomic_store_n(&region->kinds[page], (uint8_t)kind_byte, __ATOMIC_RELAXED);
+}
+
+/* The first page of a run becomes live, or is so no more. */
+INLINE void run_start_set(const struct region *region, size_t page, enum page_kind kind)
+{
+	page_kind_set(region, page, kind);
+	put_bits(page_starts(region, page), kind == PAGE_RUN);
+}
+
+/* Get a chunk for a request that failed. Called without the lock. */
+bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address);
+
+/* Something in a region became free: an empty one is kept as the spare, or detached so that heap_unlock puts it back. */
+void region_settle(struct kheap *heap, struct region *region);
+/* Pages of a region came into use, or were given back to its runs. */
+INLINE void region_busy(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	region->n_busy += n_pages;
+	if (heap->spare == region)
+		heap->spare = NULL;
+}
+
+INLINE void region_idle(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	region->n_busy -= n_pages;
+	if (region->n_busy == region->n_cached)
+		region_settle(heap, region);
+}
+/* The same for all: while the heap was draining, none was settled. O(regions). */
+void regions_settle(struct kheap *heap);
+
+/* ---- section.c ---------------------------------------------------------------------------------------------- */
+
+/* Enter a new region, which is in the list and whose pages are in the bins already: the table may have to grow on them. */
+bool sections_add(struct kheap *heap, struct region *region);
+void sections_remove(struct kheap *heap, const struct region *region);
+/* Pages that the table needs to grow for a region in which n pages are left for use; mostly 0. */
+size_t sections_growth(const struct kheap *heap, size_t n_pages);
+/* Move the table, which needs room for n entries, to a page run of its own. Every region is in the list. */
+bool sections_move(struct kheap *heap, size_t n);
+/* Free the tables that were outgrown; nobody can be reading them any more. */
+void old_sections_free(struct kheap *heap);
+
+#pragma GCC visibility pop
+
+#endif

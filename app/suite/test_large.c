@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Blocks above 4 KiB and long page runs in CPU caches, which they have where there are several processors: they serve what is a little
+ * smaller, misuse shows, and all of it is given back. This file knows the heap's inside, to see what is cached.
+ */
+#include "../heap/fast.h"
+#include "../heap/internal.h"
+
+#include "selftest.h"
+
+#define BALLAST ((size_t)8 << 20)
+#define LIMIT ((size_t)64 << 20)
+#define LEAST ((size_t)4100)
+#define MOST ((size_t)128 << 10)
+#define WARM_PAIRS 500
+#define PAIRS 10000
+#define PAIRS_DOWN 100
+#define N_SLOTS 32
+#define N_STEPS 20000
+#define N_CACHED 8 /* at least, of what is freed at once */
+
+static const size_t sizes[] = { LEAST, 5000, 9000, 30000, 65000, 65536, 100000, MOST };
+#define N_SIZES (sizeof(sizes) / sizeof(sizes[0]))
+
+static uint8_t *objects[N_SLOTS];
+static size_t lengths[N_SLOTS];
+
+static size_t n_cached(struct kheap *heap)
+{
+	struct kheap_stats stats;
+
+	kheap_get_stats(heap, &stats);
+	return heap->counters.live_objects - stats.live_objects;
+}
+
+/* A heap of some size that knows of two processors; NULL: skipped, or failed. */
+static struct kheap *heap_of_two(struct test *t)
+{
+	struct kheap *heap;
+
+	if (HARDENED || KPORT_CPUS == 1) {
+		test_skip(t, HARDENED ? "the hardened builds have no CPU caches" : "this build is for one processor");
+		return NULL;
+	}
+	heap = test_heap_on_host_pages(t, LIMIT);
+	if (heap == NULL)
+		return NULL;
+	/* As if another one had a cache. */
+	heap->n_caches++;
+	for (size_t n = 0; n < BALLAST; n += MOST)
+		if (kheap_alloc(heap, MOST, 0) == NULL)
+			test_fail(t, "%zu bytes were refused", MOST);
+	/* Who frees large objects often earns the space for them. */
+	for (unsigned i = 0; i < WARM_PAIRS; i++)
+		kheap_free(heap, kheap_alloc(heap, 5000, 0));
+	return heap;
+}
+
+/* Calls that the cache answers are not counted, so the count tells how often one went further. */
+static void a_lone_pair_stays_in_the_cache(struct test *t)
+{
+	struct kheap *heap = heap_of_two(t);
+	struct kheap_stats before, after;
+
+	for (unsigned k = 0; heap != NULL && k < N_SIZES; k++) {
+		for (unsigned i = 0; i < WARM_PAIRS + PAIRS; i++) {
+			if (i == WARM_PAIRS)
+				kheap_get_stats(heap, &before);
+			kheap_free(heap, kheap_alloc(heap, sizes[k], 0));
+		}
+		kheap_get_stats(heap, &after);
+		CHECK(t, after.n_failures == 0, "%zu bytes were refused", sizes[k]);
+		CHECK(t, after.n_allocs - before.n_allocs < PAIRS_DOWN, "%u pairs of %zu bytes took %zu from below",
+		      PAIRS, sizes[k], (size_t)(after.n_allocs - before.n_allocs));
+	}
+}
+
+static bool replace(struct test *t, struct kheap *heap, unsigned slot, size_t size, size_t alignment)
+{
+	size_t usable;
+
+	if (objects[slot] != NULL && !test_filled(t, objects[slot], lengths[slot], slot, "a large object"))
+		return false;
+	/* Each may have been asked for with its size, whatever it was before. */
+	kheap_free_aligned_sized(heap, objects[slot], 1, lengths[slot]);
+	objects[slot] = kheap_alloc_aligned(heap, size, alignment, 0);
+	lengths[slot] = size;
+	REQUIRE(t, objects[slot] != NULL, "%zu bytes were refused", size);
+	REQUIRE(t, is_aligned(objects[slot], alignment), "%zu bytes are at %p, not aligned to %zu", size,
+	        (void *)objects[slot], alignment);
+	usable = kheap_usable_size(heap, objects[slot]);
+	REQUIRE(t, usable >= size && usable - size <= max_size(usable / RESIZE_SHARE, PAGE_SIZE - 1),
+	        "of %zu bytes %zu can be used", size, usable);
+	test_fill(objects[slot], size, slot);
+	return true;
+}
+
+static void any_size_is_served(struct test *t)
+{
+	struct kheap *heap = heap_of_two(t);
+	struct kheap_stats stats;
+	struct random random;
+	size_t n_live;
+
+	if (heap == NULL)
+		return;
+	kheap_get_stats(heap, &stats);
+	n_live = stats.live_objects;
+	random_seed(&random, t->options->seed);
+	for (unsigned i = 0; i < N_STEPS; i++) {
+		size_t size = random_size(&random, LEAST, MOST);
+		size_t alignment =
+			random_below(&random, 8) == 0 ? natural_alignment((size_t)1 << log2_floor(size)) : GRANULE;
+
+		TRY(replace(t, heap, random_below(&random, N_SLOTS), size, alignment));
+	}
+	for (unsigned i = 0; i < N_SLOTS; i++) {
+		kheap_free(heap, objects[i]);
+		objects[i] = NULL;
+	}
+	TRY(test_sound(t, heap, "large objects came and went"));
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.live_objects == n_live, "%zu objects are live, %zu should be", stats.live_objects, n_live);
+	CHECK(t, n_cached(heap) >= N_CACHED, "%zu objects are cached when all are free", n_cached(heap));
+	test_note(t, "%zu objects were cached", n_cached(heap));
+	(void)kheap_trim(heap);
+	CHECK(t, n_cached(heap) == 0, "%zu objects are cached after kheap_trim", n_cached(heap));
+}
+
+static void misuse_shows(struct test *t)
+{
+	struct kheap *heap = heap_of_two(t);
+
+	for (unsigned k = 0; heap != NULL && k < N_SIZES; k++) {
+		uint8_t *object = kheap_alloc(heap, sizes[k], 0);
+
+		CHECK(t, object != NULL, "%zu bytes were refused", sizes[k]);
+		kheap_free(heap, object);
+		CHECK(t, n_cached(heap) > 0, "nothing is cached");
+		CHECK(t, !kheap_owner(heap, object).is_live, "what is cached is called live");
+		kheap_free(heap, object);
+		TRY(test_expect_error(t, KMALLOC_DOUBLE_FREE, object));
+		CHECK(t, kheap_realloc(heap, object, sizes[k] + 100) == NULL, "what is free could be resized");
+		TRY(test_expect_error(t, KMALLOC_DOUBLE_FREE, object));
+		CHECK(t, kheap_alloc(heap, sizes[k], 0) == object, "the cache gave something else");
+		kheap_free(heap, object + 16);
+		TRY(test_expect_error(t, KMALLOC_INTERIOR_POINTER, object + 16));
+		kheap_free(heap, object);
+		TRY(test_sound(t, heap, "misuse of large objects"));
+	}
+}
+
+/* A header that was overrun while its block was cached: the block is not handed out. */
+static void a_damaged_block_is_not_handed_out(struct test *t)
+{
+	struct kheap *heap = heap_of_two(t);
+	struct block *block;
+	uint8_t *object, *other;
+	uint64_t header;
+
+	if (heap == NULL)
+		return;
+	object = kheap_alloc(heap, 9000, 0);
+	CHECK(t, object != NULL, "9000 bytes were refused");
+	kheap_free(heap, object);
+	block = block_of_payload((uintptr_t)object);
+	header = block_header(block);
+	block_set_header(block, header ^ 0x100);
+	other = kheap_alloc(heap, 9000, 0);
+	CHECK(t, other != NULL && other != object, "9000 bytes are at %p, whose header is damaged", (void *)other);
+	(void)kheap_trim(heap);
+	TRY(test_expect_error(t, KMALLOC_DAMAGED_TAG, block));
+	/* It stayed live. */
+	block_set_header(block, header);
+	*key_word((uintptr_t)object) = 0;
+	kheap_free(heap, object);
+	kheap_free(heap, other);
+}
+
+static const struct test_case cases[] = {
+	{ "a lone pair of 4 to 128 KiB stays in the cache where there are several processors",
+	  a_lone_pair_stays_in_the_cache },
+	{ "what is cached serves any size that is a little smaller, and is given back", any_size_is_served },
+	{ "a double free, or a pointer into it, of what is cached is reported", misuse_shows },
+	{ "a block whose header was overrun in the cache is not handed out", a_damaged_block_is_not_handed_out },
+};
+
+TEST_GROUP(large, cases);
