@@ -216,8 +216,8 @@ struct kmalloc_result {
 struct kmalloc_result kheap_alloc_at_least(struct kheap *heap, size_t size_bytes, unsigned flags);
 
 /*
- * n objects of one size into objects[]; returns how many there are, which is less than n only for want of memory.
- * One lock for all. O(n).
+ * n objects of one size into objects[]; returns how many there are, which is less than n only for want of memory. What the CPU's
+ * cache has costs no lock. O(n).
  */
 size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, size_t n, void *objects[]);
 void kheap_free_bulk(struct kheap *heap, size_t n, void *const objects[]);

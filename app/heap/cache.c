@@ -349,11 +349,11 @@ void kcache_free(struct kcache *cache, void *pointer)
 	bool is_own = heap_find(heap, (uintptr_t)pointer, &object) && object.kind == PAGE_CACHE &&
 	              object.region->descs[object.page].cache == cache;
 
-	if (!is_own && !heap->pending.error_class)
+	if (is_own)
+		free_found(heap, &object, (uintptr_t)pointer);
+	else if (!heap->pending.error_class)
 		heap_error(heap, KMALLOC_WRONG_CACHE, (uintptr_t)pointer, object.slot);
 	heap_unlock(heap, state);
-	if (is_own)
-		kheap_free(heap, pointer);
 }
 
 size_t kcache_prefill(struct kcache *cache, size_t n)

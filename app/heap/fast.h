@@ -232,15 +232,16 @@ INLINE struct place place_at(struct kheap *heap, uintptr_t address)
 	return place_of(heap, address);
 }
 
-/* Does an object start here, in a region, that its owner has not freed? */
-INLINE bool place_is_live(const struct kheap *heap, struct place place, uintptr_t address)
-{
-	return LIKELY(get_bit(place.starts, place.granule)) && LIKELY(!is_cached(heap, address));
-}
-
 INLINE enum page_kind place_kind(struct place place)
 {
 	return page_kind_of(place.region, place.granule / PAGE_GRANULES);
+}
+
+/* Does an object start here, in a region, that its owner has not freed? In the pages of a run may be anything, even an old key. */
+INLINE bool place_is_live(const struct kheap *heap, struct place place, uintptr_t address)
+{
+	return LIKELY(get_bit(place.starts, place.granule)) &&
+	       (LIKELY(!is_cached(heap, address)) || place_kind(place) == PAGE_RUN);
 }
 
 INLINE unsigned place_magazine(struct place place)

@@ -158,16 +158,20 @@ void free_locked(struct kheap *heap, uintptr_t address)
 {
 	struct object object = { .region = NULL };
 
-	if (!heap_find(heap, address, &object))
-		return;
-	size_t usable = object_usable(heap, &object, address);
+	if (heap_find(heap, address, &object))
+		free_found(heap, &object, address);
+}
+
+void free_found(struct kheap *heap, const struct object *object, uintptr_t address)
+{
+	size_t usable = object_usable(heap, object, address);
 
 	/* What lies behind an overrun object is damaged: it stays as it is, for whoever looks. */
 	if (usable == SIZE_MAX)
 		return;
 	/* Counted first, because a region that goes with it takes stock. */
 	count_free(heap, usable);
-	if (!object_free(heap, &object, address))
+	if (!object_free(heap, object, address))
 		uncount_free(heap, usable);
 }
 
@@ -200,18 +204,8 @@ bool kheap_free_cached(struct kheap *heap, void *object)
 
 void kheap_free_bulk(struct kheap *heap, size_t n, void *const objects[])
 {
-	kport_lock_state state = heap_lock(heap);
-
-	for (size_t i = 0; i < n; i++) {
-		if (objects[i])
-			free_locked(heap, (uintptr_t)objects[i]);
-		if (heap->pending.error_class) {
-			/* Each misuse is reported, so the lock is let go for this one. */
-			heap_unlock(heap, state);
-			state = heap_lock(heap);
-		}
-	}
-	heap_unlock(heap, state);
+	for (size_t i = 0; i < n; i++)
+		kheap_free(heap, objects[i]);
 }
 
 void kpages_free(struct kheap *heap, void *pages)

@@ -6,6 +6,8 @@
 #include "fast.h"
 
 #define BELOW_4G ((uintptr_t)UINT32_MAX)
+#define SLAB_ALIGNED_MAX \
+	((size_t)256) /* up to here a slab's objects are as well aligned as any power of two that divides their size */
 /* Before the heap grows, what caches hold goes back if it is more than this share of the heap. */
 #define CACHED_SHARE 64
 /* From so many pages on a class with slabs has at most this share of its objects in blocks. */
@@ -405,9 +407,27 @@ static __attribute__((noinline)) void *alloc_few_pages(struct kheap *heap, size_
 	return object ? object : alloc_any(heap, size, size, 0);
 }
 
+/* From the caches, too. An alignment of 0 is the natural one. */
+static void *alloc_zeroed(struct kheap *heap, size_t size, size_t alignment)
+{
+	void *object = alignment ? kheap_alloc_aligned(heap, size, alignment, 0) : kheap_alloc(heap, size, 0);
+
+	if (object)
+		zero(heap, object, size);
+	return object;
+}
+
 /* What no magazine is for. An alignment of 0 is the natural one. */
 static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
 {
+	if (!HARDENED && flags == KMALLOC_ZERO)
+		return alloc_zeroed(heap, size, alignment);
+	if (!HARDENED && flags == KMALLOC_NO_GROW && size <= FAST_MAX && alignment <= GRANULE) {
+		void *object = cache_pop(heap, size);
+
+		if (object)
+			return object;
+	}
 	if (!HARDENED && !flags && !alignment && size - PAGE_SIZE <= RUN_CACHE_MAX - PAGE_SIZE && is_power_of_two(size))
 		return alloc_few_pages(heap, size);
 	if (!alignment)
@@ -439,8 +459,16 @@ void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignmen
 		return fast_alloc(heap, size_bytes, GRANULE);
 	if (!is_power_of_two(alignment))
 		return alloc_any(heap, size_bytes, alignment, flags);
-	if (!HARDENED && flags == 0 && size_bytes <= FAST_MAX && (alignment < GRANULE || alignment == size_bytes))
-		return kheap_alloc(heap, size_bytes, 0);
+	/* Slabs' objects lie as their size says. */
+	if (!HARDENED && flags == 0 && alignment - 1 < SLAB_ALIGNED_MAX && size_bytes - 1 < SLAB_ALIGNED_MAX) {
+		size_t size = align_up(size_bytes, alignment);
+
+		if (size <= SLAB_ALIGNED_MAX)
+			return fast_alloc(heap, size, max_size(alignment, GRANULE));
+	}
+	/* As it lies anyway. */
+	if ((alignment < GRANULE && size_bytes <= FAST_MAX) || (alignment == size_bytes && size_bytes <= NATURAL_MAX))
+		return kheap_alloc(heap, size_bytes, flags);
 	return alloc_slow(heap, size_bytes, alignment, flags);
 }
 
@@ -465,42 +493,12 @@ struct kmalloc_result kheap_alloc_at_least(struct kheap *heap, size_t size_bytes
 	return result;
 }
 
-/* As many as the heap has now. */
-static size_t bulk_locked(struct kheap *heap, const struct request *request, size_t n, void *objects[])
-{
-	size_t done = 0;
-	kport_lock_state state = heap_lock(heap);
-
-	while (done < n) {
-		uintptr_t object = alloc_locked(heap, request);
-
-		if (!object)
-			break;
-		objects[done++] = (void *)object;
-	}
-	heap_unlock(heap, state);
-	return done;
-}
-
 size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, size_t n, void *objects[])
 {
-	struct request request;
 	size_t done = 0;
 
-	if (!request_make(&request, size_bytes, natural_alignment(size_bytes), flags))
-		return 0;
-	while (done < n) {
-		size_t more = bulk_locked(heap, &request, n - done, objects + done);
-
-		for (size_t i = done; i < done + more && flags & KMALLOC_ZERO; i++)
-			zero(heap, objects[i], request.size);
-		done += more;
-		/* The next one needs the heap to grow, or cannot be had. */
-		if (done < n)
-			objects[done] = kheap_alloc(heap, size_bytes, flags);
-		if (done < n && !objects[done++])
-			return done - 1;
-	}
+	while (done < n && (objects[done] = kheap_alloc(heap, size_bytes, flags)) != NULL)
+		done++;
 	return done;
 }
 

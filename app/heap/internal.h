@@ -166,8 +166,9 @@ bool heap_find(struct kheap *heap, uintptr_t address, struct object *object);
 bool object_free(struct kheap *heap, const struct object *object, uintptr_t address);
 /* Does a canary stand behind it? */
 bool has_canary(const struct object *object);
-/* kheap_free with the lock held. */
+/* kheap_free with the lock held; and of what heap_find has found. */
 void free_locked(struct kheap *heap, uintptr_t address);
+void free_found(struct kheap *heap, const struct object *object, uintptr_t address);
 /* Bytes that may be used; reports an overrun, and then returns SIZE_MAX. */
 size_t object_usable(struct kheap *heap, const struct object *object, uintptr_t address);
 

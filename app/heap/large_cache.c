@@ -140,9 +140,16 @@ bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 	struct large_cache *large = cache->large;
 	size_t usable = block_size(block_of_payload((uintptr_t)object)) - BLOCK_HEADER;
 
-	if (!large || !is_large_block(usable) || !large_push(large, large_class_of(usable), object, usable))
+	if (!large || !is_large_block(usable))
 		return false;
-	large->bits |= (uint64_t)1 << large_class_of(usable);
+	unsigned class_index = large_class_of(usable);
+
+	/* Where its class is full, the one below may have a place: it is larger than it need be there. */
+	if (large->n[class_index] == LARGE_SLOTS && class_index > 0)
+		class_index--;
+	if (!large_push(large, class_index, object, usable))
+		return false;
+	large->bits |= (uint64_t)1 << class_index;
 	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
 	return true;
 }

@@ -353,7 +353,7 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, void *obje
 /* Has a block, or a run, the room already, and not too much of it? */
 INLINE bool block_fits(uintptr_t address, size_t usable, size_t size, bool is_natural)
 {
-	return LIKELY(usable - size <= usable / RESIZE_SHARE && lies_right(address, size, is_natural));
+	return LIKELY(usable - size < usable / RESIZE_SHARE + BLOCK_MIN && lies_right(address, size, is_natural));
 }
 
 INLINE bool run_fits(uintptr_t address, size_t usable, size_t size, bool is_natural)
