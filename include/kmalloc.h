@@ -290,6 +290,7 @@ void kheap_get_stats(struct kheap *heap, struct kheap_stats *stats);
 struct kheap_glance {
 	size_t footprint_bytes;
 	size_t free_page_bytes; /* in free page runs */
+	size_t live_bytes;      /* of all live objects, and of what lies in CPU caches */
 	uint64_t n_operations;  /* n_allocs + n_frees of struct kheap_stats, but for what lies in caches */
 };
 

@@ -8,7 +8,7 @@ from cases import case
 from machines import ABORTED, UNSUPPORTED, expect_return, menu, run_program, started, stop_run
 
 ENGINES = ("heap", "classic", "pool", "pages")
-PATTERNS = ("own objects", "exchanged", "handed over")
+PATTERNS = ("own objects", "own, to 64 KiB", "exchanged", "handed over")
 ESC = "\x1b"
 
 

@@ -491,7 +491,7 @@ COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct
 			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
 	}
 	sum->n_objects += runs_count(cache, &sum->n_bytes);
-	for (unsigned i = 0; i < LARGE_PLACES; i++) {
+	for (unsigned i = 0; i < LARGE_PLACES && __atomic_load_n(&cache->large, __ATOMIC_RELAXED); i++) {
 		void *object = large_nth(cache, i);
 
 		slots_count(heap, &object, object != NULL, sum);

@@ -176,11 +176,12 @@ INLINE struct clip *own_pop(struct cpu_cache *cache, struct magazine_state *stat
 	return clip;
 }
 
-/* What this CPU may keep in full clips: one alone as much as the depot, all together twice as much. */
+/* What this CPU may keep in full clips: one alone as much as the depot, all of several together up to four times as much. */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
-	cache->own_most =
-		4 * max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES) / (2 + heap->n_caches);
+	size_t depot = max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES);
+
+	cache->own_most = heap->n_caches ? 4 * depot / (2 + heap->n_caches) : depot;
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */

@@ -17,9 +17,10 @@
 #define LARGE_NEAR ((uint64_t)7) /* a request's own class and the next two */
 #define LARGE_BUSY 8             /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256  /* pages */
-#define LARGE_SHARE 128          /* of the heap, where there is one CPU; all of several have at most half */
-#define LARGE_CPUS_SHARE 2
+/* Of the heap, where one CPU works. Where several do, half of it at most, in small heaps all of it: waiting for the lock costs more. */
+#define LARGE_SHARE 128
 #define LARGE_ALONE_SHARE 8
+#define LARGE_SURE_BYTES ((size_t)2 << 20)
 
 struct large_cache {
 	uint64_t bits;              /* of the classes of blocks that have objects */
@@ -227,8 +228,10 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 	}
 	if (!cache->large)
 		return;
+	size_t part = scale / (2 + heap->n_caches);
+
 	cache->large->most_bytes =
-		heap->n_caches ? scale / LARGE_CPUS_SHARE / (2 + heap->n_caches) : scale / LARGE_SHARE;
+		heap->n_caches ? max_size(part / 2, min_size(part, LARGE_SURE_BYTES)) : scale / LARGE_SHARE;
 	cache->large->most_alone = scale / LARGE_ALONE_SHARE;
 }
 

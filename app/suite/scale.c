@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Scaling: the same work on 1, 2, ... CPUs at once, each engine that several CPUs may enter: objects that stay with their CPU,
- * objects that are exchanged at random, and objects that one CPU allocates and another frees. The workers touch only their own
+ * Scaling: the same work on 1, 2, ... CPUs at once, each engine that several CPUs may enter: objects that stay with their CPU, small ones
+ * and ones of all sizes, objects that are exchanged at random, and objects that one CPU allocates and another frees. The workers touch only their own
  * memory and what they exchange, and call nothing but the engine and the clock: in the firmware they may not.
  */
 #include "scale.h"
@@ -10,18 +10,20 @@
 
 #define MAX_CPUS SCALE_MAX_CPUS
 #define N_OWN 512
+#define N_OWN_LARGE 128
 #define N_SHARED 1024
 #define N_RING 1024 /* a power of two */
 #define BATCH 64
 #define LEAST_SIZE 16
-#define N_OCTAVES 4 /* to 255 B */
+#define N_OCTAVES 4        /* to 255 B */
+#define N_OCTAVES_LARGE 12 /* to 64 KiB */
 #define LOOK_EACH 256
 #define BUDGET ((size_t)64 << 20)
 #define MIN_RUN_MS 20
 /* Within what a host waits for its CPUs, with room for slow ones. */
 #define MAX_RUN_S (HOST_PARALLEL_SECONDS / 4)
 
-const char *const scale_patterns[SCALE_N_PATTERNS] = { "own objects", "exchanged", "handed over" };
+const char *const scale_patterns[SCALE_N_PATTERNS] = { "own objects", "own, to 64 KiB", "exchanged", "handed over" };
 
 /* Two cache lines each, because a processor may fetch them in pairs. */
 struct worker {
@@ -65,7 +67,8 @@ struct scale {
 
 static void *take(struct scale *scale, struct worker *worker)
 {
-	void *object = scale->calls.alloc(scale->calls.engine, measure_size(&worker->random, N_OCTAVES, LEAST_SIZE));
+	unsigned n_octaves = scale->pattern == SCALE_OWN_LARGE ? N_OCTAVES_LARGE : N_OCTAVES;
+	void *object = scale->calls.alloc(scale->calls.engine, measure_size(&worker->random, n_octaves, LEAST_SIZE));
 
 	if (object == NULL)
 		worker->is_refused = true;
@@ -82,7 +85,8 @@ static void give(struct scale *scale, void *object)
 
 static void replace_own(struct scale *scale, struct worker *worker)
 {
-	void **slot = &worker->own[measure_random(&worker->random) % N_OWN];
+	unsigned n_own = scale->pattern == SCALE_OWN_LARGE ? N_OWN_LARGE : N_OWN;
+	void **slot = &worker->own[measure_random(&worker->random) % n_own];
 
 	give(scale, *slot);
 	*slot = take(scale, worker);
@@ -157,7 +161,7 @@ static void work(void *ctx, unsigned index)
 
 	do {
 		for (unsigned i = 0; i < LOOK_EACH; i++) {
-			if (scale->pattern == SCALE_OWN)
+			if (scale->pattern == SCALE_OWN || scale->pattern == SCALE_OWN_LARGE)
 				replace_own(scale, worker);
 			else if (scale->pattern == SCALE_EXCHANGED)
 				exchange(scale, worker);
@@ -347,7 +351,7 @@ static void print_columns(struct host *host, const char *engine)
 	text_print(host, "\nengine %s: operations (an alloc and a free) per second, and ratio to one CPU\nCPUs",
 	           engine);
 	for (unsigned pattern = 0; pattern < SCALE_N_PATTERNS; pattern++)
-		text_print(host, "  %20s", scale_patterns[pattern]);
+		text_print(host, " %17s", scale_patterns[pattern]);
 	text_print(host, "\n");
 }
 
@@ -366,7 +370,7 @@ static void print_new_rows(void *ctx)
 			char figure[24], ratio[16];
 
 			scale_format(row, (enum scale_pattern)pattern, figure, sizeof(figure), ratio, sizeof(ratio));
-			text_print(printer->host, "  %13s %6s", figure, ratio);
+			text_print(printer->host, " %11s %5s", figure, ratio);
 		}
 		text_print(printer->host, "\n");
 	}

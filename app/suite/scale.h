@@ -10,7 +10,7 @@
 #define SCALE_MAX_CPUS 64
 #define SCALE_MAX_ENGINES 4
 
-enum scale_pattern { SCALE_OWN, SCALE_EXCHANGED, SCALE_HANDED_OVER, SCALE_N_PATTERNS };
+enum scale_pattern { SCALE_OWN, SCALE_OWN_LARGE, SCALE_EXCHANGED, SCALE_HANDED_OVER, SCALE_N_PATTERNS };
 
 extern const char *const scale_patterns[SCALE_N_PATTERNS];
 

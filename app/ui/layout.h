@@ -62,11 +62,11 @@ enum layout {
 	LAYOUT_BENCH_COLUMN = 9,
 
 	/* Several processors: engine, how many, and two figures for each pattern. */
-	LAYOUT_SCALE_ENGINE = 8, /* its width */
-	LAYOUT_SCALE_CPUS_END = 14,
-	LAYOUT_SCALE_FIRST_END = 29,
-	LAYOUT_SCALE_RATIO = 7,
-	LAYOUT_SCALE_COLUMN = 21,
+	LAYOUT_SCALE_ENGINE = 7, /* its width */
+	LAYOUT_SCALE_CPUS_END = 12,
+	LAYOUT_SCALE_FIRST_END = 23,
+	LAYOUT_SCALE_RATIO = 5,
+	LAYOUT_SCALE_COLUMN = 17,
 
 	/* Traces: name, figures, verdict. */
 	LAYOUT_TRACE_NAME = 15,

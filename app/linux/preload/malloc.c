@@ -36,6 +36,7 @@ static bool has_large;
 static void thread_leaves(void)
 {
 	kheap_leave(the_heap);
+	preload_look(the_heap);
 }
 
 __attribute__((noinline, cold)) static struct kheap *heap_start(void)

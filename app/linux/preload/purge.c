@@ -2,7 +2,8 @@
 /*
  * Free pages that stay free go back to the system, also when a few live or cached objects hold their chunks. There is no thread that
  * could do it later, so it is done inside free, now and then: when the heap's shared part was busy for a while, the heap is asked
- * how many pages are free. What was free at two such times running, and was not given back yet, is idle.
+ * how many pages are free. What was free at two such times running, and was not given back yet, is idle. If less than a third of
+ * the heap is live, the caches are drained for it.
  *
  * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
  *
@@ -16,7 +17,7 @@
 
 #include "preload.h"
 
-/* Objects that move between two looks, or bytes of large ones. */
+/* Objects that move between two looks, or bytes of large ones, or by which what is free changes. */
 #define LOOK_OPERATIONS 4096
 #define LOOK_BYTES ((size_t)4 << 20)
 /* Less than this, or than this share of what is resident of the heap, is not worth it. */
@@ -28,6 +29,8 @@
 #define REGRET 2       /* so often the time between two times doubles for each */
 #define REGRETS_MAX 10 /* 2^10 milliseconds */
 #define BURST_MS 8     /* what is freed so soon after each other goes together */
+#define HOLLOW_MS \
+	250 /* two thirds of the heap are in use by nobody, but not as pages: what is cached may lie between */
 
 /* How much the heap had done at the last look. */
 static uint64_t looked_at;
@@ -174,8 +177,11 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	size_t n_free = glance->free_page_bytes, given_back = notice(n_free, now);
 	size_t share = less(glance->footprint_bytes, given_back) / IDLE_SHARE;
 	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
+	size_t hollow = less(glance->footprint_bytes, given_back + glance->live_bytes);
+	bool is_idle = lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms);
+	bool is_hollow = hollow > IDLE_MIN && hollow / 2 > glance->live_bytes && since_ms >= HOLLOW_MS;
 
-	if (lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms))
+	if (is_idle || is_hollow)
 		purge_idle(heap, now, since_ms);
 	else
 		SET(free_before, n_free);
@@ -187,6 +193,7 @@ void preload_look(struct kheap *heap)
 	uint64_t last = __atomic_load_n(&looked_at, __ATOMIC_RELAXED);
 
 	if (glance.n_operations - last < LOOK_OPERATIONS &&
+	    glance.free_page_bytes - GET(free_before) + LOOK_BYTES < 2 * LOOK_BYTES &&
 	    __atomic_load_n(&moved_bytes, __ATOMIC_RELAXED) < LOOK_BYTES)
 		return;
 	/* One thread alone looks. */
