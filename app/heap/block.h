@@ -77,6 +77,16 @@ INLINE bool block_tag_holds(const struct kheap *heap, const struct block *block)
 	return header_hash(heap, block, block_header(block)) == 0;
 }
 
+/* Usable bytes of the live block that starts here; 0: its header is damaged. */
+INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address)
+{
+	uint64_t header = block_header(block_of_payload(address));
+
+	if (UNLIKELY(header_hash(heap, block_of_payload(address), header)))
+		return 0;
+	return (header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS) - BLOCK_HEADER;
+}
+
 INLINE unsigned block_label(const struct block *block)
 {
 	return block_header(block) >> HEADER_LABEL_SHIFT & 0xff;

@@ -48,7 +48,7 @@ static void *const no_object;
 const struct cpu_cache kheap_no_cache = {
 	.tops = { [0 ... MAGAZINES - 1] = NO_SLOT },
 	.limits = { [0 ... MAGAZINES - 1] = NO_SLOT },
-	.runs = { .tops = { NO_SLOT, NO_SLOT, NO_SLOT }, .limits = { NO_SLOT, NO_SLOT, NO_SLOT } },
+	.runs = { .tops = { [0 ... RUN_CLASSES - 1] = NO_SLOT }, .limits = { [0 ... RUN_CLASSES - 1] = NO_SLOT } },
 	.inside = 1,
 };
 #endif
@@ -113,7 +113,6 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 	struct cpu_cache *cache = (struct cpu_cache *)desc_address(run);
 
 	cache_init_small(cache);
-	cache->run = run;
 	heap->cpus[cpu] = cache;
 	heap->n_caches++;
 	return cache;

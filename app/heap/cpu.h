@@ -181,7 +181,7 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 {
 	size_t depot = max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES);
 
-	cache->own_most = heap->n_caches ? 4 * depot / (2 + heap->n_caches) : depot;
+	cache->own_most = (heap->n_caches && heap->config.source.get ? 4 : 2) * depot / (2 + heap->n_caches);
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
@@ -250,8 +250,8 @@ void give_back(struct kheap *heap, struct region *region, uintptr_t address);
 void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n);
 
 /* A page of zeros for what the caches need of their own, and back; NULL: there is none. */
-void *overhead_page(struct kheap *heap, struct page_desc **run);
-void overhead_free(struct kheap *heap, struct page_desc *run);
+void *overhead_page(struct kheap *heap);
+void overhead_free(struct kheap *heap, void *pages);
 /* Is there memory to be had for speed? Not in a small heap, nor in one that cannot grow and is nearly full. */
 bool has_plenty(const struct kheap *heap, size_t min_pages);
 

@@ -15,10 +15,13 @@
 #define PLENTY_SHARE 16
 #define PLENTY_MIN_PAGES 512
 
-COLD void overhead_free(struct kheap *heap, struct page_desc *run)
+COLD void overhead_free(struct kheap *heap, void *pages)
 {
-	heap->counters.overhead_pages -= run->n_pages;
-	run_free(heap, desc_region(run), desc_page(run), run->n_pages);
+	struct region *region = region_of(heap, (uintptr_t)pages);
+	size_t page = region_page(region, (uintptr_t)pages), n_pages = region->descs[page].n_pages;
+
+	heap->counters.overhead_pages -= n_pages;
+	run_free(heap, region, page, n_pages);
 }
 
 /* ---- clips ------------------------------------------------------------------------------------------------------ */
@@ -206,7 +209,7 @@ static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 	runs_end(heap, cache);
 	large_end(heap, cache);
 	if (cache->block_states)
-		overhead_free(heap, cache->block_states_run);
+		overhead_free(heap, cache->block_states);
 	cache->block_states = NULL;
 }
 
@@ -294,7 +297,7 @@ COLD bool cpu_reset(struct kheap *heap)
 	any |= heap->depot.empty != NULL || heap->depot.full_blocks != NULL;
 	empty_clips_free(heap);
 	if (heap->depot.full_blocks)
-		overhead_free(heap, heap->depot.full_blocks_run);
+		overhead_free(heap, heap->depot.full_blocks);
 	__atomic_store_n(&heap->depot.full_blocks, NULL, __ATOMIC_RELAXED);
 	return any;
 }
@@ -313,10 +316,10 @@ COLD static void cache_end(struct kheap *heap, unsigned cpu)
 	cache_drain_all(heap, cache);
 	cache_shrink(heap, cache);
 #if KPORT_CPUS > 1
-	if (cache->run) {
+	if (cache != &heap->cpu0) {
 		heap->cpus[cpu] = NO_CACHE;
 		heap->n_caches--;
-		overhead_free(heap, cache->run);
+		overhead_free(heap, cache);
 	}
 #else
 	(void)cpu;
@@ -370,14 +373,15 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		class_shrink(heap, cache, number);
 }
 
-COLD void *overhead_page(struct kheap *heap, struct page_desc **run)
+COLD void *overhead_page(struct kheap *heap)
 {
-	*run = run_alloc(heap, 1, 0, UINTPTR_MAX, PAGE_OVERHEAD);
-	if (!*run)
+	struct page_desc *run = run_alloc(heap, 1, 0, UINTPTR_MAX, PAGE_OVERHEAD);
+
+	if (!run)
 		return NULL;
 	heap->counters.overhead_pages++;
-	fill_words((void *)desc_address(*run), 0, PAGE_SIZE);
-	return (void *)desc_address(*run);
+	fill_words((void *)desc_address(run), 0, PAGE_SIZE);
+	return (void *)desc_address(run);
 }
 
 /* In a heap that is large enough a CPU gets magazines for blocks, and the depot lists for them. */
@@ -388,14 +392,13 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 
 	heap->is_blocks_busy = is_busy;
 	if (!cache->block_states && has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT)) {
-		cache->block_states = overhead_page(heap, &cache->block_states_run);
+		cache->block_states = overhead_page(heap);
 		for (unsigned i = 0; cache->block_states && i < BLOCK_CLASSES; i++)
 			cache->block_states[i].object_size = (uint16_t)magazine_object_size(MAGAZINE_BLOCK + i);
 	}
 	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
 	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)
-		__atomic_store_n(&heap->depot.full_blocks, overhead_page(heap, &heap->depot.full_blocks_run),
-		                 __ATOMIC_RELAXED);
+		__atomic_store_n(&heap->depot.full_blocks, overhead_page(heap), __ATOMIC_RELAXED);
 }
 
 /* One class is looked at, and now and then the page runs. */

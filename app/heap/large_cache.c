@@ -17,17 +17,18 @@
 #define LARGE_NEAR ((uint64_t)7) /* a request's own class and the next two */
 #define LARGE_BUSY 8             /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256  /* pages */
-/* Of the heap, where one CPU works. Where several do, half of it at most, in small heaps all of it: waiting for the lock costs more. */
+/* Of the heap, where one CPU works. Where several do, a quarter of it at most, in small heaps nearly all: waiting for the lock costs more. */
 #define LARGE_SHARE 128
 #define LARGE_ALONE_SHARE 8
-#define LARGE_SURE_BYTES ((size_t)2 << 20)
+#define FIXED_SHARE 8
+#define LARGE_CPUS_SHARE 4
+#define LARGE_SURE_BYTES ((size_t)8 << 20)
 
 struct large_cache {
 	uint64_t bits;              /* of the classes of blocks that have objects */
 	size_t n_bytes, most_bytes; /* all of them together; one that is alone may be larger */
 	size_t most_alone;
-	struct page_desc *run; /* where this lies */
-	unsigned hand;         /* the class that gives one back next */
+	unsigned hand; /* the class that gives one back next */
 	uint8_t n[LARGE_CLASSES];
 	void *objects[LARGE_CLASSES][LARGE_SLOTS];
 };
@@ -39,14 +40,6 @@ INLINE unsigned large_class_of(size_t size)
 	unsigned octave = log2_floor(size);
 
 	return 16 * (octave - PAGE_SHIFT) + (unsigned)(size >> (octave - 4)) - 16;
-}
-
-/* Usable bytes of a block whose check word holds, or 0. */
-INLINE size_t usable_of(const struct kheap *heap, const void *object)
-{
-	const struct block *block = block_of_payload((uintptr_t)object);
-
-	return block_tag_holds(heap, block) ? block_size(block) - BLOCK_HEADER : 0;
 }
 
 INLINE unsigned run_class_of_pages(size_t n_pages)
@@ -71,7 +64,7 @@ static void *block_pop(const struct kheap *heap, struct large_cache *large, size
 	for (; near; near &= near - 1) {
 		unsigned class_index = lowest_bit(near);
 		void *object = large->objects[class_index][large->n[class_index] - 1];
-		size_t usable = usable_of(heap, object);
+		size_t usable = usable_of_block(heap, (uintptr_t)object);
 
 		/* Also false if it is too small, or damaged: whoever gives it back tells. */
 		if (usable - size > usable / RESIZE_SHARE || !usable)
@@ -139,7 +132,7 @@ static bool large_push(struct large_cache *large, unsigned class_index, void *ob
 bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 {
 	struct large_cache *large = cache->large;
-	size_t usable = block_size(block_of_payload((uintptr_t)object)) - BLOCK_HEADER;
+	size_t usable = usable_of_block(heap, (uintptr_t)object);
 
 	if (!large || !is_large_block(usable))
 		return false;
@@ -181,7 +174,7 @@ COLD static void give_back_top(struct kheap *heap, struct large_cache *large, un
 		return;
 	}
 	/* Not known of one that is damaged: then less fits from now on. */
-	large->n_bytes -= usable_of(heap, (void *)address);
+	large->n_bytes -= usable_of_block(heap, address);
 	give_back(heap, region, address);
 }
 
@@ -200,6 +193,9 @@ COLD bool large_drain(struct kheap *heap, struct cpu_cache *cache)
 
 	for (unsigned i = 0; large && (i = next_class(large, i)) < LARGE_CLASSES; any = true)
 		give_back_top(heap, large, i);
+	/* Of damaged ones it was not known. */
+	if (large)
+		large->n_bytes = 0;
 	return any;
 }
 
@@ -209,30 +205,27 @@ COLD void large_end(struct kheap *heap, struct cpu_cache *cache)
 
 	cache->large = NULL;
 	if (large)
-		overhead_free(heap, large->run);
+		overhead_free(heap, large);
 }
 
 COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 {
 	bool is_busy = cache->n_large_misses >= LARGE_BUSY;
 	size_t scale = heap_scale(heap) << PAGE_SHIFT;
-	struct page_desc *run;
 
 	cache->n_large_misses = 0;
-	if (!cache->large && is_busy && has_plenty(heap, LARGE_MIN_FOOTPRINT)) {
-		struct large_cache *large = overhead_page(heap, &run);
-
-		if (large)
-			large->run = run;
-		cache->large = large;
-	}
+	if (!cache->large && is_busy && has_plenty(heap, LARGE_MIN_FOOTPRINT))
+		cache->large = overhead_page(heap);
 	if (!cache->large)
 		return;
-	size_t part = scale / (2 + heap->n_caches);
+	size_t part = scale / (2 + heap->n_caches), footprint = heap->counters.footprint_pages << PAGE_SHIFT;
 
-	cache->large->most_bytes =
-		heap->n_caches ? max_size(part / 2, min_size(part, LARGE_SURE_BYTES)) : scale / LARGE_SHARE;
-	cache->large->most_alone = scale / LARGE_ALONE_SHARE;
+	/* What idles here is missing elsewhere, where the heap cannot grow, or not for long. */
+	if (!heap->config.source.get || (heap->config.limit_bytes && footprint > heap->config.limit_bytes / 2))
+		part /= FIXED_SHARE;
+	cache->large->most_bytes = heap->n_caches ? min_size(part, max_size(part / LARGE_CPUS_SHARE, LARGE_SURE_BYTES))
+	                                          : scale / LARGE_SHARE;
+	cache->large->most_alone = min_size(scale / LARGE_ALONE_SHARE, part);
 }
 
 COLD void large_idle(struct kheap *heap, struct cpu_cache *cache)

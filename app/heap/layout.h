@@ -284,15 +284,15 @@ struct magazine_state {
 _Static_assert((int)MAGAZINE_SLAB == (int)PAGE_SLAB, "a slab's magazine has the number of its page's kind");
 
 /*
- * Runs of 1, 2 and 4 pages, aligned to their length. The magazines hold their descriptors, so that nothing is written into free pages;
+ * Runs of 1, 2, 4 and 8 pages, aligned to their length. The magazines hold their descriptors, so that nothing is written into free pages;
  * the kind of the first page says that a run is in one.
  */
-#define RUN_CLASSES 3
+#define RUN_CLASSES 4
 #define RUN_SLOTS (CLIP_WORDS / RUN_CLASSES)
 
 struct run_cache {
 	void **tops[RUN_CLASSES], **limits[RUN_CLASSES];
-	struct clip *clip; /* the slots of all three; each begins with a NULL. NULL: not earned yet */
+	struct clip *clip; /* the slots of all; each begins with a NULL. NULL: not earned yet */
 };
 
 struct cpu_cache {
@@ -310,8 +310,6 @@ struct cpu_cache {
 	uint16_t n_misses, n_block_misses;
 	uint32_t drain_epoch;
 	struct large_cache *large; /* NULL: not earned yet */
-	struct page_desc *run;     /* where it lies; NULL: in the struct kheap */
-	struct page_desc *block_states_run;
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES][SMALL_WORDS];
 };
@@ -320,9 +318,8 @@ struct cpu_cache {
 struct depot {
 	uintptr_t full[SLAB_CLASSES];
 	uintptr_t *full_blocks; /* the same for the classes of blocks; NULL: not earned yet */
-	struct page_desc *full_blocks_run;
-	size_t bytes;       /* of the objects in them */
-	struct clip *empty; /* clips without objects */
+	size_t bytes;           /* of the objects in them */
+	struct clip *empty;     /* clips without objects */
 	unsigned n_empty;
 	uint32_t drain_epoch;
 };

@@ -194,7 +194,6 @@ static void window_reset(struct kheap *heap)
 	const struct section section = region_section(heap->regions);
 
 	heap->window = window_on(&section);
-	heap->near = heap->regions;
 }
 
 /* Take an empty region out of every list. Its section table must be elsewhere. */
@@ -206,8 +205,10 @@ static bool region_detach(struct kheap *heap, struct region *region)
 	sections_remove(heap, region);
 	list_remove(heap, region);
 	count_pages(heap, region, false);
-	if (heap->window.region == region || heap->near == region)
+	if (heap->window.region == region)
 		window_reset(heap);
+	if (heap->near == region)
+		heap->near = heap->regions;
 	if (heap->spare == region)
 		heap->spare = NULL;
 	if (region->from_source) {

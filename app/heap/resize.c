@@ -11,16 +11,6 @@
 /* Where an object is from, as far as can be told at once. */
 enum storey { STOREY_SLAB, STOREY_BLOCK, STOREY_RUN, STOREY_OTHER };
 
-/* Usable bytes of the live block that starts here; 0: its header is damaged. */
-INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address)
-{
-	uint64_t header = block_header(block_of_payload(address));
-
-	if (UNLIKELY(header_hash(heap, block_of_payload(address), header)))
-		return 0;
-	return (header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS) - BLOCK_HEADER;
-}
-
 INLINE size_t usable_of_run(const struct region *region, size_t granule)
 {
 	return (size_t)region->descs[granule / PAGE_GRANULES].n_pages << PAGE_SHIFT;
@@ -353,7 +343,10 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, void *obje
 /* Has a block, or a run, the room already, and not too much of it? */
 INLINE bool block_fits(uintptr_t address, size_t usable, size_t size, bool is_natural)
 {
-	return LIKELY(usable - size < usable / RESIZE_SHARE + BLOCK_MIN && lies_right(address, size, is_natural));
+	/* A size near 2^64, from which the difference would be small again, is none of these: the least block is large enough for that. */
+	_Static_assert((BLOCK_MIN - BLOCK_HEADER) / RESIZE_SHARE + GRANULE < BLOCK_MIN - BLOCK_HEADER,
+	               "no difference wraps");
+	return LIKELY(usable - size <= usable / RESIZE_SHARE + GRANULE && lies_right(address, size, is_natural));
 }
 
 INLINE bool run_fits(uintptr_t address, size_t usable, size_t size, bool is_natural)

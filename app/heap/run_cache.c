@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPU caches, page runs: magazines for 1, 2 and 4 pages aligned to their length, as a power of two is allocated, and the way to the runs
+ * CPU caches, page runs: magazines for 1, 2, 4 and 8 pages aligned to their length, as a power of two is allocated, and the way to the runs
  * and back for what they do not answer.
  *
  * A run in a magazine is live for the heap, and its cell says that it is free for its CPU, so that a double free, or a pointer into
@@ -42,8 +42,7 @@ INLINE unsigned run_class_of(const struct page_desc *desc, uintptr_t address)
 	if (n_pages > 1u << (RUN_CLASSES - 1) || !is_power_of_two(n_pages) || desc->is_bare ||
 	    address & ((n_pages << PAGE_SHIFT) - 1))
 		return RUN_CLASSES;
-	_Static_assert(RUN_CLASSES == 3, "1, 2 and 4 halved are 0, 1 and 2");
-	return (unsigned)n_pages / 2;
+	return lowest_bit(n_pages);
 }
 
 static void **run_bottom(const struct run_cache *runs, unsigned run_class)

@@ -66,6 +66,26 @@ static void zero_is_an_object(struct test *t)
 	CHECK(t, kheap_usable_size(heap, NULL) == 0, "NULL has usable bytes");
 }
 
+static void huge_resizes_are_refused(struct test *t)
+{
+	static const size_t sizes[] = { 1, 20, 100, 300, 1000, 5000, 100000 };
+	struct kheap *heap = test_heap(t, ARENA);
+
+	TRY(heap != NULL);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		void *object = kheap_alloc(heap, sizes[i], 0);
+
+		CHECK(t, object != NULL, "%zu bytes were refused", sizes[i]);
+		for (size_t k = 0; k < N_HUGE_SIZES; k++) {
+			CHECK(t, kheap_realloc(heap, object, huge_sizes[k]) == NULL,
+			      "kheap_realloc made %zu bytes of %zu", huge_sizes[k], sizes[i]);
+			CHECK(t, kheap_realloc_aligned(heap, object, huge_sizes[k], KMALLOC_ALIGNMENT) == NULL,
+			      "kheap_realloc_aligned made %zu bytes of %zu", huge_sizes[k], sizes[i]);
+		}
+		CHECK(t, kheap_usable_size(heap, object) >= sizes[i], "the object lost its size");
+	}
+}
+
 static void huge_sizes_are_refused(struct test *t)
 {
 	struct kheap *heap = test_heap(t, ARENA);
@@ -523,6 +543,7 @@ static void right_sizes_are_believed(struct test *t)
 static const struct test_case cases[] = {
 	{ "0 bytes give an object of their own, and NULL may be freed", zero_is_an_object },
 	{ "sizes that no machine has give NULL and change nothing", huge_sizes_are_refused },
+	{ "no object is resized to a size that no memory has", huge_resizes_are_refused },
 	{ "n * size that overflows gives NULL", products_do_not_wrap },
 	{ "every size from 1 to 4096 is aligned, usable, and apart from its neighbours", every_size_is_aligned },
 	{ "every power of two to 512 KiB is aligned to its size", powers_to_512_kib_are_natural },

@@ -10,12 +10,12 @@
 #include "selftest.h"
 
 #define ARENA ((size_t)8 << 20)
-#define N_RUNS 200
+#define N_RUNS 100
 #define WARM_PAIRS 100
 #define PAIRS 10000
 #define PAIRS_DOWN 100
 
-static const size_t sizes[] = { PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE };
+static const size_t sizes[] = { PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE, 8 * PAGE_SIZE };
 #define N_SIZES (sizeof(sizes) / sizeof(sizes[0]))
 
 static uint8_t *runs[N_RUNS];
@@ -216,7 +216,28 @@ static void a_lone_pair_stays_in_the_cache(struct test *t)
 	}
 }
 
-/* Runs of 2 and 4 pages that begin anywhere, made by cutting longer ones, are not what a power of two asks for. */
+/* In its pages may be anything: also what would tell an object of a slab that it is free for its CPU. */
+static void an_old_key_is_no_matter(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+
+	TRY(heap != NULL);
+	for (unsigned k = 0; k < N_SIZES; k++) {
+		uint8_t *run;
+
+		TRY(fill_and_free(t, heap, sizes[k]));
+		run = kheap_alloc(heap, sizes[k], 0);
+		CHECK(t, run != NULL, "%zu bytes were refused", sizes[k]);
+		*key_word((uintptr_t)run) = cached_key(heap, (uintptr_t)run);
+		CHECK(t, kheap_usable_size(heap, run) >= sizes[k], "%zu bytes can be used of %zu",
+		      kheap_usable_size(heap, run), sizes[k]);
+		kheap_free(heap, run);
+		CHECK(t, HARDENED || is_run_cached(heap, run), "a run of %zu bytes with an old key was not cached",
+		      sizes[k]);
+	}
+}
+
+/* Runs of 2, 4 and 8 pages that begin anywhere, made by cutting longer ones, are not what a power of two asks for. */
 static void only_aligned_runs_are_cached(struct test *t)
 {
 	struct kheap *heap = test_heap(t, ARENA);
@@ -247,7 +268,8 @@ static const struct test_case cases[] = {
 	{ "statistics and the walk take cached runs for free", cached_runs_are_free_for_those_who_look },
 	{ "cached runs are given back when the heap needs them, is left or trimmed",
 	  cached_runs_are_there_when_they_are_needed },
-	{ "a lone pair of 1, 2 or 4 pages stays in the cache", a_lone_pair_stays_in_the_cache },
+	{ "a lone pair of 1, 2, 4 or 8 pages stays in the cache", a_lone_pair_stays_in_the_cache },
+	{ "what is written in a run does not keep it from its cache", an_old_key_is_no_matter },
 	{ "a power of two is never laid into a run that is not aligned to it", only_aligned_runs_are_cached },
 };
 

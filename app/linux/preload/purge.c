@@ -2,7 +2,7 @@
 /*
  * Free pages that stay free go back to the system, also when a few live or cached objects hold their chunks. There is no thread that
  * could do it later, so it is done inside free, now and then: when the heap's shared part was busy for a while, the heap is asked
- * how many pages are free. What was free at two such times running, and was not given back yet, is idle. If less than a third of
+ * how many pages are free. What was free at two such times running, and was not given back yet, is idle. If less than two fifths of
  * the heap is live, the caches are drained for it.
  *
  * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
@@ -29,8 +29,12 @@
 #define REGRET 2       /* so often the time between two times doubles for each */
 #define REGRETS_MAX 10 /* 2^10 milliseconds */
 #define BURST_MS 8     /* what is freed so soon after each other goes together */
-#define HOLLOW_MS \
-	250 /* two thirds of the heap are in use by nobody, but not as pages: what is cached may lie between */
+/*
+ * Three fifths of the heap are in use by nobody, but not as pages: what is cached may lie between. This is seldom tried, and more seldom if it
+ * brought little.
+ */
+#define HOLLOW_MS 250
+#define HOLLOW_MAX 8 /* 2^8 times as seldom */
 
 /* How much the heap had done at the last look. */
 static uint64_t looked_at;
@@ -45,6 +49,7 @@ static struct {
 	uint64_t purged_at;
 	uint64_t released_at; /* a large object, by itself */
 	unsigned n_regrets;
+	unsigned n_in_vain; /* purges of a hollow heap, one after the other */
 } seen;
 
 #define GET(field) __atomic_load_n(&seen.field, __ATOMIC_RELAXED)
@@ -156,13 +161,20 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 	return true;
 }
 
-static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms)
+static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool is_hollow)
 {
+	struct kheap_glance before = kheap_get_glance(heap), after;
 	size_t n_free, idle;
 
 	forget_regrets(since_ms);
 	preload_purge(heap);
-	n_free = kheap_get_glance(heap).free_page_bytes;
+	after = kheap_get_glance(heap);
+	n_free = after.free_page_bytes;
+	/* What became pages, or went with its chunk. */
+	if (n_free + before.footprint_bytes > before.free_page_bytes + after.footprint_bytes + IDLE_MIN)
+		SET(n_in_vain, 0);
+	else if (is_hollow && GET(n_in_vain) < HOLLOW_MAX)
+		SET(n_in_vain, GET(n_in_vain) + 1);
 	idle = less(n_free, GET(given_back));
 	/* In the hardened build whole chunks went, which do not count as free any more, but no single pages. */
 	SET(given_back, IS_HARDENED ? 0 : n_free);
@@ -177,12 +189,13 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	size_t n_free = glance->free_page_bytes, given_back = notice(n_free, now);
 	size_t share = less(glance->footprint_bytes, given_back) / IDLE_SHARE;
 	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
-	size_t hollow = less(glance->footprint_bytes, given_back + glance->live_bytes);
+	size_t hollow = less(glance->footprint_bytes, n_free + glance->live_bytes);
 	bool is_idle = lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms);
-	bool is_hollow = hollow > IDLE_MIN && hollow / 2 > glance->live_bytes && since_ms >= HOLLOW_MS;
+	bool is_hollow = hollow > IDLE_MIN && 2 * hollow > 3 * glance->live_bytes && is_time(since_ms) &&
+	                 since_ms >= (uint64_t)HOLLOW_MS << GET(n_in_vain);
 
 	if (is_idle || is_hollow)
-		purge_idle(heap, now, since_ms);
+		purge_idle(heap, now, since_ms, !is_idle);
 	else
 		SET(free_before, n_free);
 }
