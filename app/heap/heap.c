@@ -366,7 +366,8 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 /* Every usable byte, but not the canary behind the last one. */
 static void zero(struct kheap *heap, void *object, size_t size)
 {
-	size_t n = HARDENED ? size : kheap_usable_size(heap, object);
+	/* Of a block whose header was overrun while it was cached nobody can tell how large it is. */
+	size_t n = HARDENED ? size : max_size(kheap_usable_size(heap, object), size);
 	unsigned char *byte = (unsigned char *)object + n / 8 * 8;
 
 	fill_words(object, 0, n / 8 * 8);

@@ -182,11 +182,36 @@ static void old_links_written_back(struct test *t)
 	t->n_errors = 0;
 }
 
+/* A header that was overrun while its block was in a cache: who asks for zeros gets them. */
+static void zeros_behind_an_overrun_header(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	unsigned n_same = 0;
+
+	TRY(heap != NULL);
+	for (size_t size = 16; size <= SMALL; size += 16) {
+		uint8_t *object = kheap_alloc(heap, size, 0), *again;
+
+		CHECK(t, object != NULL, "%zu bytes were refused", size);
+		__builtin_memset(object, 0xff, size);
+		kheap_free(heap, object);
+		t->is_damaged = true;
+		__builtin_memset(object - 8, 0xff, 4);
+		again = kheap_alloc(heap, size, KMALLOC_ZERO);
+		n_same += again == object;
+		for (size_t i = 0; again != NULL && i < size; i++)
+			CHECK(t, again[i] == 0, "byte %zu of %zu is not zero", i, size);
+	}
+	test_note(t, "%u of them were handed out again", n_same);
+	t->n_errors = 0;
+}
+
 static const struct test_case cases[] = {
 	{ "an overrun of the object that was cut last is reported, whatever comes next", overrun_of_the_last_object },
 	{ "an overrun into an empty area is reported before its pages are given back", overrun_into_an_empty_area },
 	{ "links of a freed block that are written back late are not followed into a live object",
 	  old_links_written_back },
 	{ "a free block's last word that leads elsewhere does not make live objects free", last_word_that_lies },
+	{ "a zeroed object is zero also if its header was overrun", zeros_behind_an_overrun_header },
 };
 TEST_GROUP(damage, cases);

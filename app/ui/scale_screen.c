@@ -34,7 +34,7 @@ static void draw_heading(struct ui *ui, void *ctx, unsigned row)
 {
 	(void)ctx;
 	screen_text(ui->screen, row, LAYOUT_TEXT, LAYOUT_SCALE_ENGINE, STYLE_DIM, "Engine");
-	screen_print_right(ui->screen, row, LAYOUT_SCALE_CPUS_END, STYLE_DIM, "CPUs");
+	screen_print_right(ui->screen, row, LAYOUT_SCALE_CPUS_END, STYLE_DIM, "CPU");
 	for (unsigned pattern = 0; pattern < SCALE_N_PATTERNS; pattern++)
 		screen_print_right(ui->screen, row,
 		                   LAYOUT_SCALE_FIRST_END + pattern * LAYOUT_SCALE_COLUMN + LAYOUT_SCALE_RATIO,
