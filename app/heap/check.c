@@ -435,9 +435,10 @@ static void check_sections(struct check *check)
 
 		for (uintptr_t page = region->first_page; page <= last;
 		     page = align_down(page, section_pages) + section_pages) {
+			const struct section *section = section_at(heap, page << PAGE_SHIFT);
+
 			expected++;
-			if (section_at(heap, page << PAGE_SHIFT) == NULL ||
-			    section_at(heap, page << PAGE_SHIFT)->region != region)
+			if (!section || section->region != region)
 				fault(check, KHEAP_FAULT_SECTION_TABLE, page << PAGE_SHIFT);
 		}
 	}

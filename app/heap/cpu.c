@@ -350,17 +350,18 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	if (magazine.top && *magazine.top == *magazine.limit)
 		magazine_full(heap, cache, (unsigned)(magazine.top - cache->tops));
 	if (!magazine.top || !magazine_push(heap, magazine, object)) {
-		if (is_block) {
+		bool is_large = is_block && is_large_block(block_size(block_of_payload(address)) - BLOCK_HEADER);
+
+		if (is_block)
 			earn_slab(heap, cache, address);
-			if (is_large_block(block_size(block_of_payload(address)) - BLOCK_HEADER)) {
-				cache->n_large_misses++;
-				note_miss(heap, cache);
-			}
-		}
 		if (is_block || number)
 			give_back(heap, place.region, address);
 		else
 			free_locked(heap, address);
+		if (is_large) {
+			cache->n_large_misses++;
+			note_miss(heap, cache);
+		}
 	}
 	heap_unlock_inline(heap, state);
 }

@@ -263,16 +263,16 @@ INLINE bool is_large_block(size_t usable)
 	return usable - BLOCK_CLASS_MAX <= BLOCK_MAX_REQUEST - BLOCK_CLASS_MAX;
 }
 
-#define LARGE_RUN_MIN 16
-#define LARGE_RUN_MAX 32
-INLINE bool is_large_run(size_t n_pages)
+#define LARGE_RUN_MIN 16u
+#define LARGE_RUN_MAX 32u
+INLINE bool is_large_run(const struct page_desc *desc)
 {
-	return n_pages - LARGE_RUN_MIN <= LARGE_RUN_MAX - LARGE_RUN_MIN;
+	return desc->n_pages - LARGE_RUN_MIN <= LARGE_RUN_MAX - LARGE_RUN_MIN && !desc->is_bare;
 }
 
 /* A live block whose check word holds, or a live run. False: there is no room, or it is none of those. Without the lock. */
 bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object);
-bool large_push_run(struct kheap *heap, struct cpu_cache *cache, void *object, size_t n_pages);
+bool large_push_run(struct kheap *heap, struct cpu_cache *cache, void *object, const struct page_desc *desc);
 /* All go back, true if there were any; and the space, too. */
 bool large_drain(struct kheap *heap, struct cpu_cache *cache);
 void large_end(struct kheap *heap, struct cpu_cache *cache);

@@ -361,9 +361,8 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		return;
 	}
 	/* Of the depot too, so that what nobody wants does not stay. */
-	if (!state->full && state->has_clip && (clip = depot_pop(heap, number, &n)) != NULL) {
+	if (!state->full && state->has_clip && (clip = depot_pop(heap, number, &n)) != NULL)
 		own_add(cache, state, clip, n);
-	}
 	if (!**magazine.top)
 		(void)own_refill(cache, number);
 	(void)empty_give(heap, state);

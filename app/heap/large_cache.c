@@ -148,11 +148,12 @@ bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 	return true;
 }
 
-bool large_push_run(struct kheap *heap, struct cpu_cache *cache, void *object, size_t n_pages)
+bool large_push_run(struct kheap *heap, struct cpu_cache *cache, void *object, const struct page_desc *desc)
 {
 	struct large_cache *large = cache->large;
+	size_t n_pages = desc->n_pages;
 
-	if (!large || !is_large_run(n_pages) ||
+	if (!large || !is_large_run(desc) ||
 	    !large_push(large, run_class_of_pages(n_pages), object, n_pages << PAGE_SHIFT))
 		return false;
 	run_mark(heap, object, PAGE_RUN_CACHED);

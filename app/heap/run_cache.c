@@ -98,7 +98,7 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 
-	bool is_large = is_large_run(desc->n_pages) && !desc->is_bare;
+	bool is_large = is_large_run(desc);
 
 	cache = own_cache(heap);
 	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc_region(desc), desc_page(desc)) != PAGE_RUN)) {
@@ -124,9 +124,9 @@ void cpu_free_run(struct kheap *heap, void *object)
 	unsigned run_class = run_class_of(desc, address);
 	struct cpu_cache *cache = cpu_of(heap);
 
-	if ((run_class < RUN_CLASSES || (is_large_run(desc->n_pages) && !desc->is_bare)) && cpu_enter(cache)) {
+	if (cpu_enter(cache)) {
 		bool is_done = run_class < RUN_CLASSES ? run_push(&cache->runs, run_class, desc)
-		                                       : large_push_run(heap, cache, object, desc->n_pages);
+		                                       : large_push_run(heap, cache, object, desc);
 
 		cpu_leave(cache);
 		if (LIKELY(is_done))

@@ -4,9 +4,7 @@
  * is wanted, and a cache spares calls the way down. This file knows the heap's inside, to see that objects lie where a
  * case says. Hardened builds have no caches; there the contract alone is tested.
  */
-#include "../heap/fast.h"
-#include "../heap/internal.h"
-
+#include "inside.h"
 #include "selftest.h"
 
 #define ARENA ((size_t)8 << 20)
@@ -66,15 +64,6 @@ static struct kheap *rich_heap(struct test *t)
 	config = test_source_config(t);
 	arena = test_arena(t, ARENA);
 	return arena != NULL ? test_heap_in(t, arena, ARENA, &config) : NULL;
-}
-
-/* The heap's own counters take what is cached for live. */
-static size_t n_cached(struct kheap *heap)
-{
-	struct kheap_stats stats;
-
-	kheap_get_stats(heap, &stats);
-	return heap->counters.live_objects - stats.live_objects;
 }
 
 /* ------------------------------------------------------------------------------------------------------------
@@ -383,21 +372,13 @@ static void a_lone_pair_stays_in_the_cache(struct test *t)
 	for (size_t size = 1; size <= 256; size++) {
 		struct kheap_config config = test_config(t);
 		struct kheap *heap = test_heap_in(t, arena, SMALL_ARENA, &config);
-		struct kheap_stats before, after;
+		uint64_t n;
 
 		TRY(heap != NULL);
-		for (unsigned i = 0; i < WARM_PAIRS + PAIRS; i++) {
-			if (i == WARM_PAIRS)
-				kheap_get_stats(heap, &before);
-			kheap_free(heap, kheap_alloc(heap, size, 0));
-		}
-		kheap_get_stats(heap, &after);
-		CHECK(t, after.n_failures == 0, "%zu bytes were refused by an empty heap", size);
-		CHECK(t, after.n_allocs - before.n_allocs < PAIRS_DOWN,
-		      "%u pairs of %zu bytes took %zu objects from below the cache", PAIRS, size,
-		      (size_t)(after.n_allocs - before.n_allocs));
-		if (after.n_allocs - before.n_allocs > most)
-			most = after.n_allocs - before.n_allocs;
+		n = pairs_from_below(heap, size, WARM_PAIRS, PAIRS);
+		CHECK(t, n < PAIRS_DOWN, "%u pairs of %zu bytes took %zu objects from below the cache", PAIRS, size,
+		      (size_t)n);
+		most = n > most ? n : most;
 		TRY(test_end_heap(t, heap));
 	}
 	test_note(t, "%zu of %u at most were no pair of the cache", (size_t)most, PAIRS);

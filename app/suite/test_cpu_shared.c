@@ -4,23 +4,12 @@
  * what another one allocates. The first needs the check build with caches, whose hook is such an interruption; this file
  * knows the heap's inside for that, and to count what is cached.
  */
-#include "../heap/fast.h"
-#include "../heap/internal.h"
-
+#include "inside.h"
 #include "pattern.h"
 #include "selftest.h"
 
 #define ARENA ((size_t)8 << 20)
 #define LARGEST 600 /* slabs and blocks */
-
-/* The heap's own counters take what is cached for live. */
-static size_t n_cached(struct kheap *heap)
-{
-	struct kheap_stats stats;
-
-	kheap_get_stats(heap, &stats);
-	return heap->counters.live_objects - stats.live_objects;
-}
 
 /* ------------------------------------------------------------------------------------------------------------
  * Interruptions wherever a cache is half changed

@@ -13,7 +13,7 @@
 #pragma weak syscall
 #pragma weak __errno_location
 
-/* Critical sections are shorter than a system call, but a holder that lost its CPU stays away for long. */
+/* About as long as it takes to sleep and be woken. Critical sections are shorter, but a holder that lost its CPU stays away for long. */
 #define SPINS 1000
 
 static void futex(struct kport_lock *lock, int operation, unsigned value)
