@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "probe.h"
 
@@ -355,6 +356,8 @@ void probe_returns(void)
 			memset(objects[i] = malloc(size), 1, size);
 		size_t full = resident_bytes();
 
+		/* What is taken again at once after it went back makes the library wait some milliseconds the next time. */
+		usleep(100000);
 		for (size_t i = 0; i < n; i++)
 			free(objects[i]);
 		/* The hardened build keeps some chunks of the largest round. */
