@@ -83,7 +83,7 @@ static void cache_init_small(struct cpu_cache *cache)
 		cache->tops[i] = cache->limits[i] = NO_SLOT;
 	runs_init(cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
-		cache->states[i].object_size = (uint16_t)slab_object_size(i);
+		cache->states[i].object_words = (uint16_t)(slab_object_size(i) / WORD_BYTES);
 		magazine_use(cache, MAGAZINE_SLAB + i, &cache->states[i], cache->small[i], SMALL_WORDS - 1);
 	}
 }
@@ -136,20 +136,19 @@ static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 		return;
 	for (size_t i = 1; i <= n; i++)
 		clip->slots[i] = state->bottom[i];
-	clip_load(heap, cache, number, clip, (unsigned)n);
+	clip_load(heap, cache, number, clip->slots + n);
 	state->has_clip = true;
 }
 
 /* A full clip from the depot for an empty magazine. */
 static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	unsigned n;
-	struct clip *clip = state_of(cache, number)->has_clip ? depot_pop(heap, number, &n) : NULL;
+	void **top = state_of(cache, number)->has_clip ? depot_pop(heap, number) : NULL;
 
-	if (!clip)
+	if (!top)
 		return false;
 	clip_give(heap, loaded_clip(state_of(cache, number)));
-	clip_load(heap, cache, number, clip, n);
+	clip_load(heap, cache, number, top);
 	return true;
 }
 
@@ -185,23 +184,23 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 		return;
 	}
 	if (keeps)
-		own_push(cache, number, state);
+		own_push(cache, state, cache->tops[number]);
 	else
-		depot_push(heap, number, loaded_clip(state), (unsigned)(cache->tops[number] - state->bottom));
-	clip_load(heap, cache, number, clip, 0);
+		depot_push(heap, cache, number, cache->tops[number]);
+	clip_load(heap, cache, number, clip->slots);
 }
 
 /* ---- allocation --------------------------------------------------------------------------------------------------- */
 
 /* An object that the magazine has after all, because of an interruption, or that an own full clip has. */
-INLINE void *pop_own(struct cpu_cache *cache, unsigned number)
+INLINE void *pop_own(struct cpu_cache *cache, size_t number)
 {
 	void *object = NULL;
 
 	if (!cpu_enter(cache))
 		return NULL;
-	if (*cache->tops[number] || own_refill(cache, number))
-		object = magazine_pop(magazine_at(cache, number));
+	if ((INTERRUPTS && *cache->tops[number]) || own_refill(cache, number))
+		object = magazine_take(magazine_at(cache, number));
 	cpu_leave(cache);
 	return object;
 }
@@ -222,7 +221,7 @@ INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned num
 }
 
 /* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */
-INLINE bool is_shared(struct kheap *heap, unsigned number)
+INLINE bool is_shared(struct kheap *heap, size_t number)
 {
 	return number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
 }
@@ -269,12 +268,11 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	                              : alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
 }
 
-__attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment)
+__attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment, size_t number)
 {
-	unsigned number = (unsigned)magazine_of_size(size);
 	void *object = is_shared(heap, number) ? pop_own(cpu_of(heap), number) : NULL;
 
-	return object ? object : alloc_shared(heap, size, alignment, number);
+	return object ? object : alloc_shared(heap, size, alignment, (unsigned)number);
 }
 
 /* ---- free --------------------------------------------------------------------------------------------------------- */
@@ -378,17 +376,27 @@ static bool push_block(struct kheap *heap, struct cpu_cache *cache, void *object
 }
 
 /* Without the lock: its magazine is full, but the CPU has an empty one of its own, or after an interruption it has room. */
-INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, unsigned number, void *object)
+INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, size_t number, void *object)
 {
 	struct magazine magazine = magazine_at(cache, number);
 	bool is_done = false;
 
 	if (!cpu_enter(cache))
 		return false;
-	if (*magazine.top != *magazine.limit || own_make_room(cache, number))
-		is_done = magazine_push(heap, magazine, object);
+	if ((INTERRUPTS && *magazine.top != *magazine.limit) || own_make_room(cache, number)) {
+		magazine_put(heap, magazine, object);
+		is_done = true;
+	}
 	cpu_leave(cache);
 	return is_done;
+}
+
+__attribute__((noinline)) void cpu_free_full(struct kheap *heap, void *object, size_t number)
+{
+	if (UNLIKELY(number == 0))
+		cpu_free_slow(heap, object);
+	else if (UNLIKELY(!push_own(heap, cpu_of(heap), number, object)))
+		free_shared(heap, object);
 }
 
 __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
@@ -402,8 +410,10 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 		unsigned number = place_magazine(place);
 
 		if (number) {
-			is_done = push_own(heap, cache, number, object);
-		} else if (place_kind(place) == PAGE_RUN) {
+			cpu_free_full(heap, object, number);
+			return;
+		}
+		if (place_kind(place) == PAGE_RUN) {
 			cpu_free_run(heap, object);
 			return;
 		} else if (is_block_kind(place_kind(place)) && cpu_enter(cache)) {
@@ -470,14 +480,13 @@ static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
 }
 
 /* All clips of a list. Another CPU's may change meanwhile: what it leads to is a clip in any case, for none is given up without the lock. */
-static void clips_count(struct kheap *heap, uintptr_t tagged, struct sum *sum)
+static void clips_count(struct kheap *heap, void **top, struct sum *sum)
 {
-	for (unsigned i = 0; tagged && i < CLIPS_MOST; i++) {
-		const struct clip *clip = tagged_clip(tagged);
-		unsigned n = tagged % CLIP_WORDS;
+	for (unsigned i = 0; top && i < CLIPS_MOST; i++) {
+		struct clip *clip = clip_of(top);
 
-		slots_count(heap, (void **)(uintptr_t)clip->slots + n, n, sum);
-		tagged = (uintptr_t)__atomic_load_n(&clip->slots[0], __ATOMIC_RELAXED);
+		slots_count(heap, top, (size_t)(top - clip->slots), sum);
+		top = __atomic_load_n(&clip->slots[0], __ATOMIC_RELAXED);
 	}
 }
 
@@ -503,9 +512,9 @@ COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
 	struct sum sum = { 0, 0 };
 
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
-		const uintptr_t *list = depot_list(heap, i);
+		void ***list = depot_list(heap, i);
 
-		clips_count(heap, list ? *list : 0, &sum);
+		clips_count(heap, list ? *list : NULL, &sum);
 	}
 #if KPORT_CPUS > 1
 	for (unsigned i = 0; i < KPORT_CPUS; i++) {

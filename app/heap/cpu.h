@@ -66,14 +66,14 @@ INLINE void cpu_begin(void)
 }
 
 /* What the slow path knows of a magazine; NULL: of this one nothing yet. */
-INLINE struct magazine_state *state_of(struct cpu_cache *cache, unsigned number)
+INLINE struct magazine_state *state_of(struct cpu_cache *cache, size_t number)
 {
 	if (number < MAGAZINE_BLOCK)
 		return &cache->states[number - MAGAZINE_SLAB];
 	return cache->block_states ? &cache->block_states[number - MAGAZINE_BLOCK] : NULL;
 }
 
-INLINE void magazine_use(struct cpu_cache *cache, unsigned number, struct magazine_state *state, void **bottom,
+INLINE void magazine_use(struct cpu_cache *cache, size_t number, struct magazine_state *state, void **bottom,
                          size_t n_objects)
 {
 	bottom[0] = NULL;
@@ -106,22 +106,29 @@ static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 	return (unsigned)max_size(min_size(n, CLIP_OBJECTS), SMALL_WORDS - 1);
 }
 
-/* Make `clip`, with n objects in it, the class's magazine. */
-INLINE void clip_use(struct cpu_cache *cache, unsigned number, struct magazine_state *state, struct clip *clip,
-                     unsigned n)
+/* The clip that has this slot. */
+INLINE struct clip *clip_of(void **slot)
 {
-	magazine_use(cache, number, state, clip->slots, n > state->limit ? n : state->limit);
-	cache->tops[number] += n;
+	return (struct clip *)align_down((uintptr_t)slot, sizeof(struct clip));
+}
+
+/* A clip, whose topmost object is here, becomes the class's magazine. */
+INLINE void clip_use(struct cpu_cache *cache, size_t number, struct magazine_state *state, void **top)
+{
+	void **bottom = clip_of(top)->slots, **limit = bottom + state->limit;
+
+	magazine_use(cache, number, state, bottom, 0);
+	cache->limits[number] = top > limit ? top : limit;
+	cache->tops[number] = top;
 }
 
 /* The same, where the heap may have changed its size since the last time. */
-static inline void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned number, struct clip *clip,
-                             unsigned n)
+static inline void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
 {
 	struct magazine_state *state = state_of(cache, number);
 
 	state->limit = (uint8_t)clip_limit(heap, number);
-	clip_use(cache, number, state, clip, n);
+	clip_use(cache, number, state, top);
 }
 
 static inline struct clip *loaded_clip(const struct magazine_state *state)
@@ -129,51 +136,42 @@ static inline struct clip *loaded_clip(const struct magazine_state *state)
 	return (struct clip *)state->bottom;
 }
 
-static inline struct clip *tagged_clip(uintptr_t tagged)
+/* A full clip, told by its topmost object, onto a list of them, and off it; NULL: there is none. */
+INLINE void clip_push(void ***list, void **top)
 {
-	return (struct clip *)align_down(tagged, CLIP_WORDS);
+	clip_of(top)->slots[0] = (void *)*list;
+	*list = top;
 }
 
-/* A full clip onto a list of them, and off it; NULL: there is none. */
-INLINE void clip_push(uintptr_t *list, struct clip *clip, unsigned n)
+INLINE void **clip_pop(void ***list)
 {
-	clip->slots[0] = (void *)*list;
-	*list = (uintptr_t)clip | n;
+	void **top = list ? *list : NULL;
+
+	if (top)
+		*list = clip_of(top)->slots[0];
+	return top;
 }
 
-INLINE struct clip *clip_pop(uintptr_t *list, unsigned *n)
+/* The bytes of the objects up to this one. */
+INLINE size_t clip_bytes(const struct magazine_state *state, void **top)
 {
-	uintptr_t tagged = list ? *list : 0;
-	struct clip *clip = tagged_clip(tagged);
-
-	if (!tagged)
-		return NULL;
-	*n = tagged % CLIP_WORDS;
-	*list = (uintptr_t)clip->slots[0];
-	clip->slots[0] = NULL;
-	return clip;
+	return (uintptr_t)top % sizeof(struct clip) * state->object_words;
 }
 
-/* A clip with n objects becomes one of the CPU's own full ones. */
-INLINE void own_add(struct cpu_cache *cache, struct magazine_state *state, struct clip *clip, unsigned n)
+/* A full clip becomes one of the CPU's own. */
+INLINE void own_push(struct cpu_cache *cache, struct magazine_state *state, void **top)
 {
-	clip_push(&state->full, clip, n);
-	cache->own_bytes += (size_t)n * state->object_size;
+	clip_push(&state->full, top);
+	cache->own_bytes += clip_bytes(state, top);
 }
 
-/* The loaded clip, which is full, does; another one is to be loaded. */
-INLINE void own_push(struct cpu_cache *cache, unsigned number, struct magazine_state *state)
+INLINE void **own_pop(struct cpu_cache *cache, struct magazine_state *state)
 {
-	own_add(cache, state, loaded_clip(state), (unsigned)(cache->tops[number] - state->bottom));
-}
+	void **top = clip_pop(&state->full);
 
-INLINE struct clip *own_pop(struct cpu_cache *cache, struct magazine_state *state, unsigned *n)
-{
-	struct clip *clip = clip_pop(&state->full, n);
-
-	if (clip)
-		cache->own_bytes -= (size_t)*n * state->object_size;
-	return clip;
+	if (top)
+		cache->own_bytes -= clip_bytes(state, top);
+	return top;
 }
 
 /* What this CPU may keep in full clips: one alone as much as the depot, all of several together up to four times as much. */
@@ -185,21 +183,20 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
-INLINE bool own_refill(struct cpu_cache *cache, unsigned number)
+INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	unsigned n;
-	struct clip *clip = state ? own_pop(cache, state, &n) : NULL;
+	void **top = state ? own_pop(cache, state) : NULL;
 
-	if (!clip)
+	if (!top)
 		return false;
 	loaded_clip(state)->slots[0] = state->empty;
 	state->empty = loaded_clip(state);
-	clip_use(cache, number, state, clip, n);
+	clip_use(cache, number, state, top);
 	return true;
 }
 
-INLINE bool own_make_room(struct cpu_cache *cache, unsigned number)
+INLINE bool own_make_room(struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
 	struct clip *clip = state ? state->empty : NULL;
@@ -207,32 +204,32 @@ INLINE bool own_make_room(struct cpu_cache *cache, unsigned number)
 	if (!clip || (state->full && cache->own_bytes >= cache->own_most))
 		return false;
 	state->empty = clip->slots[0];
-	own_push(cache, number, state);
-	clip_use(cache, number, state, clip, 0);
+	own_push(cache, state, cache->tops[number]);
+	magazine_use(cache, number, state, clip->slots, state->limit);
 	return true;
 }
 
 /* Where the depot has the full clips of a magazine; NULL: nowhere. */
-INLINE uintptr_t *depot_list(struct kheap *heap, unsigned number)
+INLINE void ***depot_list(struct kheap *heap, unsigned number)
 {
 	if (number < MAGAZINE_BLOCK)
 		return &heap->depot.full[number - MAGAZINE_SLAB];
 	return heap->depot.full_blocks ? &heap->depot.full_blocks[number - MAGAZINE_BLOCK] : NULL;
 }
 
-static inline void depot_push(struct kheap *heap, unsigned number, struct clip *clip, unsigned n)
+static inline void depot_push(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
 {
-	clip_push(depot_list(heap, number), clip, n);
-	heap->depot.bytes += n * magazine_object_size(number);
+	clip_push(depot_list(heap, number), top);
+	heap->depot.bytes += clip_bytes(state_of(cache, number), top);
 }
 
-static inline struct clip *depot_pop(struct kheap *heap, unsigned number, unsigned *n)
+static inline void **depot_pop(struct kheap *heap, unsigned number)
 {
-	struct clip *clip = clip_pop(depot_list(heap, number), n);
+	void **top = clip_pop(depot_list(heap, number));
 
-	if (clip)
-		heap->depot.bytes -= *n * magazine_object_size(number);
-	return clip;
+	if (top)
+		heap->depot.bytes -= (size_t)(top - clip_of(top)->slots) * magazine_object_size(number);
+	return top;
 }
 
 static inline bool depot_has_room(struct kheap *heap, unsigned number)

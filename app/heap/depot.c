@@ -13,6 +13,10 @@
 #define RUN_LOOKS 5               /* looks at the page runs in a round of the idle hand */
 #define EMPTY_CLIPS 32            /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
+/* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, where every page counts, all. */
+#define SPARE_SHARE 64
+#define SPARE_SMALL_PAGES 64
+#define SPARE_SMALL_SHARE 12
 #define PLENTY_MIN_PAGES 512
 
 COLD void overhead_free(struct kheap *heap, void *pages)
@@ -112,11 +116,14 @@ void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n)
 	}
 }
 
-/* All n objects of a clip that is in no magazine. */
-static void clip_flush(struct kheap *heap, struct clip *clip, unsigned n)
+/* A clip that is in no magazine, and all its objects. */
+static void clip_flush(struct kheap *heap, void **top)
 {
-	for (; n; n--)
-		give_back(heap, region_of(heap, (uintptr_t)clip->slots[n]), (uintptr_t)clip->slots[n]);
+	struct clip *clip = clip_of(top);
+
+	for (; top != clip->slots; top--)
+		give_back(heap, region_of(heap, (uintptr_t)*top), (uintptr_t)*top);
+	clip_give(heap, clip);
 }
 
 /* ---- draining --------------------------------------------------------------------------------------------------- */
@@ -126,12 +133,10 @@ static bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 {
 	struct magazine_state *state = state_of(cache, number);
 	bool any = false;
-	struct clip *clip;
-	unsigned n;
+	void **top;
 
-	while (state && (clip = own_pop(cache, state, &n)) != NULL) {
-		clip_flush(heap, clip, n);
-		clip_give(heap, clip);
+	while (state && (top = own_pop(cache, state)) != NULL) {
+		clip_flush(heap, top);
 		any = true;
 	}
 	return any;
@@ -141,14 +146,13 @@ static bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	unsigned n = 0;
 
-	if (!state->full || !tagged_clip(state->full)->slots[0])
+	if (!state->full || !clip_of(state->full)->slots[0])
 		return false;
-	struct clip *clip = own_pop(cache, state, &n);
+	void **top = own_pop(cache, state);
 
 	(void)own_drain(heap, cache, number);
-	own_add(cache, state, clip, n);
+	own_push(cache, state, top);
 	return true;
 }
 
@@ -184,7 +188,7 @@ static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned n
 	while (empty_give(heap, state))
 		;
 	clip_give(heap, loaded_clip(state));
-	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins, .object_size = state->object_size };
+	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins, .object_words = state->object_words };
 	if (number < MAGAZINE_BLOCK)
 		magazine_use(cache, number, state, cache->small[number - MAGAZINE_SLAB], SMALL_WORDS - 1);
 	else
@@ -216,13 +220,11 @@ static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 static bool depot_drain(struct kheap *heap)
 {
 	bool any = false;
-	struct clip *clip;
-	unsigned n;
+	void **top;
 
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES && heap->depot.bytes; i++) {
-		while ((clip = depot_pop(heap, i, &n)) != NULL) {
-			clip_flush(heap, clip, n);
-			clip_give(heap, clip);
+		while ((top = depot_pop(heap, i)) != NULL) {
+			clip_flush(heap, top);
 			any = true;
 		}
 	}
@@ -252,7 +254,8 @@ COLD bool cpu_drain(struct kheap *heap)
 	return any;
 }
 
-COLD bool cpu_drain_large(struct kheap *heap)
+/* The depot, and of this CPU's cache all but small objects, which are few bytes. */
+static bool drain_large(struct kheap *heap)
 {
 	struct cpu_cache *cache = present_cache(heap);
 	bool any = !HARDENED && depot_drain(heap);
@@ -267,21 +270,32 @@ COLD bool cpu_drain_large(struct kheap *heap)
 	return any;
 }
 
-COLD size_t cpu_cached_bytes(struct kheap *heap)
+/* Bytes in the depot and in this CPU's cache, of its loaded magazines only those from this one on. */
+static size_t cached_bytes(struct kheap *heap, unsigned number)
 {
 	struct cpu_cache *cache = present_cache(heap);
 	size_t n = heap->depot.bytes;
 
 	if (!cache)
 		return n;
-	for (unsigned i = MAGAZINE_BLOCK; cache->block_states && i < MAGAZINES; i++) {
-		const struct magazine_state *state = state_of(cache, i);
+	for (; number < MAGAZINES; number++) {
+		const struct magazine_state *state = state_of(cache, number);
 
-		if (state->has_clip)
-			n += (size_t)(cache->tops[i] - state->bottom) * magazine_object_size(i);
+		if (state && state->bottom)
+			n += (size_t)(cache->tops[number] - state->bottom) * magazine_object_size(number);
 	}
 	(void)runs_count(cache, &n);
 	return n + large_bytes(cache);
+}
+
+COLD bool cpu_spare(struct kheap *heap)
+{
+	size_t footprint = heap->counters.footprint_pages;
+
+	if (footprint < SPARE_SMALL_PAGES)
+		return cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / SPARE_SMALL_SHARE &&
+		       cpu_drain(heap);
+	return cached_bytes(heap, MAGAZINE_BLOCK) > (heap_scale(heap) << PAGE_SHIFT) / SPARE_SHARE && drain_large(heap);
 }
 
 COLD bool cpu_reset(struct kheap *heap)
@@ -346,8 +360,7 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 	struct magazine_state *state = state_of(cache, number);
 	struct magazine magazine = magazine_at(cache, number);
 	bool is_idle = state && !state->was_missed;
-	struct clip *clip;
-	unsigned n;
+	void **top;
 
 	if (!state || !state->bottom)
 		return;
@@ -361,8 +374,8 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		return;
 	}
 	/* Of the depot too, so that what nobody wants does not stay. */
-	if (!state->full && state->has_clip && (clip = depot_pop(heap, number, &n)) != NULL)
-		own_add(cache, state, clip, n);
+	if (!state->full && state->has_clip && (top = depot_pop(heap, number)) != NULL)
+		own_push(cache, state, top);
 	if (!**magazine.top)
 		(void)own_refill(cache, number);
 	(void)empty_give(heap, state);
@@ -393,7 +406,8 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 	if (!cache->block_states && has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT)) {
 		cache->block_states = overhead_page(heap);
 		for (unsigned i = 0; cache->block_states && i < BLOCK_CLASSES; i++)
-			cache->block_states[i].object_size = (uint16_t)magazine_object_size(MAGAZINE_BLOCK + i);
+			cache->block_states[i].object_words =
+				(uint16_t)(magazine_object_size(MAGAZINE_BLOCK + i) / WORD_BYTES);
 	}
 	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
 	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)

@@ -97,38 +97,54 @@ INLINE void *magazine_pop(struct magazine magazine)
 	return object;
 }
 
-/* False: it is full. */
-INLINE bool magazine_push(const struct kheap *heap, struct magazine magazine, void *object)
+/* There is one. */
+INLINE void *magazine_take(struct magazine magazine)
+{
+	void *object = *(*magazine.top)--;
+
+	*key_word((uintptr_t)object) = 0;
+	return object;
+}
+
+/* There is room. */
+INLINE void magazine_put(const struct kheap *heap, struct magazine magazine, void *object)
 {
 	void **top = *magazine.top;
 
-	if (UNLIKELY(top == *magazine.limit))
-		return false;
 	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
 	top[1] = object;
 	*magazine.top = top + 1;
+}
+
+/* False: it is full. */
+INLINE bool magazine_push(const struct kheap *heap, struct magazine magazine, void *object)
+{
+	if (UNLIKELY(*magazine.top == *magazine.limit))
+		return false;
+	magazine_put(heap, magazine, object);
 	return true;
 }
 
-/* At most FAST_MAX bytes. NULL: the cache has none, or is half changed. */
-INLINE void *cache_pop(struct kheap *heap, size_t size)
+/* NULL: the magazine has none, or the cache is half changed. */
+INLINE void *cache_pop(struct kheap *heap, size_t number)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 	void *object = NULL;
 
 	if (cpu_enter(cache)) {
-		object = magazine_pop(magazine_at(cache, magazine_of_size(size)));
+		object = magazine_pop(magazine_at(cache, number));
 		cpu_leave(cache);
 	}
 	return object;
 }
 
-/* The same, by all means. An alignment of 0 is the natural one. */
+/* At most FAST_MAX bytes, by all means. An alignment of 0 is the natural one. */
 INLINE void *fast_alloc(struct kheap *heap, size_t size, size_t alignment)
 {
-	void *object = cache_pop(heap, size);
+	size_t number = magazine_of_size(size);
+	void *object = cache_pop(heap, number);
 
-	return LIKELY(object != NULL) ? object : cpu_alloc_miss(heap, size, alignment);
+	return LIKELY(object != NULL) ? object : cpu_alloc_miss(heap, size, alignment, number);
 }
 
 /* Where an address is: its granule in the region; region NULL: it is not the heap's, or misaligned. */
@@ -145,25 +161,33 @@ INLINE unsigned magazine_of(const uint8_t *magazines, size_t granule)
 	return __atomic_load_n(&magazines[granule / CELL_GRANULES], __ATOMIC_RELAXED);
 }
 
-/* False: what starts there is not live, or for no magazine, or there is no room: nothing was done. */
-INLINE bool cache_push(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
-                       size_t granule)
+enum pushed { PUSHED, NOT_PUSHED, NO_ROOM };
+
+/* NO_ROOM: the magazine is full, or that of nobody. NOT_PUSHED: what starts there may not be live, or the cache is half changed. */
+INLINE enum pushed cache_push(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
+                              size_t granule, size_t *number)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 	bool is_done;
 
 	if (HARDENED || UNLIKELY(!get_bit(starts, granule)) || UNLIKELY(is_cached(heap, (uintptr_t)object)) ||
 	    !cpu_enter(cache))
-		return false;
-	is_done = magazine_push(heap, magazine_at(cache, magazine_of(magazines, granule)), object);
+		return NOT_PUSHED;
+	*number = magazine_of(magazines, granule);
+	is_done = magazine_push(heap, magazine_at(cache, *number), object);
 	cpu_leave(cache);
-	return is_done;
+	return is_done ? PUSHED : NO_ROOM;
 }
 
 INLINE void fast_free_at(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
                          size_t granule)
 {
-	if (UNLIKELY(!cache_push(heap, object, starts, magazines, granule)))
+	size_t number = 0;
+	enum pushed pushed = cache_push(heap, object, starts, magazines, granule, &number);
+
+	if (UNLIKELY(pushed == NO_ROOM))
+		cpu_free_full(heap, object, number);
+	else if (UNLIKELY(pushed == NOT_PUSHED))
 		cpu_free_slow(heap, object);
 }
 

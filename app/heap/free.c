@@ -184,18 +184,20 @@ void kheap_free(struct kheap *heap, void *object)
 static __attribute__((noinline)) bool free_cached_far(struct kheap *heap, void *object)
 {
 	struct window found;
+	size_t number;
 
 	return LIKELY(first_look(heap, (uintptr_t)object, &found)) &&
 	       cache_push(heap, object, found.starts, found.magazines,
-	                  granule_number((uintptr_t)object) - found.first_granule);
+	                  granule_number((uintptr_t)object) - found.first_granule, &number) == PUSHED;
 }
 
 bool kheap_free_cached(struct kheap *heap, void *object)
 {
-	size_t granule;
+	size_t granule, number;
 
 	if (is_in_window(heap, (uintptr_t)object, &granule))
-		return cache_push(heap, object, heap->window.starts, heap->window.magazines, granule);
+		return cache_push(heap, object, heap->window.starts, heap->window.magazines, granule, &number) ==
+		       PUSHED;
 	return free_cached_far(heap, object);
 }
 

@@ -8,10 +8,8 @@
 #define BELOW_4G ((uintptr_t)UINT32_MAX)
 #define SLAB_ALIGNED_MAX \
 	((size_t)256) /* up to here a slab's objects are as well aligned as any power of two that divides their size */
-/* Before the heap grows, what caches hold goes back if it is more than this share of the heap. */
-#define CACHED_SHARE 64
 /* From so many pages on a class with slabs has at most this share of its objects in blocks. */
-#define ENOUGH_FOOTPRINT 16
+#define ENOUGH_FOOTPRINT 22
 #define ENOUGH_SHARE 32
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
@@ -161,11 +159,10 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	return true;
 }
 
-/* What lies in the depot and in this CPU's block magazines goes back if it is worth a chunk. */
 static bool caches_serve(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);
-	bool any = cpu_cached_bytes(heap) > (heap_scale(heap) << PAGE_SHIFT) / CACHED_SHARE && cpu_drain_large(heap);
+	bool any = cpu_spare(heap);
 
 	heap_unlock(heap, state);
 	return any;
@@ -319,12 +316,13 @@ static uintptr_t alloc_locked(struct kheap *heap, const struct request *request)
 static size_t pages_to_grow(const struct request *request)
 {
 	size_t slack = request->alignment > GRANULE ? request->alignment : 0;
+	/* One or two whole pages serve where a block, with its header, would begin another. */
+	bool is_run = request->gross > BLOCK_MAX_REQUEST || request->alignment >= PAGE_SIZE ||
+	              (request->gross > PAGE_SIZE / 2 && request->gross <= 2 * PAGE_SIZE);
 
 	if (slack >= PAGE_SIZE)
 		slack -= PAGE_SIZE;
-	if (request->gross > BLOCK_MAX_REQUEST || request->alignment >= PAGE_SIZE)
-		return pages_for(request->gross) + pages_for(slack);
-	return pages_for(request->gross + BLOCK_MIN) + pages_for(slack);
+	return pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack);
 }
 
 /* The heap cannot grow: what other storeys have to spare, in the end all that this CPU can reach. */
@@ -424,7 +422,7 @@ static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t siz
 	if (!HARDENED && flags == KMALLOC_ZERO)
 		return alloc_zeroed(heap, size, alignment);
 	if (!HARDENED && flags == KMALLOC_NO_GROW && size <= FAST_MAX && alignment <= GRANULE) {
-		void *object = cache_pop(heap, size);
+		void *object = cache_pop(heap, magazine_of_size(size));
 
 		if (object)
 			return object;
@@ -451,7 +449,7 @@ void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)
 
 void *kheap_alloc_cached(struct kheap *heap, size_t size_bytes)
 {
-	return !HARDENED && LIKELY(size_bytes <= FAST_MAX) ? cache_pop(heap, size_bytes) : NULL;
+	return !HARDENED && LIKELY(size_bytes <= FAST_MAX) ? cache_pop(heap, magazine_of_size(size_bytes)) : NULL;
 }
 
 void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignment, unsigned flags)

@@ -262,16 +262,17 @@ void cpu_heap_made(struct kheap *heap);
  * The magazine for a size up to FAST_MAX was empty: get objects from the depot or the slabs, or a block. An alignment of 0 is the natural one.
  * NULL: there is no memory. Called without the lock.
  */
-void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment);
+void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment, size_t number);
 /* Free what the fast path did not. Called without the lock. */
 void cpu_free_slow(struct kheap *heap, void *object);
+/* Free what is live and has this magazine, which was full; 0: none has it. */
+void cpu_free_full(struct kheap *heap, void *object, size_t number);
 /* Free what does not lie in the window. NULL does nothing. */
 void cpu_free_far(struct kheap *heap, void *object);
 /* Give what this CPU's cache and the depot hold back to the slabs and blocks; true if that was anything. */
 bool cpu_drain(struct kheap *heap);
-/* The same for the depot and for blocks alone, which is most of the bytes; and how many that would be. */
-bool cpu_drain_large(struct kheap *heap);
-size_t cpu_cached_bytes(struct kheap *heap);
+/* Before the heap grows: what it would be worth to give back, does. */
+bool cpu_spare(struct kheap *heap);
 /* All, and the space of the magazines too. */
 bool cpu_reset(struct kheap *heap);
 /* All CPUs' caches go, where nobody else is inside the heap. */

@@ -250,7 +250,10 @@ struct magazine {
 	void ***limit; /* what top may not pass */
 };
 
-/* The space of a magazine that its class has earned. A full one waits on the depot's list, linked by its first word. */
+/*
+ * The space of a magazine that its class has earned, aligned to its size. A full one waits on a list, which has the addresses of the topmost
+ * objects' slots: the first one, and in each clip's first slot the next.
+ */
 #define CLIP_WORDS 32
 struct clip {
 	void *slots[CLIP_WORDS]; /* the first is the NULL below the lowest object */
@@ -262,14 +265,14 @@ struct clip {
 /* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded one go to and fro without the lock. */
 struct magazine_state {
 	void **bottom;
-	uintptr_t full;     /* own full clips, tagged and linked as in the depot */
+	void **full;        /* own full clips */
 	struct clip *empty; /* own clips without objects */
 	bool has_clip;
-	uint8_t limit;       /* objects that a clip of it may hold */
-	bool was_missed;     /* since the idle hand passed */
-	uint8_t n_misses;    /* until it earns a clip */
-	uint8_t n_stand_ins; /* frees of blocks that stand in: until the class earns a slab by being busy */
-	uint16_t object_size;
+	uint8_t limit;         /* objects that a clip of it may hold */
+	bool was_missed;       /* since the idle hand passed */
+	uint8_t n_misses;      /* until it earns a clip */
+	uint8_t n_stand_ins;   /* frees of blocks that stand in: until the class earns a slab by being busy */
+	uint16_t object_words; /* size in words of 8 bytes */
 };
 
 /*
@@ -314,12 +317,12 @@ struct cpu_cache {
 	void *small[SLAB_CLASSES][SMALL_WORDS];
 };
 
-/* Full clips that no CPU has: the address of the first, with the number of its objects in the low bits; its first word has the next one. */
+/* Full clips that no CPU has. */
 struct depot {
-	uintptr_t full[SLAB_CLASSES];
-	uintptr_t *full_blocks; /* the same for the classes of blocks; NULL: not earned yet */
-	size_t bytes;           /* of the objects in them */
-	struct clip *empty;     /* clips without objects */
+	void **full[SLAB_CLASSES];
+	void ***full_blocks; /* the same for the classes of blocks; NULL: not earned yet */
+	size_t bytes;        /* of the objects in them */
+	struct clip *empty;  /* clips without objects */
 	unsigned n_empty;
 	uint32_t drain_epoch;
 };

@@ -3,14 +3,14 @@
  * Regions: where pages come from. A region brings its own descriptors at its front, so growing the heap never needs the heap, and any
  * number of regions of any size may lie anywhere. The section table leads from an address to its region without touching the address.
  *
- * Growth asks for a twelfth of what the heap has, so that the source is asked seldom and little is held in vain, but for a large object
+ * Growth asks for a fourteenth of what the heap has, so that the source is asked seldom and little is held in vain, but for a large object
  * for no more than that needs: its chunk goes back with it. One empty chunk is kept, the rest go back.
  */
 #include "small.h"
 #include "internal.h"
 
 #define FIRST_CHUNK_PAGES 8
-#define GROWTH_SHARE 12     /* a chunk is a twelfth of what the heap has; */
+#define GROWTH_SHARE 14     /* a chunk is a fourteenth of what the heap has; */
 #define SMALL_HEAP_PAGES 64 /* a sixth in smaller heaps, */
 #define SMALL_SHARE 6
 #define MIN_CHUNK_PAGES 2
@@ -460,7 +460,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 		return NULL;
 	cache_init(&heap->cache_of_caches, heap, sizeof(struct kcache), GRANULE);
 	heap->cache_of_caches.is_internal = true;
-	cache_init(&heap->cache_of_clips, heap, sizeof(struct clip) - GUARD_BYTES, GRANULE);
+	cache_init(&heap->cache_of_clips, heap, sizeof(struct clip) - GUARD_BYTES, sizeof(struct clip));
 	heap->cache_of_clips.is_internal = true;
 	cpu_init(heap);
 	region->is_first = true;
