@@ -102,20 +102,22 @@ static void check_no_magazines(struct check *check, const struct region *region,
 
 static void check_slab_list(struct check *check, const struct region *region, size_t page, unsigned class_index)
 {
-	const struct slab_class *class = &check->heap->slabs[class_index];
 	const struct page_desc *desc = &region->descs[page];
+	const struct cpu_cache *owner = desc->owner < KPORT_CPUS ? cache_of(check->heap, desc->owner) : NULL;
+
 	check->n_slabs[class_index]++;
-	if (class->empty == desc) {
+	if (check->heap->slabs[class_index].empty == desc) {
 		check->cached_pages++;
 		return;
 	}
 	if (!desc->n_free) {
-		if (class->partial == desc)
+		if (owner && owner->partial[class_index] == desc)
 			fault(check, KHEAP_FAULT_SLAB_LIST, page_address(region, page));
 		return;
 	}
 	check->n_listed[class_index]++;
-	if ((desc->prev ? desc->prev->next : class->partial) != desc || (desc->next && desc->next->prev != desc))
+	if (!owner || (desc->prev ? desc->prev->next : owner->partial[class_index]) != desc ||
+	    (desc->next && desc->next->prev != desc))
 		fault(check, KHEAP_FAULT_SLAB_LIST, page_address(region, page));
 }
 
@@ -460,9 +462,13 @@ static void check_counters(struct check *check)
 		const struct slab_class *class = &check->heap->slabs[i];
 		size_t listed = 0;
 
-		for (const struct page_desc *desc = class->partial; desc && listed <= check->n_listed[i];
-		     desc = desc->next)
-			listed++;
+		for (unsigned cpu = 0; cpu < KPORT_CPUS; cpu++) {
+			const struct cpu_cache *cache = cache_of(check->heap, cpu);
+
+			for (const struct page_desc *desc = cache ? cache->partial[i] : NULL;
+			     desc && listed <= check->n_listed[i]; desc = desc->next)
+				listed++;
+		}
 		if (listed != check->n_listed[i])
 			fault(check, KHEAP_FAULT_SLAB_LIST, 0);
 		ok = ok && class->n_slabs == check->n_slabs[i] && class->n_in_blocks == check->n_in_blocks[i];

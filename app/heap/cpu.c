@@ -157,7 +157,7 @@ static void refill_from_slab(struct kheap *heap, struct magazine magazine, unsig
 {
 	unsigned n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(*magazine.limit - *magazine.top));
 
-	if (!heap->slabs[class_index].partial && !slab_is_earned(heap, class_index))
+	if (!slab_is_earned(heap, class_index))
 		return;
 	n = slab_take(heap, class_index, n, *magazine.top + 1);
 	*magazine.top += n;
@@ -516,14 +516,10 @@ COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
 
 		clips_count(heap, list ? *list : NULL, &sum);
 	}
-#if KPORT_CPUS > 1
 	for (unsigned i = 0; i < KPORT_CPUS; i++) {
-		if (heap->cpus[i] != NO_CACHE)
-			cache_count(heap, heap->cpus[i], &sum);
+		if (cache_of(heap, i))
+			cache_count(heap, cache_of(heap, i), &sum);
 	}
-#else
-	cache_count(heap, &heap->cpu0, &sum);
-#endif
 	*n_objects = sum.n_objects;
 	*n_bytes = sum.n_bytes;
 }

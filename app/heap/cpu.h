@@ -18,20 +18,14 @@
 #define ROUNDS_WAIT 6                      /* so many looks wait for a call that has not much to do */
 #define DEPOT_SHARE 8                      /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
-#define MAGAZINE_SHARE 128                 /* a magazine holds at most this share of the heap, within these limits */
+#define OWN_SURE_BYTES \
+	((size_t)1 << 20)  /* of full clips each CPU may have, if it is not more than its part of the heap */
+#define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
 #define BLOCKS_SHARE 2
 #define BLOCKS_MAX 16 /* more take fewer instructions, and longer: they lie apart from what is live */
 #define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
-
-#if KPORT_CPUS > 1
-/* Whoever has no cache has this one: always empty, always full, and never to be entered. */
-extern const struct cpu_cache kheap_no_cache;
-#define NO_CACHE ((struct cpu_cache *)(uintptr_t)&kheap_no_cache)
-#else
-#define NO_CACHE NULL
-#endif
 
 /* ---- a cache ---------------------------------------------------------------------------------------------------- */
 
@@ -174,12 +168,18 @@ INLINE void **own_pop(struct cpu_cache *cache, struct magazine_state *state)
 	return top;
 }
 
-/* What this CPU may keep in full clips: one alone as much as the depot, all of several together up to four times as much. */
+/*
+ * What this CPU may keep in full clips. Alone, as much as the depot; where several work, OWN_SURE_BYTES of its part of the heap, or half of
+ * that part, if it is more. Of a heap that cannot grow all together have no more than a quarter.
+ */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
-	size_t depot = max_size((heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE, DEPOT_MIN_BYTES);
+	size_t scale = heap_scale(heap) << PAGE_SHIFT, part = scale / (2 + heap->n_caches);
 
-	cache->own_most = (heap->n_caches && heap->config.source.get ? 4 : 2) * depot / (2 + heap->n_caches);
+	if (heap->n_caches && heap->config.source.get)
+		cache->own_most = min_size(part, max_size(part / 2, OWN_SURE_BYTES));
+	else
+		cache->own_most = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */

@@ -319,13 +319,9 @@ COLD bool cpu_reset(struct kheap *heap)
 /* A CPU's cache goes, if it is not half changed. */
 COLD static void cache_end(struct kheap *heap, unsigned cpu)
 {
-#if KPORT_CPUS > 1
-	struct cpu_cache *cache = heap->cpus[cpu];
-#else
-	struct cpu_cache *cache = &heap->cpu0;
-#endif
+	struct cpu_cache *cache = cache_of(heap, cpu);
 
-	if (HARDENED || cache == NO_CACHE || (INTERRUPTS && cache->inside))
+	if (HARDENED || !cache || (INTERRUPTS && cache->inside))
 		return;
 	cache_drain_all(heap, cache);
 	cache_shrink(heap, cache);
@@ -333,6 +329,7 @@ COLD static void cache_end(struct kheap *heap, unsigned cpu)
 	if (cache != &heap->cpu0) {
 		heap->cpus[cpu] = NO_CACHE;
 		heap->n_caches--;
+		slabs_inherit(heap, cache);
 		overhead_free(heap, cache);
 	}
 #else

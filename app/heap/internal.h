@@ -221,6 +221,8 @@ void slab_free(struct kheap *heap, struct region *region, uintptr_t address, uns
 /* Where objects of a class may start: a word of a page's starts. */
 uint32_t slab_starts(unsigned class_index, size_t word);
 bool slab_drain(struct kheap *heap);
+/* A CPU's cache goes: its slabs are the first one's now. O(slabs). */
+void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache);
 #define SLAB_TAKE_MAX 16
 /* Up to n objects, at most SLAB_TAKE_MAX, of a class, from one slab, each marked as cached, into objects[]; how many. They are not counted. */
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
@@ -254,6 +256,24 @@ void cpu_free_run(struct kheap *heap, void *object);
 /* A block of more than 4 KiB, or a run of up to 128 KiB. NULL: the cache has none for this size. Called without the lock. */
 #define LARGE_MAX ((size_t)128 << 10)
 void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment);
+
+#if KPORT_CPUS > 1
+/* Whoever has no cache has this one: always empty, always full, and never to be entered. */
+extern const struct cpu_cache kheap_no_cache;
+#define NO_CACHE ((struct cpu_cache *)(uintptr_t)&kheap_no_cache)
+#else
+#define NO_CACHE NULL
+#endif
+
+/* A CPU's cache, or NULL. */
+static inline struct cpu_cache *cache_of(struct kheap *heap, unsigned cpu)
+{
+#if KPORT_CPUS > 1
+	return heap->cpus[cpu] != NO_CACHE ? heap->cpus[cpu] : NULL;
+#else
+	return cpu == 0 ? &heap->cpu0 : NULL;
+#endif
+}
 
 void cpu_init(struct kheap *heap);
 /* The heap has its first region. */

@@ -106,6 +106,7 @@ struct page_desc {
 		bool is_bare;         /* PAGE_RUN: from kpages_alloc, so without a canary */
 		struct kcache *cache; /* PAGE_CACHE */
 		size_t n_back;        /* PAGE_CACHE_BODY: pages back to the first */
+		unsigned owner;       /* slab: on the list of which CPU it is, or was last */
 	};
 };
 
@@ -230,9 +231,8 @@ struct block_bins {
 /* ---- slabs -------------------------------------------------------------------------------------------------- */
 
 struct slab_class {
-	struct page_desc *partial; /* slabs with free objects and live ones */
-	struct page_desc *empty;   /* at most one slab without live objects */
-	uint32_t n_in_blocks;      /* live objects of this class that blocks serve */
+	struct page_desc *empty; /* at most one slab without live objects */
+	uint32_t n_in_blocks;    /* live objects of this class that blocks serve */
 	uint32_t n_slabs : 31;
 	uint32_t
 		is_busy : 1; /* its few objects come and go so often that it gets a slab, if there is a page to spare */
@@ -315,6 +315,8 @@ struct cpu_cache {
 	struct large_cache *large; /* NULL: not earned yet */
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES][SMALL_WORDS];
+	struct page_desc
+		*partial[SLAB_CLASSES]; /* slabs with free objects and live ones, for this CPU; with the lock */
 };
 
 /* Full clips that no CPU has. */

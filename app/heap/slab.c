@@ -10,7 +10,10 @@
 
 #define TAKE_FIRST 8
 #define SURE_FOOTPRINT 257 /* pages in use: in such heaps powers of two above 256 bytes get a slab at once */
-#define SMALL_CLASSES 16   /* 16, 32 .. 256; then 512, 1024, 2048 */
+/* Where free objects of slabs are more than this share of the heap, and than this, a CPU takes another one's slab rather than a new one. */
+#define IDLE_SHARE 8
+#define IDLE_MIN_BYTES ((size_t)64 << 10)
+#define SMALL_CLASSES 16 /* 16, 32 .. 256; then 512, 1024, 2048 */
 
 const uint16_t kheap_object_sizes[SLAB_CLASSES] = { 16,  32,  48,  64,  80,  96,  112, 128,  144, 160,
 	                                            176, 192, 208, 224, 240, 256, 512, 1024, 2048 };
@@ -76,23 +79,35 @@ bool slab_is_earned(const struct kheap *heap, unsigned class_index)
 	       class->n_in_blocks * (slab_object_size(class_index) + BLOCK_HEADER + GRANULE / 2) >= PAGE_SIZE;
 }
 
-static void list_push(struct slab_class *class, struct page_desc *desc)
+/*
+ * Slabs with free objects and live ones are listed by the CPU that takes objects from them, so that objects of different CPUs seldom share a
+ * cache line. Those of a CPU without a cache are the first one's. A slab that is listed is listed where its owner says.
+ */
+static struct page_desc **list_of(struct kheap *heap, const struct page_desc *desc, unsigned class_index)
 {
-	desc->prev = NULL;
-	desc->next = class->partial;
-	if (desc->next)
-		desc->next->prev = desc;
-	class->partial = desc;
+	return &cache_of(heap, desc->owner)->partial[class_index];
 }
 
-static void list_remove(struct slab_class *class, struct page_desc *desc)
+static void list_push(struct kheap *heap, struct page_desc *desc, unsigned class_index, unsigned owner)
+{
+	desc->owner = cache_of(heap, owner) ? owner : 0;
+	struct page_desc **list = list_of(heap, desc, class_index);
+
+	desc->prev = NULL;
+	desc->next = *list;
+	if (desc->next)
+		desc->next->prev = desc;
+	*list = desc;
+}
+
+static void list_remove(struct kheap *heap, struct page_desc *desc, unsigned class_index)
 {
 	if (desc->next)
 		desc->next->prev = desc->prev;
 	if (desc->prev)
 		desc->prev->next = desc->next;
 	else
-		class->partial = desc->next;
+		*list_of(heap, desc, class_index) = desc->next;
 }
 
 static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
@@ -122,29 +137,60 @@ static void slab_destroy(struct kheap *heap, struct page_desc *desc, unsigned cl
 	run_free(heap, region, desc_page(desc), 1);
 }
 
-/* A slab with free objects, on the list. */
-static struct page_desc *slab_with_room(struct kheap *heap, unsigned class_index)
+/* This CPU's first slab with room; NULL: it has none. */
+INLINE struct page_desc *own_slab(struct kheap *heap, unsigned class_index)
+{
+	const struct cpu_cache *cache = cache_of(heap, kport_cpu());
+
+	return (cache ? cache : &heap->cpu0)->partial[class_index];
+}
+
+/* Another CPU's slab with room; NULL: there is none. */
+static struct page_desc *others_slab(struct kheap *heap, unsigned class_index)
+{
+	for (unsigned i = 0; i < KPORT_CPUS && heap->n_caches; i++) {
+		struct cpu_cache *cache = cache_of(heap, i);
+		struct page_desc *desc = cache ? cache->partial[class_index] : NULL;
+
+		if (!desc)
+			continue;
+		list_remove(heap, desc, class_index);
+		return desc;
+	}
+	return NULL;
+}
+
+/* A slab that is no CPU's: the empty one, or a new one, unless the slabs have more free objects already than is good for the heap. */
+static struct page_desc *fresh_slab(struct kheap *heap, unsigned class_index)
 {
 	struct slab_class *class = &heap->slabs[class_index];
-	struct page_desc *desc = class->partial;
+	struct page_desc *desc = class->empty;
 
-	if (LIKELY(desc != NULL))
-		return desc;
-	desc = class->empty;
-	if (desc)
+	if (desc) {
 		desc_region(desc)->n_cached--;
-	else
-		desc = slab_create(heap, class_index);
-	class->empty = NULL;
+		class->empty = NULL;
+		return desc;
+	}
+	if (heap->counters.free_slab_bytes > max_size((heap_scale(heap) << PAGE_SHIFT) / IDLE_SHARE, IDLE_MIN_BYTES))
+		desc = others_slab(heap, class_index);
+	return desc ? desc : slab_create(heap, class_index);
+}
+
+/* A slab with free objects, on this CPU's list. */
+static struct page_desc *slab_with_room(struct kheap *heap, unsigned class_index)
+{
+	struct page_desc *desc = fresh_slab(heap, class_index);
+
+	if (!desc)
+		desc = others_slab(heap, class_index);
 	if (desc)
-		list_push(class, desc);
+		list_push(heap, desc, class_index, kport_cpu());
 	return desc;
 }
 
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[])
 {
-	struct slab_class *class = &heap->slabs[class_index];
-	struct page_desc *desc = class->partial;
+	struct page_desc *desc = own_slab(heap, class_index);
 	bool is_new = !desc;
 
 	if (!desc && (desc = slab_with_room(heap, class_index)) == NULL)
@@ -179,17 +225,16 @@ unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *o
 	/* The last word may have some left. */
 	desc->hint = (uint16_t)(word - words - 1);
 	if (!desc->n_free)
-		list_remove(class, desc);
+		list_remove(heap, desc, class_index);
 	return n;
 }
 
 uintptr_t slab_alloc(struct kheap *heap, unsigned class_index)
 {
-	struct slab_class *class = &heap->slabs[class_index];
-	struct page_desc *desc = slab_with_room(heap, class_index);
+	struct page_desc *desc = own_slab(heap, class_index);
 	uint32_t free;
 
-	if (!desc)
+	if (!desc && (desc = slab_with_room(heap, class_index)) == NULL)
 		return 0;
 	const struct region *region = desc_region(desc);
 	uint32_t *words = page_starts(region, desc_page(desc));
@@ -202,7 +247,7 @@ uintptr_t slab_alloc(struct kheap *heap, unsigned class_index)
 	put_bits(&words[i], words[i] | (free & (0 - free)));
 	desc->hint = (uint16_t)i;
 	if (!--desc->n_free)
-		list_remove(class, desc);
+		list_remove(heap, desc, class_index);
 	guard_verify(heap, object, slab_object_size(class_index));
 	*key_word(object) = 0;
 	heap->counters.free_slab_bytes -= slab_object_size(class_index);
@@ -220,11 +265,11 @@ void slab_free(struct kheap *heap, struct region *region, uintptr_t address, uns
 	if (word < desc->hint || !desc->n_free)
 		desc->hint = (uint16_t)word;
 	if (!desc->n_free++)
-		list_push(class, desc);
+		list_push(heap, desc, class_index, desc->owner);
 	heap->counters.free_slab_bytes += slab_object_size(class_index);
 	if (LIKELY(desc->n_free != slab_objects(class_index)))
 		return;
-	list_remove(class, desc);
+	list_remove(heap, desc, class_index);
 	if (class->empty) {
 		slab_destroy(heap, desc, class_index);
 		return;
@@ -250,4 +295,17 @@ bool slab_drain(struct kheap *heap)
 		freed = true;
 	}
 	return freed;
+}
+
+/* With the lock, after the cache has left the table of CPUs. */
+void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache)
+{
+	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
+		struct page_desc *next;
+
+		for (struct page_desc *desc = cache->partial[i]; desc; desc = next) {
+			next = desc->next;
+			list_push(heap, desc, i, 0);
+		}
+	}
 }

@@ -74,7 +74,7 @@ static bool find_slab(struct test *t, struct wreck *w)
 		if (kind < PAGE_SLAB || kind >= PAGE_OVERHEAD || slab_object_size((unsigned)(kind - PAGE_SLAB)) > 64)
 			continue;
 		w->slab_class = (unsigned)(kind - PAGE_SLAB);
-		if (w->heap->slabs[w->slab_class].partial == &w->region->descs[w->slab])
+		if (w->heap->cpu0.partial[w->slab_class] == &w->region->descs[w->slab])
 			return true;
 	}
 	test_fail(t, "300 objects of 40 bytes, some of them freed, made no partly free slab");
@@ -260,8 +260,8 @@ static void break_slab_hint(struct wreck *w)
 
 static void break_slab_head(struct wreck *w)
 {
-	save(w, &w->heap->slabs[w->slab_class].partial, sizeof(struct page_desc *));
-	w->heap->slabs[w->slab_class].partial = NULL;
+	save(w, &w->heap->cpu0.partial[w->slab_class], sizeof(struct page_desc *));
+	w->heap->cpu0.partial[w->slab_class] = NULL;
 }
 
 static void break_slab_link(struct wreck *w)

@@ -474,6 +474,91 @@ static void caches_do_not_hold_regions(struct test *t)
 	CHECK(t, kheap_remove_region(look.heap, arena), "caches kept a region in which nothing is live");
 }
 
+/* ------------------------------------------------------------------------------------------------------------
+ * Two processors take and free objects in turn
+ * --------------------------------------------------------------------------------------------------------- */
+
+#define N_OWN 200
+#define N_TURNS 1000 /* of each */
+#define N_SIZES 3    /* of 16 bytes, 32, 48 */
+#define LINE ((uintptr_t)64)
+#define N_SPARE_PAGES 32
+#define TURNS_SECONDS 15
+
+struct turns {
+	struct host *host;
+	struct kheap *heap;
+	uint64_t end;
+	unsigned n_turns; /* of both; whose turn it is */
+	void *objects[2][N_OWN];
+};
+
+static void take_turns(void *ctx, unsigned index)
+{
+	struct turns *turns = ctx;
+	struct random random;
+
+	random_seed(&random, index);
+	/* A thread gets a cache when it has worked a little. */
+	for (unsigned i = 0; i < N_OWN; i++)
+		kheap_free(turns->heap, kheap_alloc(turns->heap, LARGEST, 0));
+	for (unsigned i = 0; i < N_TURNS; i++) {
+		void **object = &turns->objects[index][random_below(&random, N_OWN)];
+
+		while (__atomic_load_n(&turns->n_turns, __ATOMIC_ACQUIRE) % 2 != index) {
+			if (turns->host->ticks(turns->host) > turns->end)
+				return;
+			if (turns->host->yield != NULL)
+				turns->host->yield(turns->host);
+		}
+		kheap_free(turns->heap, *object);
+		*object = kheap_alloc(turns->heap, 16 * (1 + random_below(&random, N_SIZES)), 0);
+		__atomic_fetch_add(&turns->n_turns, 1, __ATOMIC_RELEASE);
+	}
+	kheap_leave(turns->heap);
+}
+
+static unsigned n_shared_lines(const struct turns *turns)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < N_OWN; i++)
+		for (unsigned k = 0; k < N_OWN && turns->objects[0][i] != NULL; k++)
+			n += (uintptr_t)turns->objects[0][i] / LINE == (uintptr_t)turns->objects[1][k] / LINE;
+	return n;
+}
+
+static void objects_share_no_line(struct test *t)
+{
+	static struct turns turns;
+	struct host *host = t->host;
+	void *pages[N_SPARE_PAGES];
+	bool is_run;
+
+	if (HARDENED || host->run_parallel == NULL || host->n_cpus < 2) {
+		test_skip(t, HARDENED ? "the hardened builds have no CPU caches" : "there is only one processor");
+		return;
+	}
+	turns = (struct turns){ .host = host, .heap = test_heap_on_host_pages(t, ARENA) };
+	TRY(turns.heap != NULL);
+	/* The first few objects of a class are blocks, which may lie anywhere; where no page is to spare others' slabs are taken from. */
+	for (unsigned i = 0; i < N_OWN * N_SIZES; i++)
+		CHECK(t, kheap_alloc(turns.heap, 16 * (1 + i % N_SIZES), 0) != NULL, "an object was refused");
+	for (unsigned i = 0; i < N_SPARE_PAGES; i++)
+		pages[i] = kheap_alloc(turns.heap, KMALLOC_PAGE_SIZE, 0);
+	for (unsigned i = 1; i < N_SPARE_PAGES; i++)
+		kheap_free(turns.heap, pages[i]);
+	turns.end = host->ticks(host) + TURNS_SECONDS * host->ticks_per_second;
+	is_run = host->run_parallel(host, 2, take_turns, &turns);
+	if (host->is_processor_lost)
+		t->is_damaged = true;
+	CHECK(t, is_run, "the host could not run two processors at once");
+	CHECK(t, turns.n_turns == 2 * N_TURNS, "after %u of %u turns nobody came", turns.n_turns, 2 * N_TURNS);
+	CHECK(t, n_shared_lines(&turns) == 0, "%u times an object of each lies in one line of the processor's cache",
+	      n_shared_lines(&turns));
+	test_sound(t, turns.heap, "two processors took turns");
+}
+
 static const struct test_case cases[] = {
 	{ "interruptions may come wherever a cache is half changed", interruptions_may_come_anywhere },
 	{ "interruptions may allocate and free page runs wherever a cache is half changed",
@@ -486,6 +571,7 @@ static const struct test_case cases[] = {
 	{ "and so do blocks", another_processor_may_free_blocks },
 	{ "statistics and checks are right while another processor works", looking_does_not_disturb },
 	{ "caches do not keep a region from being taken back", caches_do_not_hold_regions },
+	{ "objects that two processors take in turn share no cache line", objects_share_no_line },
 };
 
 TEST_GROUP(caches_shared, cases);
