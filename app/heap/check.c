@@ -460,16 +460,8 @@ static void check_counters(struct check *check)
 
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		const struct slab_class *class = &check->heap->slabs[i];
-		size_t listed = 0;
 
-		for (unsigned cpu = 0; cpu < KPORT_CPUS; cpu++) {
-			const struct cpu_cache *cache = cache_of(check->heap, cpu);
-
-			for (const struct page_desc *desc = cache ? cache->partial[i] : NULL;
-			     desc && listed <= check->n_listed[i]; desc = desc->next)
-				listed++;
-		}
-		if (listed != check->n_listed[i])
+		if (slabs_listed(check->heap, i, check->n_listed[i]) != check->n_listed[i])
 			fault(check, KHEAP_FAULT_SLAB_LIST, 0);
 		ok = ok && class->n_slabs == check->n_slabs[i] && class->n_in_blocks == check->n_in_blocks[i];
 	}

@@ -221,6 +221,8 @@ void slab_free(struct kheap *heap, struct region *region, uintptr_t address, uns
 /* Where objects of a class may start: a word of a page's starts. */
 uint32_t slab_starts(unsigned class_index, size_t word);
 bool slab_drain(struct kheap *heap);
+/* How many of a class have free objects and live ones, by the CPUs' lists; something else where it is not n. */
+size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n);
 /* A CPU's cache goes: its slabs are the first one's now. O(slabs). */
 void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache);
 #define SLAB_TAKE_MAX 16

@@ -297,7 +297,22 @@ bool slab_drain(struct kheap *heap)
 	return freed;
 }
 
-/* With the lock, after the cache has left the table of CPUs. */
+size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n)
+{
+	size_t listed = 0;
+
+	for (unsigned i = 0; i < KPORT_CPUS; i++) {
+		const struct cpu_cache *cache = cache_of(heap, i);
+		const struct page_desc *desc = cache ? cache->partial[class_index] : NULL;
+
+		/* A list that is damaged may be a circle. */
+		for (; desc && listed <= n; desc = desc->next)
+			listed++;
+	}
+	return listed;
+}
+
+/* The cache has left the table of CPUs. */
 void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache)
 {
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
