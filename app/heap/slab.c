@@ -148,10 +148,12 @@ INLINE struct page_desc *own_slab(struct kheap *heap, unsigned class_index)
 /* Another CPU's slab with room; NULL: there is none. */
 static struct page_desc *others_slab(struct kheap *heap, unsigned class_index)
 {
-	for (unsigned i = 0; i < KPORT_CPUS && heap->n_caches; i++) {
+	/* Mostly the CPUs with low numbers have caches. */
+	for (unsigned i = 0, n = 0; i < KPORT_CPUS && n <= heap->n_caches; i++) {
 		struct cpu_cache *cache = cache_of(heap, i);
 		struct page_desc *desc = cache ? cache->partial[class_index] : NULL;
 
+		n += cache != NULL;
 		if (!desc)
 			continue;
 		list_remove(heap, desc, class_index);
