@@ -17,8 +17,8 @@
 #define LARGE_NEAR ((uint64_t)7) /* a request's own class and the next two */
 #define LARGE_BUSY 8             /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256  /* pages */
-/* Of the heap, where one CPU works. Where several do, a quarter of it at most, in small heaps nearly all: waiting for the lock costs more. */
-#define LARGE_SHARE 128
+/* Of a CPU's part of the heap, where it works alone. Where several do, a quarter, in small heaps nearly all: waiting for the lock costs more. */
+#define LARGE_SHARE 8
 #define LARGE_ALONE_SHARE 8
 #define FIXED_SHARE 8
 #define LARGE_CPUS_SHARE 4
@@ -225,7 +225,7 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 	if (!heap->config.source.get || (heap->config.limit_bytes && footprint > heap->config.limit_bytes / 2))
 		part /= FIXED_SHARE;
 	cache->large->most_bytes = heap->n_caches ? min_size(part, max_size(part / LARGE_CPUS_SHARE, LARGE_SURE_BYTES))
-	                                          : scale / LARGE_SHARE;
+	                                          : part / LARGE_SHARE;
 	cache->large->most_alone = min_size(scale / LARGE_ALONE_SHARE, part);
 }
 
