@@ -169,15 +169,15 @@ INLINE void **own_pop(struct cpu_cache *cache, struct magazine_state *state)
 }
 
 /*
- * What this CPU may keep in full clips. Alone, as much as the depot; where several work, OWN_SURE_BYTES of its part of the heap, or half of
- * that part, if it is more. Of a heap that cannot grow all together have no more than a quarter.
+ * What this CPU may keep in full clips: half of its part of the heap, which is a quarter of it where the CPU works alone; where several do, OWN_SURE_BYTES
+ * of its part if that is more. Of a heap that cannot grow, all together have no more than a quarter.
  */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
 	size_t scale = heap_scale(heap) << PAGE_SHIFT, part = scale / (2 + heap->n_caches);
 
-	if (heap->n_caches && heap->config.source.get)
-		cache->own_most = min_size(part, max_size(part / 2, OWN_SURE_BYTES));
+	if (heap->config.source.get)
+		cache->own_most = max_size(part / 2, heap->n_caches ? min_size(part, OWN_SURE_BYTES) : DEPOT_MIN_BYTES);
 	else
 		cache->own_most = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 }

@@ -270,14 +270,15 @@ static bool drain_large(struct kheap *heap)
 	return any;
 }
 
-/* Bytes in the depot and in this CPU's cache, of its loaded magazines only those from this one on. */
+/* Bytes in the depot and in this CPU's cache: of its loaded magazines only those from this one on, and of its full clips what is above a share. */
 static size_t cached_bytes(struct kheap *heap, unsigned number)
 {
 	struct cpu_cache *cache = present_cache(heap);
-	size_t n = heap->depot.bytes;
+	size_t n = heap->depot.bytes, own_share = (heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE;
 
 	if (!cache)
 		return n;
+	n += max_size(cache->own_bytes, own_share) - own_share;
 	for (; number < MAGAZINES; number++) {
 		const struct magazine_state *state = state_of(cache, number);
 

@@ -18,7 +18,7 @@
 #define LARGE_BUSY 8             /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256  /* pages */
 /* Of a CPU's part of the heap, where it works alone. Where several do, a quarter, in small heaps nearly all: waiting for the lock costs more. */
-#define LARGE_SHARE 8
+#define LARGE_SHARE 16
 #define LARGE_ALONE_SHARE 8
 #define FIXED_SHARE 8
 #define LARGE_CPUS_SHARE 4

@@ -3,14 +3,14 @@
  * Regions: where pages come from. A region brings its own descriptors at its front, so growing the heap never needs the heap, and any
  * number of regions of any size may lie anywhere. The section table leads from an address to its region without touching the address.
  *
- * Growth asks for a fourteenth of what the heap has, so that the source is asked seldom and little is held in vain, but for a large object
+ * Growth asks for a sixteenth of what the heap has, so that the source is asked seldom and little is held in vain, but for a large object
  * for no more than that needs: its chunk goes back with it. One empty chunk is kept, the rest go back.
  */
 #include "small.h"
 #include "internal.h"
 
 #define FIRST_CHUNK_PAGES 8
-#define GROWTH_SHARE 14     /* a chunk is a fourteenth of what the heap has; */
+#define GROWTH_SHARE 16     /* a chunk is a sixteenth of what the heap has; */
 #define SMALL_HEAP_PAGES 64 /* a sixth in smaller heaps, */
 #define SMALL_SHARE 6
 #define MIN_CHUNK_PAGES 2
