@@ -9,7 +9,7 @@
 #define SLAB_ALIGNED_MAX \
 	((size_t)256) /* up to here a slab's objects are as well aligned as any power of two that divides their size */
 /* From so many pages on a class with slabs has at most this share of its objects in blocks. */
-#define ENOUGH_FOOTPRINT 22
+#define ENOUGH_FOOTPRINT 16
 #define ENOUGH_SHARE 32
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
