@@ -168,16 +168,25 @@ INLINE void **own_pop(struct cpu_cache *cache, struct magazine_state *state)
 	return top;
 }
 
+/* May much idle in caches? Not where it is missing elsewhere: where the heap cannot grow, or not for long. */
+static inline bool can_grow(const struct kheap *heap)
+{
+	size_t limit = heap->config.limit_bytes, footprint = heap->counters.footprint_pages << PAGE_SHIFT;
+
+	return heap->config.source.get && !heap->is_refused && (!limit || footprint <= limit / 2);
+}
+
 /*
- * What this CPU may keep in full clips: half of its part of the heap, which is a quarter of it where the CPU works alone; where several do, OWN_SURE_BYTES
- * of its part if that is more. Of a heap that cannot grow, all together have no more than a quarter.
+ * What this CPU may keep in full clips: half of its part of the heap, which is a quarter of the heap where it works alone; where several do, and
+ * the heap has no limit, OWN_SURE_BYTES of the part if that is more. Of a heap that cannot grow, all together have no more than a quarter.
  */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
 	size_t scale = heap_scale(heap) << PAGE_SHIFT, part = scale / (2 + heap->n_caches);
+	size_t sure = heap->n_caches ? min_size(part, OWN_SURE_BYTES) : DEPOT_MIN_BYTES;
 
-	if (heap->config.source.get)
-		cache->own_most = max_size(part / 2, heap->n_caches ? min_size(part, OWN_SURE_BYTES) : DEPOT_MIN_BYTES);
+	if (can_grow(heap))
+		cache->own_most = max_size(part / 2, heap->config.limit_bytes ? 0 : sure);
 	else
 		cache->own_most = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 }

@@ -219,10 +219,9 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 		cache->large = overhead_page(heap);
 	if (!cache->large)
 		return;
-	size_t part = scale / (2 + heap->n_caches), footprint = heap->counters.footprint_pages << PAGE_SHIFT;
+	size_t part = scale / (2 + heap->n_caches);
 
-	/* What idles here is missing elsewhere, where the heap cannot grow, or not for long. */
-	if (!heap->config.source.get || (heap->config.limit_bytes && footprint > heap->config.limit_bytes / 2))
+	if (!can_grow(heap))
 		part /= FIXED_SHARE;
 	cache->large->most_bytes = heap->n_caches ? min_size(part, max_size(part / LARGE_CPUS_SHARE, LARGE_SURE_BYTES))
 	                                          : part / LARGE_SHARE;
