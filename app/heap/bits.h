@@ -11,7 +11,6 @@
 
 /* Words that may overlay any object, for filling and copying. */
 typedef uint64_t __attribute__((may_alias)) word_alias;
-#define WORD_BYTES sizeof(word_alias)
 
 static inline bool is_power_of_two(size_t n)
 {

@@ -83,7 +83,7 @@ static void cache_init_small(struct cpu_cache *cache)
 		cache->tops[i] = cache->limits[i] = NO_SLOT;
 	runs_init(cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
-		cache->states[i].object_words = (uint16_t)(slab_object_size(i) / WORD_BYTES);
+		cache->states[i].object_words = (uint16_t)(slab_object_size(i) / sizeof(void *));
 		magazine_use(cache, MAGAZINE_SLAB + i, &cache->states[i], cache->small[i], SMALL_WORDS - 1);
 	}
 }

@@ -405,7 +405,7 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 		cache->block_states = overhead_page(heap);
 		for (unsigned i = 0; cache->block_states && i < BLOCK_CLASSES; i++)
 			cache->block_states[i].object_words =
-				(uint16_t)(magazine_object_size(MAGAZINE_BLOCK + i) / WORD_BYTES);
+				(uint16_t)(magazine_object_size(MAGAZINE_BLOCK + i) / sizeof(void *));
 	}
 	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
 	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)

@@ -272,7 +272,7 @@ struct magazine_state {
 	bool was_missed;       /* since the idle hand passed */
 	uint8_t n_misses;      /* until it earns a clip */
 	uint8_t n_stand_ins;   /* frees of blocks that stand in: until the class earns a slab by being busy */
-	uint16_t object_words; /* size in words of 8 bytes */
+	uint16_t object_words; /* size in pointers */
 };
 
 /*
