@@ -11,7 +11,7 @@
 #define TAKE_FIRST 8
 #define SURE_FOOTPRINT 257 /* pages in use: in such heaps powers of two above 256 bytes get a slab at once */
 /* Where free objects of slabs are more than this share of the heap, and than this, a CPU takes another one's slab rather than a new one. */
-#define IDLE_SHARE 8
+#define IDLE_SHARE 32
 #define IDLE_MIN_BYTES ((size_t)64 << 10)
 #define SMALL_CLASSES 16 /* 16, 32 .. 256; then 512, 1024, 2048 */
 
