@@ -533,6 +533,7 @@ static void objects_share_no_line(struct test *t)
 	static struct turns turns;
 	struct host *host = t->host;
 	void *pages[N_SPARE_PAGES];
+	unsigned n_live = 0;
 	bool is_run;
 
 	if (HARDENED || host->run_parallel == NULL || host->n_cpus < 2) {
@@ -554,6 +555,9 @@ static void objects_share_no_line(struct test *t)
 		t->is_damaged = true;
 	CHECK(t, is_run, "the host could not run two processors at once");
 	CHECK(t, turns.n_turns == 2 * N_TURNS, "after %u of %u turns nobody came", turns.n_turns, 2 * N_TURNS);
+	for (unsigned i = 0; i < 2 * N_OWN; i++)
+		n_live += turns.objects[i / N_OWN][i % N_OWN] != NULL;
+	CHECK(t, n_live > N_OWN, "only %u objects are live", n_live);
 	CHECK(t, n_shared_lines(&turns) == 0, "%u times an object of each lies in one line of the processor's cache",
 	      n_shared_lines(&turns));
 	test_sound(t, turns.heap, "two processors took turns");
