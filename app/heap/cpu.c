@@ -186,7 +186,7 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 	if (keeps)
 		own_push(cache, state, cache->tops[number]);
 	else
-		depot_push(heap, cache, number, cache->tops[number]);
+		depot_push(heap, number, cache->tops[number]);
 	clip_load(heap, cache, number, clip->slots);
 }
 

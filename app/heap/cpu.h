@@ -225,10 +225,10 @@ INLINE void ***depot_list(struct kheap *heap, unsigned number)
 	return heap->depot.full_blocks ? &heap->depot.full_blocks[number - MAGAZINE_BLOCK] : NULL;
 }
 
-static inline void depot_push(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
+static inline void depot_push(struct kheap *heap, unsigned number, void **top)
 {
 	clip_push(depot_list(heap, number), top);
-	heap->depot.bytes += clip_bytes(state_of(cache, number), top);
+	heap->depot.bytes += (size_t)(top - clip_of(top)->slots) * magazine_object_size(number);
 }
 
 static inline void **depot_pop(struct kheap *heap, unsigned number)

@@ -13,10 +13,9 @@
 #define RUN_LOOKS 5               /* looks at the page runs in a round of the idle hand */
 #define EMPTY_CLIPS 32            /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
-/* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, where every page counts, all. */
-#define SPARE_SHARE 64
-#define SPARE_SMALL_PAGES 64
-#define SPARE_SMALL_SHARE 12
+/* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, of everything. */
+#define DRAIN_SHARE 64
+#define DRAIN_SMALL_SHARE 12
 #define PLENTY_MIN_PAGES 512
 
 COLD void overhead_free(struct kheap *heap, void *pages)
@@ -293,10 +292,10 @@ COLD bool cpu_spare(struct kheap *heap)
 {
 	size_t footprint = heap->counters.footprint_pages;
 
-	if (footprint < SPARE_SMALL_PAGES)
-		return cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / SPARE_SMALL_SHARE &&
+	if (footprint < SMALL_HEAP_PAGES)
+		return cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / DRAIN_SMALL_SHARE &&
 		       cpu_drain(heap);
-	return cached_bytes(heap, MAGAZINE_BLOCK) > (heap_scale(heap) << PAGE_SHIFT) / SPARE_SHARE && drain_large(heap);
+	return cached_bytes(heap, MAGAZINE_BLOCK) > (heap_scale(heap) << PAGE_SHIFT) / DRAIN_SHARE && drain_large(heap);
 }
 
 COLD bool cpu_reset(struct kheap *heap)

@@ -357,6 +357,9 @@ static inline void guard_verify(struct kheap *heap, uintptr_t start, size_t n_by
 struct kheap_range range_of(const struct kheap *heap, uintptr_t address);
 size_t check_heap(struct kheap *heap, struct kheap_fault *first);
 
+/* In a heap of fewer pages each of them counts. */
+#define SMALL_HEAP_PAGES 64
+
 /* The pages that shares of the heap are taken of. Where pages cost nothing until they are used, those that are free do not count. */
 #define SCALE_MIN_PAGES 256
 INLINE size_t heap_scale(const struct kheap *heap)

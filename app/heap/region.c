@@ -10,9 +10,8 @@
 #include "internal.h"
 
 #define FIRST_CHUNK_PAGES 8
-#define GROWTH_SHARE 16     /* a chunk is a sixteenth of what the heap has; */
-#define SMALL_HEAP_PAGES 64 /* a sixth in smaller heaps, */
-#define SMALL_SHARE 6
+#define GROWTH_SHARE 16 /* a chunk is a sixteenth of what the heap has; */
+#define SMALL_SHARE 6   /* a sixth in small heaps, */
 #define MIN_CHUNK_PAGES 2
 #define OWN_CHUNK_SHARE 64                /* but what asks for as much of the heap as this gets a chunk of its own, */
 #define OWN_CHUNK_PAGES 16                /* and of so many pages: smaller ones would come and go too often */
