@@ -392,8 +392,9 @@ void kfree(void *object);
 void kfree_sized(void *object, size_t size_bytes);
 void kfree_aligned_sized(void *object, size_t alignment, size_t size_bytes);
 size_t kusable_size(const void *object);
-/* What kusable_size would say of a fresh object of this size when its class has a slab: what to round a size up to. Never less
- * than size_bytes unless that is above PTRDIFF_MAX: then 0. */
+/* What kusable_size would say of a fresh object of this size when its class has a slab: what to round a size up to (some have
+ * KMALLOC_ALIGNMENT bytes more, where those would be too few for another object). Never less than size_bytes unless that is
+ * above PTRDIFF_MAX: then 0. */
 size_t kgood_size(size_t size_bytes);
 struct kmalloc_result kmalloc_at_least(size_t size_bytes);
 bool ktry_resize(void *object, size_t size_bytes);

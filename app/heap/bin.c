@@ -98,7 +98,7 @@ void bin_remove(struct kheap *heap, struct block *block)
 {
 	heap->counters.free_block_bytes -= block_size(block);
 	if (block == heap->victim) {
-		heap->victim = NULL;
+		victim_forget(heap);
 		return;
 	}
 	if (block->next)
@@ -117,12 +117,13 @@ void bin_remove(struct kheap *heap, struct block *block)
 void victim_retire(struct kheap *heap)
 {
 	struct block *victim = heap->victim;
+	uint64_t header = heap->victim_header;
 
-	heap->victim = NULL;
+	victim_forget(heap);
 	if (!victim)
 		return;
 	/* Its header may have been overrun: then nobody can tell how large it is, and it is let go. */
-	if (LIKELY(block_header(victim) == heap->victim_header))
+	if (LIKELY(block_header(victim) == header))
 		list_insert(heap, victim);
 	else
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)victim, 0);
@@ -136,4 +137,5 @@ void victim_set(struct kheap *heap, struct block *block)
 	victim_retire(heap);
 	heap->victim = block;
 	heap->victim_header = block_header(block);
+	heap->victim_region = region_of(heap, (uintptr_t)block);
 }

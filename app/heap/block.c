@@ -8,9 +8,8 @@
  * Trusted: nothing in a header until its check word holds; no link until the block it leads to does. A pointer that fails is reported
  * and the operation leaves the heap as it was; a list with a broken link is let go, its blocks lost rather than followed.
  */
-#include "internal.h"
+#include "victim.h"
 
-#define VICTIM_MIN ((size_t)512)
 #define ALIGNED_TRIES 2 /* bins that an aligned request looks through */
 
 /* ---- starts --------------------------------------------------------------------------------------------------- */
@@ -24,21 +23,6 @@ INLINE unsigned magazine_of_label(const struct kheap *heap, unsigned label)
 	if (label >= LABEL_SLAB_SIZED && heap->slabs[label - LABEL_SLAB_SIZED].n_slabs && heap->config.source.get)
 		return MAGAZINE_SLAB + label - LABEL_SLAB_SIZED;
 	return 0;
-}
-
-/* A block is handed out. All that start in its cell share a magazine, or have none. */
-INLINE void block_starts(struct kheap *heap, uintptr_t payload, unsigned label)
-{
-	const struct region *region = region_of(heap, payload);
-	size_t n = granule_of(region, payload);
-	uint32_t *word = &region->starts[n / WORD_GRANULES];
-	uint8_t *byte = &region->magazines[n / CELL_GRANULES];
-	unsigned magazine = magazine_of_label(heap, label);
-
-	if (UNLIKELY(cell_bits(*word, n)) && *byte != magazine)
-		magazine = 0;
-	magazine_set(byte, magazine);
-	put_bits(word, *word | (uint32_t)1 << n % WORD_GRANULES);
 }
 
 /* It changes its size, so it is of no class any more. */
@@ -129,7 +113,7 @@ static struct block *block_find(struct kheap *heap, size_t need, size_t alignmen
 		return NULL;
 	if (UNLIKELY(!block_tag_holds(heap, victim) || victim->size_flags & BLOCK_USED)) {
 		bin_report(heap, victim);
-		heap->victim = NULL;
+		victim_forget(heap);
 		return NULL;
 	}
 	area_used(heap, victim);
@@ -197,44 +181,11 @@ INLINE struct block *block_take(struct kheap *heap, size_t need, size_t alignmen
 	return area_grow(heap, need, alignment);
 }
 
-/*
- * Cut from the front of the victim, if it is large enough to stay one and no bin has a block that fits better. This is how nearly all
- * new blocks come about, so it moves the victim instead of taking it out and putting the rest back.
- */
-INLINE uintptr_t victim_cut(struct kheap *heap, size_t need, unsigned label)
-{
-	struct block *block = heap->victim;
-	uint64_t header = heap->victim_header;
-	size_t size = header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS;
-
-	if (UNLIKELY(!block) || UNLIKELY(size < need + VICTIM_MIN))
-		return 0;
-	unsigned bin = bin_next(&heap->blocks, block_bin_of(need));
-
-	if (bin < BLOCK_BINS && bin < block_bin_of(size))
-		return 0;
-	/* As it was sealed: no need to work the check out again. */
-	if (UNLIKELY(block_header(block) != header))
-		return 0;
-	area_used(heap, block);
-	block_wake(heap, block, block_payload(block), need);
-	struct block *rest = block_at((uintptr_t)block + need);
-
-	block_seal(heap, block, (uint32_t)need | (header & BLOCK_FIRST) | BLOCK_USED, label);
-	heap->victim_header = block_seal(heap, rest, (uint32_t)(size - need), LABEL_PLAIN);
-	heap->victim = rest;
-	*(uint64_t *)((uintptr_t)rest + size - need - BLOCK_FOOTER) = size - need;
-	heap->counters.free_block_bytes -= need;
-	block_starts(heap, block_payload(block), label);
-	*key_word(block_payload(block)) = 0;
-	return block_payload(block);
-}
-
-static __attribute__((noinline)) uintptr_t block_alloc_any(struct kheap *heap, size_t need, size_t alignment,
-                                                           unsigned label)
+uintptr_t block_search(struct kheap *heap, size_t need, size_t alignment, unsigned label)
 {
 	struct block *block = block_take(heap, need, alignment);
 
+	heap->is_laden = true;
 	if (!block)
 		return 0;
 	uintptr_t payload = alignment == GRANULE ? block_payload(block) : block_fit(block, need, alignment);
@@ -252,16 +203,16 @@ static __attribute__((noinline)) uintptr_t block_alloc_any(struct kheap *heap, s
 		flags = BLOCK_PREV_FREE;
 	}
 	block_split(heap, block, total, need, flags, label);
-	block_starts(heap, payload, label);
+	block_starts(region_of(heap, payload), payload, magazine_of_label(heap, label));
 	*key_word(payload) = 0;
 	return payload;
 }
 
 uintptr_t block_cut(struct kheap *heap, size_t need, unsigned label)
 {
-	uintptr_t payload = victim_cut(heap, need, label);
+	uintptr_t payload = victim_cut(heap, need, block_bin_of(need), label, magazine_of_label(heap, label));
 
-	return LIKELY(payload != 0) ? payload : block_alloc_any(heap, need, GRANULE, label);
+	return LIKELY(payload != 0) ? payload : block_search(heap, need, GRANULE, label);
 }
 
 /* A block for a payload of so many bytes. */
@@ -274,8 +225,7 @@ uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigne
 {
 	size_t need = block_need(size);
 
-	return LIKELY(alignment == GRANULE) ? block_cut(heap, need, label)
-	                                    : block_alloc_any(heap, need, alignment, label);
+	return LIKELY(alignment == GRANULE) ? block_cut(heap, need, label) : block_search(heap, need, alignment, label);
 }
 
 /* ---- free ---------------------------------------------------------------------------------------------------- */

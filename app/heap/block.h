@@ -101,6 +101,17 @@ INLINE uint64_t block_seal(const struct kheap *heap, struct block *block, uint64
 	return header;
 }
 
+/* The same for one that follows a block that is not free. */
+INLINE uint64_t block_seal_first(const struct kheap *heap, struct block *block, uint64_t size_flags, unsigned label)
+{
+	uint64_t header = size_flags | (uint64_t)label << HEADER_LABEL_SHIFT;
+
+	header -= (header + heap->secret + block_payload(block)) * HEADER_MULTIPLIER >> HEADER_CHECK_SHIFT
+	                                                                                        << HEADER_CHECK_SHIFT;
+	block_set_header(block, header);
+	return header;
+}
+
 INLINE unsigned block_bin_of(size_t size)
 {
 	size_t units = size / GRANULE;
@@ -121,11 +132,20 @@ INLINE unsigned bin_next(const struct block_bins *bins, unsigned bin)
 	uint64_t bits = bin < BLOCK_BINS ? bins->bits[word] & UINT64_MAX << bin % 64 : 0;
 
 	while (!bits) {
-		if (++word >= (BLOCK_BINS + 63) / 64)
+		if (++word >= BIN_WORDS)
 			return BLOCK_BINS;
 		bits = bins->bits[word];
 	}
 	return 64 * word + lowest_bit(bits);
+}
+
+/* Is there anything in the bins from `bin` on? */
+INLINE bool bins_have(const struct block_bins *bins, unsigned bin)
+{
+	const uint64_t *word = &bins->bits[bin / 64];
+
+	_Static_assert(BIN_WORDS == 3, "all words are looked at");
+	return ((word[0] & UINT64_MAX << bin % 64) | word[1] | word[2]) != 0;
 }
 
 /* Nothing is in this list any more. */
@@ -136,6 +156,11 @@ void bin_remove(struct kheap *heap, struct block *block);
 /* A free block becomes the victim, and the old one goes to its list; or there is none any more. */
 void victim_set(struct kheap *heap, struct block *block);
 void victim_retire(struct kheap *heap);
+static inline void victim_forget(struct kheap *heap)
+{
+	heap->victim = NULL;
+	heap->victim_header = 0;
+}
 /* Are this address and the next granule in a region? Not in line: few blocks lie outside the window. */
 bool block_is_ours(const struct kheap *heap, uintptr_t address);
 /* May this be read as a block, with its links? It is where one could be, in memory of the heap; behind a region's last header is nothing. */
@@ -157,6 +182,8 @@ void bin_report(struct kheap *heap, struct block *block);
 
 /* Payload of a block of `need` bytes, header included, or more; 0: no pages. */
 uintptr_t block_cut(struct kheap *heap, size_t need, unsigned label);
+/* The same, when the victim does not serve it, and with any alignment. */
+uintptr_t block_search(struct kheap *heap, size_t need, size_t alignment, unsigned label);
 /* Payload of at least `size` bytes aligned to `alignment`, or 0. */
 uintptr_t block_alloc(struct kheap *heap, size_t size, size_t alignment, unsigned label);
 /* The slab class that a block of this label stands in for, or SLAB_NO_CLASS. */

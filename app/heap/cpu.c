@@ -11,6 +11,7 @@
  * Bounded: no call moves more than a few objects, except where the heap is about to grow or to fail, or was told to drain.
  */
 #include "cpu.h"
+#include "victim.h"
 
 #define MISSES_FOR_CLIP 8
 #define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
@@ -40,6 +41,14 @@ const uint8_t kheap_size_magazines[FAST_MAX / 8 + 1] = {
 	SIXTEEN(OCTAVE_2),   [2048 / 8] = MAGAZINE_SLAB + 18,
 	SIXTEEN(OCTAVE_3),
 };
+
+/* Sixteen an octave, as the bins are. */
+#define BLOCK_0(n) (17 + (n)) * GRANULE
+#define BLOCK_1(n) (17 + (n)) * GRANULE << 1
+#define BLOCK_2(n) (17 + (n)) * GRANULE << 2
+#define BLOCK_3(n) (17 + (n)) * GRANULE << 3
+const uint16_t kheap_block_sizes[BLOCK_CLASSES] = { SIXTEEN(BLOCK_0), SIXTEEN(BLOCK_1), SIXTEEN(BLOCK_2),
+	                                            SIXTEEN(BLOCK_3) };
 
 /* A magazine that is always empty and always full. */
 static void *const no_object;
@@ -226,41 +235,40 @@ INLINE bool is_shared(struct kheap *heap, size_t number)
 	return number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
 }
 
-static void *cut_block(struct kheap *heap, unsigned block_class)
+INLINE void note_block_miss(struct cpu_cache *cache, unsigned block_class)
 {
-	uintptr_t object = block_cut(heap, block_class_size(block_class), LABEL_SIZED + block_class);
+	cache->n_block_misses++;
+	if (cache->block_states)
+		cache->block_states[block_class].was_missed = true;
+}
+
+/* A block of a class; the victim was tried if the depot has none. */
+static void *find_block(struct kheap *heap, unsigned block_class, bool is_tried)
+{
+	size_t need = block_class_size(block_class);
+	uintptr_t object = is_tried ? block_search(heap, need, GRANULE, LABEL_SIZED + block_class)
+	                            : block_cut(heap, need, LABEL_SIZED + block_class);
 
 	if (LIKELY(object != 0))
 		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
 	return (void *)object;
 }
 
-INLINE void note_block_miss(struct cpu_cache *cache, unsigned number)
+/* With the lock, which it lets go. */
+static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t size, size_t alignment, unsigned number,
+                                                    kport_lock_state state)
 {
-	if (cache->n_block_misses < BLOCKS_BUSY)
-		cache->n_block_misses++;
-	if (cache->block_states)
-		state_of(cache, number)->was_missed = true;
-}
-
-/* With the lock. */
-static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t size, size_t alignment, unsigned number)
-{
-	void *object = NULL;
-
-	cpu_begin();
-	kport_lock_state state = heap_lock_inline(heap);
 	struct cpu_cache *cache = own_cache(heap);
+	void *object = NULL;
 
 	if (LIKELY(cache != NULL) && is_shared(heap, number))
 		object = take_miss(heap, cache, number);
-	if (!object && number < MAGAZINE_BLOCK)
-		object = alloc_stand_in(heap, size, alignment, number - MAGAZINE_SLAB);
-	else if (!object)
-		object = cut_block(heap, number - MAGAZINE_BLOCK);
+	if (!object)
+		object = number < MAGAZINE_BLOCK ? alloc_stand_in(heap, size, alignment, number - MAGAZINE_SLAB)
+		                                 : find_block(heap, number - MAGAZINE_BLOCK, !is_shared(heap, number));
 	if (LIKELY(cache != NULL)) {
 		if (number >= MAGAZINE_BLOCK)
-			note_block_miss(cache, number);
+			note_block_miss(cache, number - MAGAZINE_BLOCK);
 		note_miss(heap, cache);
 	}
 	heap_unlock_inline(heap, state);
@@ -268,11 +276,38 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	                              : alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
 }
 
+/* With the lock: a block of a class that the depot has none of, if the victim serves it; or NULL. */
+INLINE void *alloc_block(struct kheap *heap, unsigned block_class)
+{
+	struct cpu_cache *cache = own_cache(heap);
+	uintptr_t object = victim_cut(heap, block_class_size(block_class), block_class_bin(block_class),
+	                              LABEL_SIZED + block_class, MAGAZINE_BLOCK + block_class);
+
+	if (UNLIKELY(!object))
+		return NULL;
+	count_alloc(heap, 1, block_class_size(block_class) - BLOCK_HEADER);
+	if (LIKELY(cache != NULL)) {
+		note_block_miss(cache, block_class);
+		note_miss(heap, cache);
+	}
+	return (void *)object;
+}
+
 __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment, size_t number)
 {
-	void *object = is_shared(heap, number) ? pop_own(cpu_of(heap), number) : NULL;
+	bool shared = is_shared(heap, number);
+	void *object = shared ? pop_own(cpu_of(heap), number) : NULL;
 
-	return object ? object : alloc_shared(heap, size, alignment, (unsigned)number);
+	if (object)
+		return object;
+	cpu_begin();
+	kport_lock_state state = heap_lock_inline(heap);
+
+	if (!shared && LIKELY((object = alloc_block(heap, (unsigned)number - MAGAZINE_BLOCK)) != NULL)) {
+		heap_unlock_inline(heap, state);
+		return object;
+	}
+	return alloc_shared(heap, size, alignment, (unsigned)number, state);
 }
 
 /* ---- free --------------------------------------------------------------------------------------------------------- */

@@ -11,12 +11,13 @@
 #pragma GCC visibility push(hidden)
 
 #define CLIP_OBJECTS (CLIP_WORDS - 1)
-#define FLUSH 2                            /* objects that go from a magazine back to their slabs in one call */
-#define BLOCKS_BUSY 4000                   /* misses of blocks that tell a busy CPU, */
-#define BLOCKS_BUSY_CPUS 250               /* and where others wait for the lock meanwhile */
-#define IDLE_MISSES 32                     /* from one look at what is idle to the next */
-#define ROUNDS_WAIT 6                      /* so many looks wait for a call that has not much to do */
-#define DEPOT_SHARE 8                      /* the depot holds at most an eighth of the heap, */
+#define FLUSH 2              /* objects that go from a magazine back to their slabs in one call */
+#define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
+#define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
+#define IDLE_MISSES 32       /* from one look at what is idle to the next */
+#define ROUND_MISSES \
+	(IDLE_MISSES / 2) /* from one round to the next: it looks by turns at what is idle and what is earned */
+#define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_SURE_BYTES ((size_t)1 << 20)   /* full clips of a CPU, if they are not more than its part of the heap */
 #define MAGAZINE_SHARE 128                 /* a magazine holds at most this share of the heap, within these limits */
@@ -198,8 +199,8 @@ INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 
 	if (!top)
 		return false;
-	loaded_clip(state)->slots[0] = state->empty;
-	state->empty = loaded_clip(state);
+	loaded_clip(state)->slots[0] = cache->empty;
+	cache->empty = loaded_clip(state);
 	clip_use(cache, number, state, top);
 	return true;
 }
@@ -207,11 +208,11 @@ INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 INLINE bool own_make_room(struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	struct clip *clip = state ? state->empty : NULL;
+	struct clip *clip = cache->empty;
 
-	if (!clip || (state->full && cache->own_bytes >= cache->own_most))
+	if (!clip || !state || !state->has_clip || (state->full && cache->own_bytes >= cache->own_most))
 		return false;
-	state->empty = clip->slots[0];
+	cache->empty = clip->slots[0];
 	own_push(cache, state, cache->tops[number]);
 	magazine_use(cache, number, state, clip->slots, state->limit);
 	return true;
@@ -308,13 +309,12 @@ size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes);
 /* Every so many misses of this CPU. */
 void note_round(struct kheap *heap, struct cpu_cache *cache);
 
-/* A round waits for a call that has not much to do besides, but not for ever. */
 INLINE void note_miss(struct kheap *heap, struct cpu_cache *cache)
 {
-	if (UNLIKELY(++cache->n_misses % (IDLE_MISSES / 2) == 0))
-		cache->n_due++;
-	if (UNLIKELY(cache->n_due) && (!heap->is_laden || cache->n_due >= ROUNDS_WAIT)) {
-		cache->n_due--;
+	if (LIKELY(cache->n_left)) {
+		cache->n_left--;
+	} else {
+		cache->n_left = ROUND_MISSES - 1;
 		note_round(heap, cache);
 	}
 	heap->is_laden = false;

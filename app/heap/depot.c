@@ -166,13 +166,13 @@ static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned nu
 }
 
 /* An own empty clip goes back; false: there is none. */
-static bool empty_give(struct kheap *heap, struct magazine_state *state)
+static bool empty_give(struct kheap *heap, struct cpu_cache *cache)
 {
-	struct clip *clip = state->empty;
+	struct clip *clip = cache->empty;
 
 	if (!clip)
 		return false;
-	state->empty = clip->slots[0];
+	cache->empty = clip->slots[0];
 	clip_give(heap, clip);
 	return true;
 }
@@ -184,8 +184,6 @@ static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned n
 
 	if (!state || !state->has_clip)
 		return;
-	while (empty_give(heap, state))
-		;
 	clip_give(heap, loaded_clip(state));
 	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins, .object_words = state->object_words };
 	if (number < MAGAZINE_BLOCK)
@@ -209,6 +207,8 @@ static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 {
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++)
 		class_shrink(heap, cache, i);
+	while (empty_give(heap, cache))
+		;
 	runs_end(heap, cache);
 	large_end(heap, cache);
 	if (cache->block_states)
@@ -375,7 +375,7 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		own_push(cache, state, top);
 	if (!**magazine.top)
 		(void)own_refill(cache, number);
-	(void)empty_give(heap, state);
+	(void)empty_give(heap, cache);
 	magazine_flush(heap, magazine,
 	               min_size((size_t)(*magazine.top - state->bottom + 1) / 2, number < MAGAZINE_BLOCK ? FLUSH : 1));
 	if (!**magazine.top && !state->full)
@@ -428,7 +428,10 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 		cache->drain_epoch = heap->depot.drain_epoch;
 		cache_drain_all(heap, cache);
 	}
-	/* The two halves in turn, so that no call does both. */
+	/*
+	 * The two in turn, so that no call does both; and what is idle waits for a call that has not much to do besides: all that
+	 * is cached goes before the heap grows.
+	 */
 	if (++cache->n_rounds % 2) {
 		earn_blocks(heap, cache);
 		runs_earn(heap, cache);

@@ -21,10 +21,19 @@ INLINE size_t magazine_of_size(size_t size)
 	return kheap_size_magazines[(size + 7) / 8];
 }
 
-static inline size_t block_class_size(unsigned block_class)
+extern const uint16_t kheap_block_sizes[BLOCK_CLASSES];
+
+INLINE size_t block_class_size(unsigned block_class)
 {
-	return ((size_t)17 + block_class % 16) * GRANULE << block_class / 16;
+	return kheap_block_sizes[block_class];
 }
+
+/* Classes and bins are both sixteen an octave. */
+static inline unsigned block_class_bin(unsigned block_class)
+{
+	return 17 + block_class;
+}
+_Static_assert(BIN_SHIFT == 4, "a class has a bin of its own");
 
 /* At least so many bytes has each object of a magazine. */
 INLINE size_t magazine_object_size(unsigned number)

@@ -127,6 +127,7 @@ struct region {
 	uint16_t tail_offset; /* the rest of the last overhead page serves blocks from here on; 0: it does not */
 	bool from_source;
 	bool is_first; /* holds the struct kheap */
+	bool is_spare; /* empty, and kept */
 };
 
 /*
@@ -223,8 +224,10 @@ enum block_label {
 #define AREA_GROW_MAX 16
 #define RELEASE_PAGES 16 /* a free block that spans so many whole pages gives them back */
 
+#define BIN_WORDS ((BLOCK_BINS + 63) / 64)
 struct block_bins {
-	uint64_t bits[(BLOCK_BINS + 63) / 64];
+	uint64_t bits[BIN_WORDS + BIN_WORDS -
+	              1]; /* the last ones are 0, so that who looks at all from a word on need not count */
 	struct block *heads[BLOCK_BINS];
 };
 
@@ -262,11 +265,10 @@ struct clip {
 /* The space of a magazine until then. */
 #define SMALL_WORDS 3
 
-/* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded one go to and fro without the lock. */
+/* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded ones go to and fro without the lock. */
 struct magazine_state {
 	void **bottom;
-	void **full;        /* own full clips */
-	struct clip *empty; /* own clips without objects */
+	void **full; /* own full clips */
 	bool has_clip;
 	uint8_t limit;         /* objects that a clip of it may hold */
 	bool was_missed;       /* since the idle hand passed */
@@ -303,14 +305,15 @@ struct cpu_cache {
 	struct magazine_state
 		*block_states; /* of the blocks' magazines; NULL: not earned yet, and all of them empty and full */
 	struct run_cache runs;
-	size_t own_bytes; /* of the objects in its own full clips, */
-	size_t own_most;  /* and how many they may be */
-	uint8_t inside;   /* somebody is changing this cache */
-	uint8_t hand;     /* the class whose idleness is looked at next */
-	uint8_t n_rounds; /* looks at what is idle; and those that are due */
-	uint8_t n_due;
+	struct clip *empty;                   /* own clips without objects */
+	size_t own_bytes;                     /* of the objects in its own full clips, */
+	size_t own_most;                      /* and how many they may be */
+	uint8_t inside;                       /* somebody is changing this cache */
+	uint8_t hand;                         /* the class whose idleness is looked at next */
+	uint8_t n_rounds;                     /* looks at what is earned or idle, */
+	uint8_t n_left;                       /* misses until the next one */
 	uint8_t n_run_misses, n_large_misses; /* frees since the last look at what is earned */
-	uint16_t n_misses, n_block_misses;
+	uint32_t n_block_misses;
 	uint32_t drain_epoch;
 	struct large_cache *large; /* NULL: not earned yet */
 	struct magazine_state states[SLAB_CLASSES];
@@ -384,8 +387,10 @@ struct kheap {
 	struct kheap_config config;
 
 	struct region *regions, *last_region;
-	struct region *near;     /* the one that was looked up last with the lock held */
-	struct region *spare;    /* the one empty region of the source that is kept */
+	struct region *near; /* the one that was looked up last with the lock held */
+	struct region *
+		spares; /* the first of those that are kept, at the end of the list, the one used last behind the others */
+	size_t n_spare_pages;    /* of all of these */
 	struct region *detached; /* regions that heap_unlock puts back */
 	size_t n_regions;
 
@@ -395,8 +400,9 @@ struct kheap {
 	size_t n_sections;              /* entries that are regions, */
 	size_t n_sections_used;         /* and those that were */
 
-	uint64_t victim_header;   /* what the header of the victim was sealed as */
-	struct block *victim;     /* a free block in no list, from which the next ones are cut; NULL: none */
+	struct block *victim;   /* a free block in no list, from which the next ones are cut; NULL: none */
+	uint64_t victim_header; /* what its header was sealed as; 0: there is none */
+	struct region *victim_region;
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
 	bool is_sparse;           /* the source gave pages that were never used */
 	bool is_blocks_busy; /* some CPU missed blocks often: the others, and those that come, need not show it again */

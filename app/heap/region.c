@@ -4,7 +4,7 @@
  * number of regions of any size may lie anywhere. The section table leads from an address to its region without touching the address.
  *
  * Growth asks for a sixteenth of what the heap has, so that the source is asked seldom and little is held in vain, but for a large object
- * for no more than that needs: its chunk goes back with it. One empty chunk is kept, the rest go back.
+ * for no more than that needs: its chunk goes back with it. Some empty chunks are kept, lest they come and go, the rest go back.
  */
 #include "small.h"
 #include "internal.h"
@@ -16,8 +16,10 @@
 #define OWN_CHUNK_SHARE 64                /* but what asks for as much of the heap as this gets a chunk of its own, */
 #define OWN_CHUNK_PAGES 16                /* and of so many pages: smaller ones would come and go too often */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
-#define SPARE_SHARE 4                     /* an empty chunk is kept if it is at most a quarter of the heap, */
+#define SPARE_SHARE 4                     /* empty chunks are kept if all of them are at most a quarter of the heap, */
 #define SPARE_MIN_PAGES 64                /* or 256 KiB */
+#define SPARE_GROWTH_SHARE 64             /* and while the heap grows, if they are at most so much of it */
+#define SPARES_GIVEN 2                    /* so many go back in one call */
 #define REGION_PAGES_MAX ((size_t)UINT32_MAX) /* descriptors count pages in 32 bits */
 #define TAIL_MIN_BYTES 128
 
@@ -26,20 +28,28 @@
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
+/* In front of the spares, which are at the end. */
 static void list_add(struct kheap *heap, struct region *region)
 {
-	region->next = NULL;
-	region->prev = heap->last_region;
+	struct region *next = heap->spares;
+
+	region->next = next;
+	region->prev = next ? next->prev : heap->last_region;
 	if (region->prev)
 		region->prev->next = region;
 	else
 		heap->regions = region;
-	heap->last_region = region;
+	if (next)
+		next->prev = region;
+	else
+		heap->last_region = region;
 	heap->n_regions++;
 }
 
 static void list_remove(struct kheap *heap, struct region *region)
 {
+	if (heap->spares == region)
+		heap->spares = region->next;
 	if (region->next)
 		region->next->prev = region->prev;
 	else
@@ -49,6 +59,28 @@ static void list_remove(struct kheap *heap, struct region *region)
 	else
 		heap->regions = region->next;
 	heap->n_regions--;
+}
+
+void spare_forget(struct kheap *heap, struct region *region)
+{
+	list_remove(heap, region);
+	list_add(heap, region);
+	region->is_spare = false;
+	heap->n_spare_pages -= region->n_pages;
+}
+
+/* An empty region becomes the spare that was used last. */
+static void spare_add(struct kheap *heap, struct region *region)
+{
+	struct region *spares;
+
+	list_remove(heap, region);
+	spares = heap->spares;
+	heap->spares = NULL;
+	list_add(heap, region);
+	heap->spares = spares ? spares : region;
+	region->is_spare = true;
+	heap->n_spare_pages += region->n_pages;
 }
 
 /* Put pages [page, to) of a region under the bins, or take them out; no free run crosses 4 GiB. */
@@ -202,14 +234,14 @@ static bool region_detach(struct kheap *heap, struct region *region)
 		return false;
 	region_runs(heap, region, region->n_overhead, region->n_pages, false);
 	sections_remove(heap, region);
+	if (region->is_spare)
+		spare_forget(heap, region);
 	list_remove(heap, region);
 	count_pages(heap, region, false);
 	if (heap->window.region == region)
 		window_reset(heap);
 	if (heap->near == region)
 		heap->near = heap->regions;
-	if (heap->spare == region)
-		heap->spare = NULL;
 	if (region->from_source) {
 		region->next = heap->detached;
 		heap->detached = region;
@@ -229,40 +261,60 @@ static bool region_is_idle(const struct kheap *heap, const struct region *region
 	return region->n_busy == region->n_cached && area_tail_is_free(heap, region);
 }
 
+/* It is empty, and goes back; false: it cannot, or is in use again. */
+static bool spare_give(struct kheap *heap, struct region *region)
+{
+	if (region_is_idle(heap, region) && region->n_cached)
+		heap_drain(heap);
+	return region_is_empty(heap, region) && region_detach(heap, region);
+}
+
+static size_t spares_most(const struct kheap *heap)
+{
+	return max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
+}
+
+/* Those that were used longest ago go back, until the others have at most so many pages, or n have gone. */
+static void spares_trim(struct kheap *heap, size_t n_pages, size_t n)
+{
+	for (; n && heap->n_spare_pages > n_pages; n--) {
+		struct region *region = heap->spares;
+
+		/* What is left of its descriptors' last page may have come into use. */
+		if (!spare_give(heap, region))
+			spare_forget(heap, region);
+	}
+}
+
+static bool is_spare_now(const struct kheap *heap, const struct region *region)
+{
+	return region->from_source && !region->is_first && region_is_idle(heap, region);
+}
+
 void region_settle(struct kheap *heap, struct region *region)
 {
-	if (!region->from_source || region->is_first || heap->is_draining || !region_is_idle(heap, region))
+	if (heap->is_draining || !is_spare_now(heap, region))
 		return;
-	/* A spare that came into use again is none. */
-	if (heap->spare && !region_is_idle(heap, heap->spare))
-		heap->spare = NULL;
-	size_t most = max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
-
-	if (region->n_pages <= most) {
-		/* The one that was used last is kept: the next request may need one as large. */
-		struct region *old = heap->spare;
-
-		heap->spare = region;
-		if (!old || old == region)
-			return;
-		region = old;
+	if (region->n_pages > spares_most(heap)) {
+		(void)spare_give(heap, region);
+		return;
 	}
-	if (region->n_cached)
-		heap_drain(heap);
-	if (region->n_busy == 0)
-		region_detach(heap, region);
+	if (!region->is_spare)
+		spare_add(heap, region);
+	spares_trim(heap, spares_most(heap), SPARES_GIVEN);
 }
 
 void regions_settle(struct kheap *heap)
 {
 	struct region *next;
 
-	/* Found anew, so that settling a region gives up only itself or one before it. */
-	heap->spare = NULL;
+	/* What becomes a spare is moved to the end, once. */
 	for (struct region *region = heap->regions; region; region = next) {
 		next = region->next;
-		region_settle(heap, region);
+		if (!region->is_spare && is_spare_now(heap, region))
+			spare_add(heap, region);
 	}
+	spares_trim(heap, spares_most(heap), SIZE_MAX);
 }
 
 /* If the section table is the only thing in this region, move it to pages of another one. */
@@ -402,6 +454,9 @@ bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 	struct kpage_request request = { .max_address = max_address };
 	struct kpage_chunk chunk;
 	kport_lock_state state = heap_lock(heap);
+
+	/* Those that are kept were of no use for this request. */
+	spares_trim(heap, heap->counters.footprint_pages / SPARE_GROWTH_SHARE, SIZE_MAX);
 	size_t n_table = sections_growth(heap, n_pages);
 	size_t footprint = heap->counters.footprint_pages;
 	size_t limit = heap->config.limit_bytes ? heap->config.limit_bytes >> PAGE_SHIFT : SIZE_MAX;

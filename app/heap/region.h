@@ -271,14 +271,16 @@ INLINE void run_start_set(const struct region *region, size_t page, enum page_ki
 /* Get a chunk for a request that failed. Called without the lock. */
 bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address);
 
-/* Something in a region became free: an empty one is kept as the spare, or detached so that heap_unlock puts it back. */
+/* Something in a region became free: an empty one is kept as a spare, or detached so that heap_unlock puts it back. */
 void region_settle(struct kheap *heap, struct region *region);
+/* A spare came into use. */
+void spare_forget(struct kheap *heap, struct region *region);
 /* Pages of a region came into use, or were given back to its runs. */
 INLINE void region_busy(struct kheap *heap, struct region *region, size_t n_pages)
 {
 	region->n_busy += n_pages;
-	if (heap->spare == region)
-		heap->spare = NULL;
+	if (UNLIKELY(region->is_spare))
+		spare_forget(heap, region);
 }
 
 INLINE void region_idle(struct kheap *heap, struct region *region, size_t n_pages)
