@@ -175,12 +175,45 @@ struct block *area_create(struct kheap *heap, struct region *region, size_t page
 	return start;
 }
 
+/* The victim's area grows, if the pages behind it are free, by as many as make the victim large enough, or up to n. NULL: not so. */
+static struct block *victim_extend(struct kheap *heap, size_t need, size_t n_pages)
+{
+	struct block *victim = heap->victim;
+
+	if (!victim || block_header(victim) != heap->victim_header)
+		return NULL;
+	struct region *region = heap->victim_region;
+	struct block *next = block_next(victim);
+	size_t end = ((uintptr_t)next + BLOCK_HEADER - page_address(region, 0)) >> PAGE_SHIFT;
+
+	if (!tag_holds(heap, next) || block_size(next) != 0)
+		return NULL;
+	size_t least = align_up(need - block_size(victim), PAGE_SIZE) >> PAGE_SHIFT;
+	size_t most = min_size(run_free_at(region, end), AREA_MAX_PAGES - region->descs[end - 1].n_pages);
+
+	if (least > most)
+		return NULL;
+	n_pages = min_size(max_size(least, n_pages), most);
+	run_alloc_at(heap, region, end, n_pages, PAGE_BLOCK_HEAD);
+	struct block *block = area_create(heap, region, end, n_pages, 0);
+
+	if (LIKELY(block_size(block) >= need))
+		return block;
+	/* What was there was damaged. */
+	bin_insert(heap, block);
+	return NULL;
+}
+
 struct block *area_grow(struct kheap *heap, size_t need, size_t alignment)
 {
 	/* An eighth of what blocks hold now, so that a small heap grows by single pages. */
 	size_t slack = alignment > GRANULE ? alignment + BLOCK_MIN : 0;
 	size_t least = align_up(need + slack + GRANULE, PAGE_SIZE) >> PAGE_SHIFT;
-	size_t n_pages = max_size(least, min_size(heap->counters.block_pages / 8, AREA_GROW_MAX));
+	size_t share = min_size(heap->counters.block_pages / 8, AREA_GROW_MAX), n_pages = max_size(least, share);
+	struct block *block = victim_extend(heap, need + slack, share);
+
+	if (block)
+		return block;
 	struct page_desc *desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_BLOCK_HEAD);
 
 	while (!desc && n_pages > least) {

@@ -153,7 +153,8 @@ void bin_clear(struct block_bins *bins, unsigned bin);
 /* A free block gets its footer, which only free blocks have, and goes into its list; or out of it, after block_links_hold(). */
 void bin_insert(struct kheap *heap, struct block *block);
 void bin_remove(struct kheap *heap, struct block *block);
-/* A free block becomes the victim, and the old one goes to its list; or there is none any more. */
+/* A free block, not a small one, becomes the victim, and the old one goes to its list; or there is none any more. */
+#define VICTIM_MIN ((size_t)512)
 void victim_set(struct kheap *heap, struct block *block);
 void victim_retire(struct kheap *heap);
 static inline void victim_forget(struct kheap *heap)

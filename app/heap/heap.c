@@ -9,7 +9,6 @@
 #define SLAB_ALIGNED_MAX \
 	((size_t)256) /* up to here a slab's objects are as well aligned as any power of two that divides their size */
 /* From so many pages on a class with slabs has at most this share of its objects in blocks. */
-#define ENOUGH_FOOTPRINT 16
 #define ENOUGH_SHARE 32
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
@@ -168,9 +167,9 @@ static bool caches_serve(struct kheap *heap)
 	return any;
 }
 
-bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, size_t size, bool *has_asked)
+bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size, bool *has_asked)
 {
-	if (caches_serve(heap) || heap_grow(heap, n_pages, max_address))
+	if (caches_serve(heap) || heap_grow(heap, growth, max_address))
 		return true;
 	if (*has_asked || !heap->config.on_low_memory)
 		return false;
@@ -178,16 +177,13 @@ bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, s
 	return heap->config.on_low_memory(heap->config.ctx, size);
 }
 
-/*
- * A class that is at home in slabs keeps few of its objects in blocks, where they would come and go all the time: the heap rather grows,
- * if it can, and is not so small that every page counts.
- */
+/* A class with slabs whose objects in blocks come and go all the time keeps few of them there: the heap rather grows, if it can. */
 static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 {
 	const struct slab_class *class = &heap->slabs[class_index];
 
-	return heap->counters.footprint_pages >= ENOUGH_FOOTPRINT && heap->config.source.get && !heap->is_refused &&
-	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) && class->n_slabs;
+	return (class->is_hot || heap->counters.footprint_pages >= SMALL_HEAP_PAGES) && heap->config.source.get && !heap->is_refused &&
+	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index);
 }
 
 static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
@@ -312,17 +308,19 @@ static uintptr_t alloc_locked(struct kheap *heap, const struct request *request)
 	return object;
 }
 
-/* Pages to get so that the request will be met, wherever they come to lie. */
-static size_t pages_to_grow(const struct request *request)
+/* What to get so that the request will be met, wherever it comes to lie; `is_last`: even if 4 GiB divide what is got. */
+static struct growth growth_for(const struct request *request, bool is_last)
 {
 	size_t slack = request->alignment > GRANULE ? request->alignment : 0;
 	/* One or two whole pages serve where a block, with its header, would begin another. */
 	bool is_run = request->gross > BLOCK_MAX_REQUEST || request->alignment >= PAGE_SIZE ||
 	              (request->gross > PAGE_SIZE / 2 && request->gross <= 2 * PAGE_SIZE);
 
+	if (!is_run && !slack && !is_last)
+		return (struct growth){ .block_bytes = request->gross + BLOCK_MIN };
 	if (slack >= PAGE_SIZE)
 		slack -= PAGE_SIZE;
-	return pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack);
+	return (struct growth){ .n_pages = pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack) };
 }
 
 /* The heap cannot grow: what other storeys have to spare, in the end all that this CPU can reach. */
@@ -355,7 +353,8 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		if (object)
 			return (void *)object;
 		if (flags & KMALLOC_NO_GROW ||
-		    !heap_replenish(heap, pages_to_grow(request), request->max_address, request->size, &has_asked))
+		    !heap_replenish(heap, growth_for(request, tries == 1), request->max_address, request->size,
+		                    &has_asked))
 			break;
 	}
 	return alloc_last_resort(heap, request);

@@ -86,7 +86,7 @@ COLD void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, u
 bool heap_drain(struct kheap *heap);
 
 /* A request could not be met: get pages, or ask on_low_memory once; true: try again. Called without the lock. */
-bool heap_replenish(struct kheap *heap, size_t n_pages, uintptr_t max_address, size_t size, bool *has_asked);
+bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size, bool *has_asked);
 #define GROWTH_TRIES 4
 
 /* A call returns NULL. Called without the lock. */
@@ -178,6 +178,10 @@ size_t object_usable(struct kheap *heap, const struct object *object, uintptr_t 
 /* n pages aligned to 2^align_shift pages, below max_address; the first page's descriptor, its kind set to `kind`. NULL: none. */
 struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
                             enum page_kind kind);
+/* Pages of the free run that begins with this page and belongs to what is before it; 0: there is none. The first n of them. */
+size_t run_free_at(const struct region *region, size_t page);
+struct page_desc *run_alloc_at(struct kheap *heap, struct region *region, size_t page, size_t n_pages,
+                               enum page_kind kind);
 /* Pages [page, page + n) of a region become a free run, merged with its neighbours. */
 void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_pages);
 /* Lengthen the live run of n pages at `page` by `more` if the pages behind it are free. */

@@ -167,8 +167,15 @@ static bool region_enter(struct kheap *heap, struct region *region)
 	}
 	heap->is_sparse |= region->chunk.is_zero;
 	count_pages(heap, region, true);
-	if (region->tail_offset)
-		bin_insert(heap, area_create(heap, region, region->n_overhead - 1, 1, region->tail_offset));
+	if (region->tail_offset) {
+		struct block *tail = area_create(heap, region, region->n_overhead - 1, 1, region->tail_offset);
+
+		/* So that a block may begin there, and the pages behind it end it. */
+		if (block_size(tail) >= VICTIM_MIN)
+			victim_set(heap, tail);
+		else
+			bin_insert(heap, tail);
+	}
 	return true;
 }
 
@@ -376,21 +383,32 @@ bool kheap_remove_region(struct kheap *heap, void *memory)
 	return removed;
 }
 
-size_t kheap_trim(struct kheap *heap)
+/* All empty regions of the source go; true if any did. */
+static bool regions_trim(struct kheap *heap)
 {
-	kport_lock_state state = heap_lock(heap);
-	size_t before = heap->counters.footprint_pages;
 	struct region *next;
+	bool any = false;
 
-	cpu_reset(heap);
-	heap_drain(heap);
 	for (struct region *region = heap->regions; region; region = next) {
 		next = region->next;
 		if (!HAS_READERS && region->from_source && region->n_busy)
 			region_evict_table(heap, region);
 		if (region->from_source && region_is_empty(heap, region))
-			region_detach(heap, region);
+			any |= region_detach(heap, region);
 	}
+	return any;
+}
+
+size_t kheap_trim(struct kheap *heap)
+{
+	kport_lock_state state = heap_lock(heap);
+	size_t before = heap->counters.footprint_pages;
+
+	cpu_reset(heap);
+	heap_drain(heap);
+	/* The section table may have moved into a spare, and that in the list. */
+	while (regions_trim(heap))
+		;
 	size_t given_back = (before - heap->counters.footprint_pages) << PAGE_SHIFT;
 
 	heap_unlock(heap, state);
@@ -414,17 +432,26 @@ bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)
 
 /* ---- growth ------------------------------------------------------------------------------------------------------ */
 
+#define PAGE_OVERHEAD_BYTES (sizeof(struct page_desc) + PAGE_MAP_BYTES)
+
 /* The pages of a chunk in which n pages are left for use; SIZE_MAX when that is no number. */
 static size_t chunk_pages(size_t n_pages)
 {
-	const size_t each = sizeof(struct page_desc) + PAGE_MAP_BYTES;
 	size_t bytes;
 
-	if (__builtin_mul_overflow(n_pages, each, &bytes) || bytes > SIZE_MAX - PAGE_SIZE)
+	if (__builtin_mul_overflow(n_pages, PAGE_OVERHEAD_BYTES, &bytes) || bytes > SIZE_MAX - PAGE_SIZE)
 		return SIZE_MAX;
-	bytes += sizeof(struct region) + 2 * GRANULE;
+	bytes += REGION_BYTES + GRANULE;
 	/* The pages in front are described there, too. */
-	return n_pages + (bytes + PAGE_SIZE - each - 1) / (PAGE_SIZE - each);
+	return n_pages + (bytes + PAGE_SIZE - PAGE_OVERHEAD_BYTES - 1) / (PAGE_SIZE - PAGE_OVERHEAD_BYTES);
+}
+
+/* The pages of a chunk in which n bytes are left for one area of blocks: it begins where the descriptors end. */
+static size_t chunk_pages_for_block(size_t n_bytes)
+{
+	size_t bytes = REGION_BYTES + 2 * GRANULE + TAIL_MIN_BYTES + n_bytes + GRANULE;
+
+	return (bytes + PAGE_SIZE - PAGE_OVERHEAD_BYTES - 1) / (PAGE_SIZE - PAGE_OVERHEAD_BYTES);
 }
 
 static size_t chunk_wanted(size_t footprint, size_t min_pages)
@@ -449,8 +476,9 @@ static bool chunk_get(const struct kpage_source *source, const struct kpage_requ
 	return false;
 }
 
-bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
+bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 {
+	size_t n_pages = growth.n_pages + pages_for(growth.block_bytes);
 	struct kpage_request request = { .max_address = max_address };
 	struct kpage_chunk chunk;
 	kport_lock_state state = heap_lock(heap);
@@ -465,7 +493,8 @@ bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address)
 	if (n_pages > limit)
 		return false;
 	/* The section table grows on the new pages. */
-	request.min_pages = chunk_pages(n_pages + n_table);
+	request.min_pages = growth.block_bytes && !n_table ? chunk_pages_for_block(growth.block_bytes)
+	                                                   : chunk_pages(n_pages + n_table);
 	if (footprint >= limit || request.min_pages > limit - footprint || request.min_pages > REGION_PAGES_MAX)
 		return false;
 	request.want_pages = min_size(chunk_wanted(footprint, request.min_pages), limit - footprint);

@@ -268,8 +268,13 @@ INLINE void run_start_set(const struct region *region, size_t page, enum page_ki
 	put_bits(page_starts(region, page), kind == PAGE_RUN);
 }
 
+/* What a chunk is to have room for: whole pages, or if block_bytes is not 0 a block of so many bytes, header included. */
+struct growth {
+	size_t n_pages, block_bytes;
+};
+
 /* Get a chunk for a request that failed. Called without the lock. */
-bool heap_grow(struct kheap *heap, size_t n_pages, uintptr_t max_address);
+bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address);
 
 /* Something in a region became free: an empty one is kept as a spare, or detached so that heap_unlock puts it back. */
 void region_settle(struct kheap *heap, struct region *region);

@@ -207,16 +207,10 @@ INLINE void pages_wake(struct kheap *heap, struct region *region, size_t page, s
 	}
 }
 
-struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
-                            enum page_kind kind)
+/* The n pages from the one with this number on leave a free run that has them. */
+INLINE struct page_desc *run_take(struct kheap *heap, struct page_desc *desc, uintptr_t number, size_t n_pages,
+                                  enum page_kind kind)
 {
-	struct page_desc *desc = NULL;
-	uintptr_t number;
-
-	if (n_pages <= heap->counters.free_run_pages)
-		desc = run_find(heap, n_pages, align_shift, max_address, &number);
-	if (!desc)
-		return NULL;
 	struct region *region = desc_region(desc);
 	size_t first = desc->number - region->first_page;
 	size_t end = first + desc->n_pages;
@@ -241,6 +235,17 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 	desc->n_pages = (uint32_t)n_pages;
 	region_busy(heap, region, n_pages);
 	return desc;
+}
+
+struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                            enum page_kind kind)
+{
+	struct page_desc *desc = NULL;
+	uintptr_t number;
+
+	if (n_pages <= heap->counters.free_run_pages)
+		desc = run_find(heap, n_pages, align_shift, max_address, &number);
+	return desc ? run_take(heap, desc, number, n_pages, kind) : NULL;
 }
 
 void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
@@ -274,6 +279,19 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 	run_link(bins, region, first, end - first);
 	heap->counters.free_run_pages += n_pages;
 	region_idle(heap, region, n_pages);
+}
+
+size_t run_free_at(const struct region *region, size_t page)
+{
+	if (page >= region->n_pages || !may_join(region, page) || page_kind_of(region, page) != PAGE_FREE)
+		return 0;
+	return region->descs[page].n_pages;
+}
+
+struct page_desc *run_alloc_at(struct kheap *heap, struct region *region, size_t page, size_t n_pages,
+                               enum page_kind kind)
+{
+	return run_take(heap, &region->descs[page], region->first_page + page, n_pages, kind);
 }
 
 bool run_extend(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t more)

@@ -25,7 +25,6 @@ INLINE void block_starts(const struct region *region, uintptr_t payload, unsigne
  * Cut from the front of the victim, if it is large enough to stay one and no bin, from that of `need` on, has a block that fits better; else
  * 0. This is how nearly all new blocks come about, so it moves the victim instead of taking it out and putting the rest back.
  */
-#define VICTIM_MIN ((size_t)512)
 INLINE uintptr_t victim_cut(struct kheap *heap, size_t need, unsigned bin, unsigned label, unsigned magazine)
 {
 	struct block *block = heap->victim;
