@@ -55,12 +55,16 @@ struct kpage_request {
 	size_t min_pages;      /* fewer than this are of no use to the heap */
 	size_t want_pages;     /* a generous chunk, so that the source is asked seldom; >= min_pages */
 	uintptr_t max_address; /* the chunk's last byte may not lie above this */
+	uintptr_t best_address; /* where the chunk would best begin: it then lengthens what the heap has; 0: anywhere */
 };
 
 /*
  * The host's pages. get() fills in `chunk` and returns true, or returns false. A chunk of fewer than min_pages is
  * handed straight back through put(). Contents do not matter. put() gets exactly the chunks that get() gave, each
  * once. Both are called with no lock held and may themselves use the heap.
+ *
+ * A source may ignore best_address. One that can follow it, as a range of virtual memory that is mapped from one end can, makes
+ * the heap thriftier, most of all a small one: chunks that lie together are one, with nothing between that objects cannot cross.
  */
 struct kpage_source {
 	bool (*get)(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk);

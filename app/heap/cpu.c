@@ -347,25 +347,15 @@ static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned 
 	note_miss(heap, cache);
 }
 
-/* A block that stands in is freed, perhaps so often that its class gets a slab if there are pages to spare, or keeps to those it has. */
+/* A block that stands in is freed, often enough that its class gets a slab if there are pages to spare. */
 static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
 {
 	unsigned class_index = label_slab_class(block_label(block_of_payload(address)));
 
-	if (class_index == SLAB_NO_CLASS)
+	if (class_index == SLAB_NO_CLASS || cache->states[class_index].n_stand_ins < BUSY_STAND_INS)
 		return;
-	struct slab_class *class = &heap->slabs[class_index];
-	struct magazine_state *state = &cache->states[class_index];
-
-	if (class->n_slabs && state->n_stand_ins < BUSY_STAND_INS)
-		state->n_stand_ins++;
-	if (state->n_stand_ins < BUSY_STAND_INS)
-		return;
-	state->n_stand_ins = 0;
-	if (class->n_slabs)
-		class->is_hot = true;
-	else
-		class->is_busy = heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES;
+	cache->states[class_index].n_stand_ins = 0;
+	heap->slabs[class_index].is_busy = heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES;
 }
 
 /* With the lock: a magazine that is full, and whatever no magazine takes. */

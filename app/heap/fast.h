@@ -211,11 +211,13 @@ INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct windo
 
 	if (HARDENED || UNLIKELY(!is_in_section(section, number)))
 		return false;
-	*found = window_on(section);
-	if (!HAS_READERS)
-		return true;
+	*found = (struct window){ section->first_granule, section->n_granules, section->starts, NULL, section->region };
 	load_fence();
-	return LIKELY((sequence & ~1u) == __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE));
+	if (HAS_READERS &&
+	    UNLIKELY((sequence & ~1u) != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)))
+		return false;
+	found->magazines = found->region->magazines;
+	return true;
 }
 
 /* Is the address in the window? Then its granule is set. */
@@ -246,11 +248,13 @@ INLINE struct place place_of(struct kheap *heap, uintptr_t address)
 		section = section_at(heap, address);
 		place = (struct place){ .region = NULL };
 		if (LIKELY(section != NULL) && LIKELY(address % GRANULE == 0))
-			place = (struct place){ section->starts, section_magazines(section),
+			place = (struct place){ section->starts, NULL,
 				                (address >> GRANULE_SHIFT) - section->first_granule, section->region };
 		load_fence();
 	} while (HAS_READERS &&
 	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));
+	if (place.region)
+		place.magazines = place.region->magazines;
 	if (!HAS_READERS && place.region)
 		heap->window = window_on(section);
 	return place;

@@ -9,6 +9,7 @@
 #define SLAB_ALIGNED_MAX \
 	((size_t)256) /* up to here a slab's objects are as well aligned as any power of two that divides their size */
 /* From so many pages on a class with slabs has at most this share of its objects in blocks. */
+#define ENOUGH_FOOTPRINT 16
 #define ENOUGH_SHARE 32
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
@@ -98,9 +99,8 @@ COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 	kport_unlock(&heap->lock, state);
 	while (region) {
 		struct region *next = region->next;
-		struct kpage_chunk chunk = region->chunk;
 
-		source.put(source.ctx, &chunk);
+		region_put(&source, region);
 		region = next;
 	}
 	if (!error.error_class)
@@ -177,13 +177,16 @@ bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_addr
 	return heap->config.on_low_memory(heap->config.ctx, size);
 }
 
-/* A class with slabs whose objects in blocks come and go all the time keeps few of them there: the heap rather grows, if it can. */
+/*
+ * A class that is at home in slabs keeps few of its objects in blocks, where they would come and go all the time: the heap rather grows,
+ * if it can, and is not so small that every page counts.
+ */
 static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 {
 	const struct slab_class *class = &heap->slabs[class_index];
 
-	return (class->is_hot || heap->counters.footprint_pages >= SMALL_HEAP_PAGES) && heap->config.source.get && !heap->is_refused &&
-	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index);
+	return heap->counters.footprint_pages >= ENOUGH_FOOTPRINT && heap->config.source.get && !heap->is_refused &&
+	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) && class->n_slabs;
 }
 
 static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
@@ -317,7 +320,8 @@ static struct growth growth_for(const struct request *request, bool is_last)
 	              (request->gross > PAGE_SIZE / 2 && request->gross <= 2 * PAGE_SIZE);
 
 	if (!is_run && !slack && !is_last)
-		return (struct growth){ .block_bytes = request->gross + BLOCK_MIN };
+		return (struct growth){ .block_bytes = max_size(align_up(request->gross + BLOCK_HEADER, GRANULE),
+			                                        BLOCK_MIN) };
 	if (slack >= PAGE_SIZE)
 		slack -= PAGE_SIZE;
 	return (struct growth){ .n_pages = pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack) };

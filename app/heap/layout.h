@@ -120,7 +120,10 @@ struct region {
 	uint8_t *kinds;
 	struct page_desc *descs;
 	struct region *next, *prev;
-	struct kpage_chunk chunk; /* what goes back to the source */
+	struct kpage_chunk chunk; /* what goes back to the source, */
+	uint32_t *chunks;         /* and behind it, by their pages, the chunks that lengthened the region */
+	uint32_t n_chunks;
+	size_t capacity;          /* pages that its arrays have room for */
 	size_t n_overhead;        /* pages of descriptors at the front */
 	size_t n_busy;            /* pages that are neither free nor overhead; the tail area's page is not counted */
 	size_t n_cached;      /* of these, pages of empty slabs and of the empty area that are kept for the next time */
@@ -144,14 +147,9 @@ struct region {
 struct section {
 	uintptr_t first_granule; /* its address in granules */
 	size_t n_granules;       /* 0: there was a region once */
-	const uint32_t *starts;  /* the magazines lie behind them */
+	const uint32_t *starts;
 	struct region *region;   /* NULL: there never was one */
 };
-
-INLINE const uint8_t *section_magazines(const struct section *section)
-{
-	return (const uint8_t *)section->starts + section->n_granules / 8;
-}
 
 /* A region that is looked at before the table is. */
 struct window {
@@ -236,9 +234,9 @@ struct block_bins {
 struct slab_class {
 	struct page_desc *empty; /* at most one slab without live objects */
 	uint32_t n_in_blocks;    /* live objects of this class that blocks serve */
-	uint32_t n_slabs : 30;
-	uint32_t is_busy : 1; /* its few objects come and go so often that it gets a slab, if there is a page to spare */
-	uint32_t is_hot : 1;  /* so do those in blocks though there are slabs: no more of them */
+	uint32_t n_slabs : 31;
+	uint32_t
+		is_busy : 1; /* its few objects come and go so often that it gets a slab, if there is a page to spare */
 };
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */
@@ -388,8 +386,8 @@ struct kheap {
 
 	struct region *regions, *last_region;
 	struct region *near; /* the one that was looked up last with the lock held */
-	struct region *
-		spares; /* the first of those that are kept, at the end of the list, the one used last behind the others */
+	struct region *open;     /* the one that the next chunk may lengthen; NULL: none */
+	struct region *spares;   /* the first one that is empty and kept; they end the list, the one used last behind the others */
 	size_t n_spare_pages;    /* of all of these */
 	struct region *detached; /* regions that heap_unlock puts back */
 	size_t n_regions;
@@ -405,6 +403,8 @@ struct kheap {
 	struct region *victim_region;
 	struct block *empty_area; /* the free block that is all of the one empty area that is kept */
 	bool is_sparse;           /* the source gave pages that were never used */
+	bool has_joined;          /* a chunk of the source has lengthened a region; */
+	bool is_apart;            /* or none did, and none is asked to */
 	bool is_blocks_busy; /* some CPU missed blocks often: the others, and those that come, need not show it again */
 	bool is_draining;
 	bool is_laden;    /* this call has done much already */

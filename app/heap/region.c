@@ -15,6 +15,9 @@
 #define MIN_CHUNK_PAGES 2
 #define OWN_CHUNK_SHARE 64                /* but what asks for as much of the heap as this gets a chunk of its own, */
 #define OWN_CHUNK_PAGES 16                /* and of so many pages: smaller ones would come and go too often */
+#define IN_PLACE_SHARE 32                 /* a 32nd, where it lengthens a region, */
+#define OWN_IN_PLACE_PAGES 64             /* and then a chunk of its own has so many pages */
+#define RESERVE_SHARE 4                   /* a region can be lengthened by a quarter of what the heap has */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
 #define SPARE_SHARE 4                     /* empty chunks are kept if all of them are at most a quarter of the heap, */
 #define SPARE_MIN_PAGES 64                /* or 256 KiB */
@@ -23,8 +26,10 @@
 #define REGION_PAGES_MAX ((size_t)UINT32_MAX) /* descriptors count pages in 32 bits */
 #define TAIL_MIN_BYTES 128
 
-/* Of starts, magazines and kinds. */
+/* Of starts, magazines and kinds; and all that a page costs, and where chunks may be added to the region. */
 #define PAGE_MAP_BYTES (PAGE_WORDS * sizeof(uint32_t) + PAGE_CELLS + 1)
+#define PAGE_OVERHEAD_BYTES (sizeof(struct page_desc) + PAGE_MAP_BYTES)
+#define RESERVE_PAGE_BYTES (PAGE_OVERHEAD_BYTES + sizeof(uint32_t) / MIN_CHUNK_PAGES)
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
@@ -99,31 +104,49 @@ static void region_runs(struct kheap *heap, struct region *region, size_t page, 
 	}
 }
 
-/* Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). Zeros are not written again. */
-static struct region *region_layout(uintptr_t base, size_t n_pages, size_t used, bool is_zero)
+/*
+ * How many pages the arrays of a region have room for that begins with so many bytes and may come to have n pages: as many as fit the last page
+ * of the arrays.
+ */
+static size_t reserve_of(size_t used, size_t n_pages)
+{
+	size_t fixed = align_up(used, GRANULE) + REGION_BYTES + 2 * GRANULE;
+
+	return (align_up(fixed + n_pages * RESERVE_PAGE_BYTES, PAGE_SIZE) - fixed) / RESERVE_PAGE_BYTES;
+}
+
+/*
+ * Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). The rest of the arrays'
+ * last page serves blocks, unless they have room for more pages. Zeros are not written again.
+ */
+static struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, size_t used, bool is_zero)
 {
 	uintptr_t at = base + align_up(used, GRANULE);
 	struct region *region = (struct region *)at;
-	struct region made = { .first_page = base >> PAGE_SHIFT, .n_pages = n_pages };
+	struct region made = { .first_page = base >> PAGE_SHIFT, .n_pages = n_pages, .capacity = capacity };
 
 	at += REGION_BYTES;
 	made.descs = (struct page_desc *)at;
-	at += n_pages * sizeof(struct page_desc);
+	at += capacity * sizeof(struct page_desc);
 	/* The three arrays of what is where lie together. */
 	made.starts = (uint32_t *)at;
-	made.magazines = (uint8_t *)(made.starts + n_pages * PAGE_WORDS);
-	made.kinds = made.magazines + n_pages * PAGE_CELLS;
-	at = align_up(at + n_pages * PAGE_MAP_BYTES, GRANULE);
+	made.magazines = (uint8_t *)(made.starts + capacity * PAGE_WORDS);
+	made.kinds = made.magazines + capacity * PAGE_CELLS;
+	at = align_up(at + capacity * PAGE_MAP_BYTES, GRANULE);
+	if (capacity > n_pages) {
+		made.chunks = (uint32_t *)at;
+		at = align_up(at + capacity / MIN_CHUNK_PAGES * sizeof(uint32_t), GRANULE);
+	}
 	made.n_overhead = align_up(at - base, PAGE_SIZE) >> PAGE_SHIFT;
 	size_t rest = base + (made.n_overhead << PAGE_SHIFT) - at;
 
-	if (rest >= TAIL_MIN_BYTES)
+	if (rest >= TAIL_MIN_BYTES && capacity == n_pages)
 		made.tail_offset = (uint16_t)(at % PAGE_SIZE);
 	if (made.n_overhead > n_pages || (made.n_overhead == n_pages && !made.tail_offset))
 		return NULL;
 	*region = made;
 	if (!is_zero)
-		fill_words(region->starts, 0, n_pages * PAGE_MAP_BYTES);
+		fill_words(region->starts, 0, capacity * PAGE_MAP_BYTES);
 	for (size_t i = 0; i < region->n_overhead; i++)
 		page_kind_set(region, i, PAGE_OVERHEAD);
 	return region;
@@ -138,19 +161,22 @@ static bool overlaps(const struct kheap *heap, uintptr_t first_page, size_t n_pa
 	return false;
 }
 
-static void count_pages(struct kheap *heap, const struct region *region, bool add)
+static void count_pages(struct kheap *heap, size_t n_pages, size_t n_overhead, bool add)
 {
 	struct counters *counters = &heap->counters;
-	size_t overhead = region->n_overhead - (region->tail_offset ? 1 : 0);
-	size_t n = add ? region->n_pages : 0 - region->n_pages;
 
 	counters->min_free_bytes = add ? SIZE_MAX : min_free_now(counters);
 	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
 	counters->high_water = counters->live_bytes;
-	counters->footprint_pages += n;
+	counters->footprint_pages += add ? n_pages : 0 - n_pages;
 	heap->is_refused = false;
-	counters->overhead_pages += add ? overhead : 0 - overhead;
+	counters->overhead_pages += add ? n_overhead : 0 - n_overhead;
 	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);
+}
+
+static size_t pages_of_overhead(const struct region *region)
+{
+	return region->n_overhead - (region->tail_offset ? 1 : 0);
 }
 
 /* The region is laid out; make it part of the heap. */
@@ -166,7 +192,9 @@ static bool region_enter(struct kheap *heap, struct region *region)
 		return false;
 	}
 	heap->is_sparse |= region->chunk.is_zero;
-	count_pages(heap, region, true);
+	count_pages(heap, region->n_pages, pages_of_overhead(region), true);
+	if (region->capacity > region->n_pages)
+		heap->open = region;
 	if (region->tail_offset) {
 		struct block *tail = area_create(heap, region, region->n_overhead - 1, 1, region->tail_offset);
 
@@ -196,8 +224,9 @@ static bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *
 	return true;
 }
 
+/* `reserve`: pages that may be added to it, 0: none will. */
 static bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size,
-                       bool from_source)
+                       bool from_source, size_t reserve)
 {
 	uintptr_t base;
 	size_t n_pages;
@@ -207,7 +236,8 @@ static bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uint
 	if (heap->config.limit_bytes &&
 	    heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
 		return false;
-	struct region *region = region_layout(base, n_pages, 0, chunk->is_zero);
+	size_t capacity = reserve ? reserve_of(0, n_pages + reserve) : n_pages;
+	struct region *region = region_layout(base, n_pages, capacity, 0, chunk->is_zero);
 
 	if (!region)
 		return false;
@@ -220,7 +250,7 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
 {
 	const struct kpage_chunk none = { 0 };
 	kport_lock_state state = heap_lock(heap);
-	bool added = region_add(heap, &none, (uintptr_t)memory, size_bytes, false);
+	bool added = region_add(heap, &none, (uintptr_t)memory, size_bytes, false, 0);
 
 	heap_unlock(heap, state);
 	return added;
@@ -244,7 +274,9 @@ static bool region_detach(struct kheap *heap, struct region *region)
 	if (region->is_spare)
 		spare_forget(heap, region);
 	list_remove(heap, region);
-	count_pages(heap, region, false);
+	count_pages(heap, region->n_pages, pages_of_overhead(region), false);
+	if (heap->open == region)
+		heap->open = NULL;
 	if (heap->window.region == region)
 		window_reset(heap);
 	if (heap->near == region)
@@ -252,7 +284,7 @@ static bool region_detach(struct kheap *heap, struct region *region)
 	if (region->from_source) {
 		region->next = heap->detached;
 		heap->detached = region;
-		heap->counters.n_shrunk++;
+		heap->counters.n_shrunk += 1 + region->n_chunks;
 	}
 	return true;
 }
@@ -311,6 +343,8 @@ void region_settle(struct kheap *heap, struct region *region)
 	spares_trim(heap, spares_most(heap), SPARES_GIVEN);
 }
 
+static bool region_cut(struct kheap *heap, struct region *region, size_t most_free, size_t n);
+
 void regions_settle(struct kheap *heap)
 {
 	struct region *next;
@@ -322,6 +356,113 @@ void regions_settle(struct kheap *heap)
 			spare_add(heap, region);
 	}
 	spares_trim(heap, spares_most(heap), SIZE_MAX);
+	for (struct region *region = heap->regions; region; region = region->next)
+		(void)region_cut(heap, region, spares_most(heap), SIZE_MAX);
+}
+
+/* ---- regions that chunks are added to ------------------------------------------------------------------------------ */
+
+/* Free pages at the end of a region. */
+static size_t free_at_end(const struct region *region)
+{
+	enum page_kind kind = page_kind_of(region, region->n_pages - 1);
+
+	return kind == PAGE_FREE || kind == PAGE_FREE_TAIL ? region->descs[region->n_pages - 1].n_pages : 0;
+}
+
+/* What others know of its length. */
+static void region_resized(struct kheap *heap, struct region *region, size_t more)
+{
+	sections_resize(heap, region, more);
+	/* Who reads the window without the lock finds what is new by the table. */
+	if (!HAS_READERS && heap->window.region == region)
+		heap->window.n_granules = region->n_pages * PAGE_GRANULES;
+}
+
+/* A chunk of n pages begins where the region ends. */
+static void region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	size_t end = region->n_pages, first = end - free_at_end(region);
+
+	if (region->is_spare)
+		spare_forget(heap, region);
+	fill_words(&region->starts[end * PAGE_WORDS], 0, n_pages * PAGE_WORDS * sizeof(uint32_t));
+	fill_words(&region->magazines[end * PAGE_CELLS], 0, n_pages * PAGE_CELLS);
+	for (size_t i = end; i < end + n_pages; i++)
+		page_kind_set(region, i, 0);
+	region->chunks[region->n_chunks++] = (uint32_t)n_pages;
+	region->n_pages += n_pages;
+	if (first < end && may_join(region, end))
+		run_remove(heap, &region->descs[first]);
+	else
+		first = end;
+	region_runs(heap, region, first, region->n_pages, true);
+	region_resized(heap, region, n_pages);
+	count_pages(heap, n_pages, 0, true);
+}
+
+/* The last chunk that was added is free: it goes back. */
+static void region_cut_last(struct kheap *heap, struct region *region)
+{
+	size_t n_pages = region->chunks[--region->n_chunks];
+	size_t n_free = free_at_end(region), first = region->n_pages - n_free;
+
+	run_remove(heap, &region->descs[first]);
+	if (n_free > n_pages)
+		run_insert(heap, region, first, n_free - n_pages);
+	region->n_pages -= n_pages;
+	if (region->is_spare)
+		heap->n_spare_pages -= n_pages;
+	region_resized(heap, region, 0 - n_pages);
+	count_pages(heap, n_pages, 0, false);
+	heap->counters.n_shrunk++;
+	/* Until it is put back, what is to be known of it stands in it. */
+	struct region *gone = (struct region *)page_address(region, region->n_pages);
+
+	*gone = (struct region){
+		.n_pages = n_pages,
+		.chunk = { (uintptr_t)gone, n_pages, region->chunk.is_zero },
+		.next = heap->detached,
+	};
+	heap->detached = gone;
+}
+
+/* The same until as many pages are left free there, or n chunks have gone; true if any did. */
+static bool region_cut(struct kheap *heap, struct region *region, size_t most_free, size_t n)
+{
+	bool any = false;
+
+	for (; n && region->n_chunks; n--) {
+		size_t n_free = free_at_end(region);
+
+		if (n_free < region->chunks[region->n_chunks - 1] || n_free <= most_free)
+			break;
+		region_cut_last(heap, region);
+		any = true;
+	}
+	return any;
+}
+
+void region_shorten(struct kheap *heap, struct region *region)
+{
+	if (!heap->is_draining)
+		(void)region_cut(heap, region, spares_most(heap), SPARES_GIVEN);
+}
+
+void region_put(const struct kpage_source *source, const struct region *region)
+{
+	struct kpage_chunk first = region->chunk;
+	uintptr_t end = page_address(region, region->n_pages);
+
+	/* The region lies in the first one. */
+	for (uint32_t n = region->n_chunks; n--;) {
+		struct kpage_chunk chunk = { .n_pages = region->chunks[n], .is_zero = first.is_zero };
+
+		end -= chunk.n_pages << PAGE_SHIFT;
+		chunk.base = end;
+		source->put(source->ctx, &chunk);
+	}
+	source->put(source->ctx, &first);
 }
 
 /* If the section table is the only thing in this region, move it to pages of another one. */
@@ -395,6 +536,8 @@ static bool regions_trim(struct kheap *heap)
 			region_evict_table(heap, region);
 		if (region->from_source && region_is_empty(heap, region))
 			any |= region_detach(heap, region);
+		else
+			any |= region_cut(heap, region, 0, SIZE_MAX);
 	}
 	return any;
 }
@@ -432,18 +575,16 @@ bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)
 
 /* ---- growth ------------------------------------------------------------------------------------------------------ */
 
-#define PAGE_OVERHEAD_BYTES (sizeof(struct page_desc) + PAGE_MAP_BYTES)
-
-/* The pages of a chunk in which n pages are left for use; SIZE_MAX when that is no number. */
-static size_t chunk_pages(size_t n_pages)
+/* The pages of a chunk in which n pages are left for use, and descriptors for `reserve` more; SIZE_MAX when that is no number. */
+static size_t chunk_pages(size_t n_pages, size_t reserve)
 {
-	size_t bytes;
+	size_t each = reserve ? RESERVE_PAGE_BYTES : PAGE_OVERHEAD_BYTES, bytes;
 
-	if (__builtin_mul_overflow(n_pages, PAGE_OVERHEAD_BYTES, &bytes) || bytes > SIZE_MAX - PAGE_SIZE)
+	if (__builtin_mul_overflow(n_pages + reserve, each, &bytes) || bytes > SIZE_MAX - PAGE_SIZE)
 		return SIZE_MAX;
-	bytes += REGION_BYTES + GRANULE;
+	bytes += REGION_BYTES + 2 * GRANULE;
 	/* The pages in front are described there, too. */
-	return n_pages + (bytes + PAGE_SIZE - PAGE_OVERHEAD_BYTES - 1) / (PAGE_SIZE - PAGE_OVERHEAD_BYTES);
+	return n_pages + (bytes + PAGE_SIZE - each - 1) / (PAGE_SIZE - each);
 }
 
 /* The pages of a chunk in which n bytes are left for one area of blocks: it begins where the descriptors end. */
@@ -476,34 +617,118 @@ static bool chunk_get(const struct kpage_source *source, const struct kpage_requ
 	return false;
 }
 
+static size_t limit_pages(const struct kheap *heap)
+{
+	return heap->config.limit_bytes ? heap->config.limit_bytes >> PAGE_SHIFT : SIZE_MAX;
+}
+
+/* So many pages a region must be longer for a request, with what is free at its end; at least one. */
+static size_t pages_missing(const struct kheap *heap, const struct region *region, struct growth growth)
+{
+	const struct block *victim = heap->victim;
+	size_t n_free = free_at_end(region), end = region->n_pages - n_free, n_pages = growth.n_pages;
+
+	if (growth.block_bytes) {
+		n_pages = pages_for(growth.block_bytes + GRANULE);
+		/* What blocks are cut from may end where the free pages begin. */
+		if (victim && heap->victim_region == region && block_header(victim) == heap->victim_header &&
+		    (uintptr_t)victim + block_size(victim) + BLOCK_HEADER == page_address(region, end) &&
+		    region->descs[end - 1].n_pages + n_pages <= AREA_MAX_PAGES)
+			n_pages = pages_for(growth.block_bytes - min_size(block_size(victim), growth.block_bytes));
+	}
+	return n_pages > n_free ? n_pages - n_free : 1;
+}
+
+/* A chunk that begins where a region ends: the region is longer then. What gets a chunk of its own is not served like this. */
+static bool grow_in_place(struct kheap *heap, struct growth growth)
+{
+	struct kpage_request request = { .max_address = UINTPTR_MAX };
+	struct kpage_chunk chunk;
+	kport_lock_state state = heap_lock(heap);
+	struct region *region = heap->open;
+	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
+
+	if (region) {
+		size_t room = min_size(region->capacity - region->n_pages, limit - min_size(footprint, limit));
+
+		request.min_pages = pages_missing(heap, region, growth);
+		request.want_pages = min_size(
+			max_size(max_size(footprint / IN_PLACE_SHARE, MIN_CHUNK_PAGES), request.min_pages), room);
+		request.best_address = page_address(region, region->n_pages);
+		if (request.min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES)) {
+			request.best_address = 0;
+		} else if (request.min_pages > room || region->n_chunks == region->capacity / MIN_CHUNK_PAGES) {
+			request.best_address = 0;
+			heap->open = NULL;
+		}
+	}
+	heap_unlock(heap, state);
+	if (!request.best_address || !chunk_get(&heap->config.source, &request, &chunk))
+		return false;
+	state = heap_lock(heap);
+	/* Another CPU may have been quicker: then there is something to try again with. */
+	bool is_ours = heap->open == region && page_address(region, region->n_pages) == request.best_address;
+	bool is_next = is_ours && chunk.base == request.best_address && chunk.is_zero == region->chunk.is_zero &&
+	               chunk.n_pages <= region->capacity - region->n_pages &&
+	               chunk.n_pages <= limit_pages(heap) - heap->counters.footprint_pages;
+
+	if (is_next) {
+		region_lengthen(heap, region, chunk.n_pages);
+		heap->counters.n_grown++;
+		heap->has_joined = true;
+	} else if (is_ours) {
+		heap->open = NULL;
+		heap->is_apart = !heap->has_joined;
+	}
+	heap_unlock(heap, state);
+	if (!is_next)
+		heap->config.source.put(heap->config.source.ctx, &chunk);
+	return is_next || !is_ours;
+}
+
 bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 {
-	size_t n_pages = growth.n_pages + pages_for(growth.block_bytes);
 	struct kpage_request request = { .max_address = max_address };
 	struct kpage_chunk chunk;
+
+	if (!heap->config.source.get)
+		return false;
+	if (max_address == UINTPTR_MAX && grow_in_place(heap, growth))
+		return true;
 	kport_lock_state state = heap_lock(heap);
 
 	/* Those that are kept were of no use for this request. */
 	spares_trim(heap, heap->counters.footprint_pages / SPARE_GROWTH_SHARE, SIZE_MAX);
-	size_t n_table = sections_growth(heap, n_pages);
-	size_t footprint = heap->counters.footprint_pages;
-	size_t limit = heap->config.limit_bytes ? heap->config.limit_bytes >> PAGE_SHIFT : SIZE_MAX;
+	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
+	size_t n_pages = growth.n_pages + pages_for(growth.block_bytes);
+	bool is_own = n_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_CHUNK_PAGES);
+	/* Where the next chunk may lengthen it, the region has room for that. */
+	size_t reserve = is_own || heap->is_apart || max_address != UINTPTR_MAX || heap->open
+	                         ? 0
+	                         : max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES);
+	size_t n_table = sections_growth(heap, n_pages + reserve + 48);
 
 	heap_unlock(heap, state);
 	if (n_pages > limit)
 		return false;
 	/* The section table grows on the new pages. */
-	request.min_pages = growth.block_bytes && !n_table ? chunk_pages_for_block(growth.block_bytes)
-	                                                   : chunk_pages(n_pages + n_table);
+	if (growth.block_bytes && !n_table && !reserve)
+		request.min_pages = chunk_pages_for_block(growth.block_bytes);
+	else
+		request.min_pages = chunk_pages(growth.n_pages + (growth.block_bytes ? pages_for(growth.block_bytes + GRANULE) : 0) + n_table, reserve);
 	if (footprint >= limit || request.min_pages > limit - footprint || request.min_pages > REGION_PAGES_MAX)
 		return false;
-	request.want_pages = min_size(chunk_wanted(footprint, request.min_pages), limit - footprint);
+	request.want_pages = heap->has_joined && reserve
+	                             ? max_size(request.min_pages, footprint / IN_PLACE_SHARE)
+	                             : chunk_wanted(footprint, request.min_pages);
+	request.want_pages = min_size(request.want_pages, limit - footprint);
 	if (!chunk_get(&heap->config.source, &request, &chunk))
 		return false;
 	size_t n = min_size(chunk.n_pages, limit - footprint);
 
 	state = heap_lock(heap);
-	bool added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true);
+	bool added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true,
+	                        n == chunk.n_pages && n <= MAX_CHUNK_PAGES ? reserve : 0);
 
 	if (added)
 		heap->counters.n_grown++;
@@ -537,7 +762,14 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	heap->sections = heap->inline_sections;
 	heap->section_mask = SECTIONS_INLINE - 1;
 	heap->section_shift = SECTION_SHIFT;
-	struct region *region = region_layout(base, n_pages, sizeof(*heap), chunk->is_zero);
+	/* Room for more pages, if there is any where the arrays end anyway. */
+	size_t overhead = sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * PAGE_OVERHEAD_BYTES;
+	size_t capacity = reserve_of(sizeof(*heap), n_pages);
+	bool opens = chunk->n_pages == n_pages && capacity >= n_pages + MIN_CHUNK_PAGES &&
+	             pages_for(sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * RESERVE_PAGE_BYTES) ==
+	                     pages_for(overhead);
+	struct region *region =
+		region_layout(base, n_pages, opens ? capacity : n_pages, sizeof(*heap), chunk->is_zero);
 
 	if (!region)
 		return NULL;
@@ -591,19 +823,15 @@ void kheap_destroy(struct kheap *heap)
 {
 	/* The heap lies in its first region, and each region's chunk is noted in the region: read before putting back. */
 	struct kpage_source source = heap->config.source;
-	struct region *region = heap->regions;
-	struct kpage_chunk first = { 0 };
+	struct region *first = NULL, *next;
 
-	while (region) {
-		struct region *next = region->next;
-		struct kpage_chunk chunk = region->chunk;
-
+	for (struct region *region = heap->regions; region; region = next) {
+		next = region->next;
 		if (region->is_first)
-			first = chunk;
+			first = region;
 		else if (region->from_source)
-			source.put(source.ctx, &chunk);
-		region = next;
+			region_put(&source, region);
 	}
-	if (first.n_pages)
-		source.put(source.ctx, &first);
+	if (first && first->from_source)
+		region_put(&source, first);
 }

@@ -163,10 +163,11 @@ static inline struct section region_section(struct region *region)
 		                 region };
 }
 
+/* Of a section that is the region's: it may not be touched before that is sure. */
 INLINE struct window window_on(const struct section *section)
 {
 	return (struct window){ section->first_granule, section->n_granules, section->starts,
-		                section_magazines(section), section->region };
+		                section->region->magazines, section->region };
 }
 
 /* ---- what is where ------------------------------------------------------------------------------------------- */
@@ -296,13 +297,19 @@ INLINE void region_idle(struct kheap *heap, struct region *region, size_t n_page
 }
 /* The same for all: while the heap was draining, none was settled. O(regions). */
 void regions_settle(struct kheap *heap);
+/* Its last pages are free: chunks that lengthened it go back, but what is worth keeping. */
+void region_shorten(struct kheap *heap, struct region *region);
+/* All chunks of a detached region go back. */
+void region_put(const struct kpage_source *source, const struct region *region);
 
 /* ---- section.c ---------------------------------------------------------------------------------------------- */
 
 /* Enter a new region, which is in the list and whose pages are in the bins already: the table may have to grow on them. */
 bool sections_add(struct kheap *heap, struct region *region);
 void sections_remove(struct kheap *heap, const struct region *region);
-/* Pages that the table needs to grow for a region in which n pages are left for use; mostly 0. */
+/* It has become longer, or shorter, by so many pages. */
+void sections_resize(struct kheap *heap, const struct region *region, size_t more);
+/* Pages that the table needs to grow for a region that may come to have so many; mostly 0. */
 size_t sections_growth(const struct kheap *heap, size_t n_pages);
 /* Move the table, which needs room for n entries, to a page run of its own. Every region is in the list. */
 bool sections_move(struct kheap *heap, size_t n);

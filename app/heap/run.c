@@ -278,6 +278,8 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 	}
 	run_link(bins, region, first, end - first);
 	heap->counters.free_run_pages += n_pages;
+	if (UNLIKELY(region->n_chunks) && end == region->n_pages)
+		region_shorten(heap, region);
 	region_idle(heap, region, n_pages);
 }
 

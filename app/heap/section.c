@@ -8,7 +8,7 @@
 
 static bool is_large(const struct region *region)
 {
-	return region->n_pages >= LARGE_REGION_PAGES;
+	return region->capacity >= LARGE_REGION_PAGES;
 }
 
 static unsigned shift_of(const struct region *region)
@@ -16,12 +16,12 @@ static unsigned shift_of(const struct region *region)
 	return is_large(region) ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
 }
 
-/* Sections that it has a part of. */
+/* Sections that it has a part of, or may come to have. */
 static size_t n_sections_of(const struct region *region)
 {
 	unsigned shift = shift_of(region) - PAGE_SHIFT;
 
-	return ((region->first_page + region->n_pages - 1) >> shift) - (region->first_page >> shift) + 1;
+	return ((region->first_page + region->capacity - 1) >> shift) - (region->first_page >> shift) + 1;
 }
 
 /* Where the entries of its n-th section are looked for. */
@@ -32,7 +32,7 @@ static size_t place_in_table(const struct region *region, size_t n)
 	return section_place((region->first_page << PAGE_SHIFT) + (n << shift), shift);
 }
 
-/* A large region came or goes. */
+/* A large region came or goes, or a part of it. */
 static void note_large(struct kheap *heap, const struct region *region, size_t n_pages)
 {
 	if (is_large(region))
@@ -80,6 +80,21 @@ void sections_remove(struct kheap *heap, const struct region *region)
 		heap->n_sections--;
 	}
 	note_large(heap, region, 0 - region->n_pages);
+	sections_end(heap);
+}
+
+void sections_resize(struct kheap *heap, const struct region *region, size_t more)
+{
+	sections_begin(heap);
+	for (size_t n = n_sections_of(region); n--;) {
+		for (size_t i = place_in_table(region, n); heap->sections[i & heap->section_mask].region; i++) {
+			struct section *section = &heap->sections[i & heap->section_mask];
+
+			if (section->region == region && section->n_granules)
+				section->n_granules = region->n_pages * PAGE_GRANULES;
+		}
+	}
+	note_large(heap, region, more);
 	sections_end(heap);
 }
 
@@ -152,7 +167,7 @@ static size_t table_room(const struct kheap *heap)
 size_t sections_growth(const struct kheap *heap, size_t n_pages)
 {
 	/* With its descriptors, which are less than a 32nd, and wherever it begins. */
-	const struct region region = { .n_pages = n_pages + n_pages / 32 + 2 };
+	const struct region region = { .capacity = n_pages + n_pages / 32 + 2 };
 	size_t n = heap->n_sections + n_sections_of(&region) + 1;
 
 	return n <= table_room(heap) ? 0 : table_pages(n);

@@ -130,8 +130,7 @@ static void slab_destroy(struct kheap *heap, struct page_desc *desc, unsigned cl
 {
 	struct region *region = desc_region(desc);
 
-	if (--heap->slabs[class_index].n_slabs == 0)
-		heap->slabs[class_index].is_hot = false;
+	heap->slabs[class_index].n_slabs--;
 	heap->counters.free_slab_bytes -= slab_objects(class_index) * slab_object_size(class_index);
 	page_magazines_set(region, desc_page(desc), 0);
 	heap->is_laden = true;

@@ -19,6 +19,8 @@
 #define LOWEST_ADDRESS ((uintptr_t)0x10000)
 /* How many places below an address limit are tried. */
 #define LOW_TRIES 64
+/* Address space behind a chunk that the next ones find free, unless the program takes it. */
+#define ROOM_BYTES ((size_t)1 << (sizeof(void *) == 8 ? 30 : 23))
 
 /* A heap calls its page source with no lock held, from whatever thread needs pages. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -99,6 +101,32 @@ static void *map_below(size_t size_bytes, uintptr_t max_address)
 	return memory;
 }
 
+/*
+ * Where more can follow: the kernel places a mapping right below the last one, so behind it there is no room. What is mapped first to find
+ * a hole costs nothing.
+ */
+static void *map_with_room(size_t size_bytes)
+{
+	size_t with_room = size_bytes + ROOM_BYTES;
+	void *hole = mmap(NULL, with_room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (hole == MAP_FAILED)
+		return NULL;
+	munmap(hole, with_room);
+	return map(hole, size_bytes, MAP_FIXED_NOREPLACE);
+}
+
+static void *map_best(const struct kpage_request *request, size_t size_bytes)
+{
+	void *memory = NULL;
+
+	if (request->best_address != 0)
+		memory = map((void *)request->best_address, size_bytes, MAP_FIXED_NOREPLACE);
+	else if (request->max_address == UINTPTR_MAX)
+		memory = map_with_room(size_bytes);
+	return memory != NULL ? memory : map_below(size_bytes, request->max_address);
+}
+
 static bool get_alone(const struct kpage_request *request, struct kpage_chunk *chunk)
 {
 	size_t spare = (size_t)(recent_limit() / KMALLOC_PAGE_SIZE), n_pages = request->want_pages;
@@ -108,7 +136,7 @@ static bool get_alone(const struct kpage_request *request, struct kpage_chunk *c
 	if (n_pages > spare)
 		n_pages = spare;
 	for (;;) {
-		void *memory = map_below(n_pages * KMALLOC_PAGE_SIZE, request->max_address);
+		void *memory = map_best(request, n_pages * KMALLOC_PAGE_SIZE);
 		if (memory != NULL) {
 			chunk->base = (uintptr_t)memory;
 			chunk->n_pages = n_pages;
