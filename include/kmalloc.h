@@ -52,9 +52,9 @@ struct kpage_chunk {
 };
 
 struct kpage_request {
-	size_t min_pages;      /* fewer than this are of no use to the heap */
-	size_t want_pages;     /* a generous chunk, so that the source is asked seldom; >= min_pages */
-	uintptr_t max_address; /* the chunk's last byte may not lie above this */
+	size_t min_pages;       /* fewer than this are of no use to the heap */
+	size_t want_pages;      /* a generous chunk, so that the source is asked seldom; >= min_pages */
+	uintptr_t max_address;  /* the chunk's last byte may not lie above this */
 	uintptr_t best_address; /* where the chunk would best begin: it then lengthens what the heap has; 0: anywhere */
 };
 

@@ -302,8 +302,8 @@ static size_t ensure_free(struct kcache *cache, size_t n, bool may_grow)
 		n_free = cache->n_free;
 		heap_unlock(heap, state);
 	} while (n_free < n && may_grow &&
-	         heap_replenish(heap, (struct growth){ .n_pages = cache->pages_per_slab }, UINTPTR_MAX, cache->object_size,
-		                &has_asked));
+	         heap_replenish(heap, (struct growth){ .n_pages = cache->pages_per_slab }, UINTPTR_MAX,
+	                        cache->object_size, &has_asked));
 	return n_free;
 }
 

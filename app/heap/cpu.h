@@ -19,8 +19,9 @@
 	(IDLE_MISSES / 2) /* from one round to the next: it looks by turns at what is idle and what is earned */
 #define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
-#define OWN_SURE_BYTES ((size_t)1 << 20)   /* full clips of a CPU, if they are not more than its part of the heap */
-#define MAGAZINE_SHARE 128                 /* a magazine holds at most this share of the heap, within these limits */
+#define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
+#define OWN_SURE_BYTES ((size_t)1 << 20) /* full clips of a CPU, if they are not more than its part of the heap */
+#define MAGAZINE_SHARE 128               /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
 #define BLOCKS_SHARE 2

@@ -273,7 +273,7 @@ static bool drain_large(struct kheap *heap)
 static size_t cached_bytes(struct kheap *heap, unsigned number)
 {
 	struct cpu_cache *cache = present_cache(heap);
-	size_t n = heap->depot.bytes, own_share = (heap_scale(heap) << PAGE_SHIFT) / DEPOT_SHARE;
+	size_t n = heap->depot.bytes, own_share = (heap_scale(heap) << PAGE_SHIFT) / OWN_GROWTH_SHARE;
 
 	if (!cache)
 		return n;

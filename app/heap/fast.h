@@ -213,8 +213,7 @@ INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct windo
 		return false;
 	*found = (struct window){ section->first_granule, section->n_granules, section->starts, NULL, section->region };
 	load_fence();
-	if (HAS_READERS &&
-	    UNLIKELY((sequence & ~1u) != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)))
+	if (HAS_READERS && UNLIKELY((sequence & ~1u) != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)))
 		return false;
 	found->magazines = found->region->magazines;
 	return true;

@@ -320,8 +320,8 @@ static struct growth growth_for(const struct request *request, bool is_last)
 	              (request->gross > PAGE_SIZE / 2 && request->gross <= 2 * PAGE_SIZE);
 
 	if (!is_run && !slack && !is_last)
-		return (struct growth){ .block_bytes = max_size(align_up(request->gross + BLOCK_HEADER, GRANULE),
-			                                        BLOCK_MIN) };
+		return (struct growth){ .block_bytes =
+			                        max_size(align_up(request->gross + BLOCK_HEADER, GRANULE), BLOCK_MIN) };
 	if (slack >= PAGE_SIZE)
 		slack -= PAGE_SIZE;
 	return (struct growth){ .n_pages = pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack) };
@@ -356,9 +356,8 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		heap_unlock_inline(heap, state);
 		if (object)
 			return (void *)object;
-		if (flags & KMALLOC_NO_GROW ||
-		    !heap_replenish(heap, growth_for(request, tries == 1), request->max_address, request->size,
-		                    &has_asked))
+		if (flags & KMALLOC_NO_GROW || !heap_replenish(heap, growth_for(request, tries == 1),
+		                                               request->max_address, request->size, &has_asked))
 			break;
 	}
 	return alloc_last_resort(heap, request);

@@ -11,11 +11,12 @@
  *   resize.c   sizes of objects, and changing them
  *   cache.c    kcache: slabs of one user-chosen size
  *   slab.c     equal small objects in a page
- *   block.c    sizes between: boundary tags (block.h: the header)
+ *   block.c    sizes between: boundary tags (block.h: the header; victim.h: what most blocks are cut from)
  *   bin.c      the free ones, in bins by size
  *   area.c     the whole pages that blocks live in
  *   run.c      whole pages: bins by length over the page descriptors
- *   region.c   regions of the page source and their descriptors (region.h); growth; a heap's life
+ *   region.c   regions of the page source and their descriptors (region.h)
+ *   growth.c   growth; a heap's life
  *   section.c  the table from addresses to regions
  *
  * beside them layout.h (the structures of all storeys), bits.h, guard.c (canaries and poison of the hardened build), inspect.c, check.c

@@ -123,9 +123,9 @@ struct region {
 	struct kpage_chunk chunk; /* what goes back to the source, */
 	uint32_t *chunks;         /* and behind it, by their pages, the chunks that lengthened the region */
 	uint32_t n_chunks;
-	size_t capacity;          /* pages that its arrays have room for */
-	size_t n_overhead;        /* pages of descriptors at the front */
-	size_t n_busy;            /* pages that are neither free nor overhead; the tail area's page is not counted */
+	size_t capacity;      /* pages that its arrays have room for */
+	size_t n_overhead;    /* pages of descriptors at the front */
+	size_t n_busy;        /* pages that are neither free nor overhead; the tail area's page is not counted */
 	size_t n_cached;      /* of these, pages of empty slabs and of the empty area that are kept for the next time */
 	uint16_t tail_offset; /* the rest of the last overhead page serves blocks from here on; 0: it does not */
 	bool from_source;
@@ -148,7 +148,7 @@ struct section {
 	uintptr_t first_granule; /* its address in granules */
 	size_t n_granules;       /* 0: there was a region once */
 	const uint32_t *starts;
-	struct region *region;   /* NULL: there never was one */
+	struct region *region; /* NULL: there never was one */
 };
 
 /* A region that is looked at before the table is. */
@@ -386,8 +386,9 @@ struct kheap {
 
 	struct region *regions, *last_region;
 	struct region *near; /* the one that was looked up last with the lock held */
-	struct region *open;     /* the one that the next chunk may lengthen; NULL: none */
-	struct region *spares;   /* the first one that is empty and kept; they end the list, the one used last behind the others */
+	struct region *open; /* the one that the next chunk may lengthen; NULL: none */
+	struct region *
+		spares; /* the first one that is empty and kept; they end the list, the one used last behind the others */
 	size_t n_spare_pages;    /* of all of these */
 	struct region *detached; /* regions that heap_unlock puts back */
 	size_t n_regions;

@@ -8,6 +8,15 @@
 
 #include "layout.h"
 
+#define MIN_CHUNK_PAGES 2
+#define TAIL_MIN_BYTES 128
+#define REGION_PAGES_MAX ((size_t)UINT32_MAX) /* descriptors count pages in 32 bits */
+
+/* Of starts, magazines and kinds; all that a page costs; and where chunks may be added to the region. */
+#define PAGE_MAP_BYTES (PAGE_WORDS * sizeof(uint32_t) + PAGE_CELLS + 1)
+#define PAGE_OVERHEAD_BYTES (sizeof(struct page_desc) + PAGE_MAP_BYTES)
+#define RESERVE_PAGE_BYTES (PAGE_OVERHEAD_BYTES + sizeof(uint32_t) / MIN_CHUNK_PAGES)
+
 #pragma GCC visibility push(hidden)
 
 /* ---- region.c ----------------------------------------------------------------------------------------------- */
@@ -269,6 +278,34 @@ INLINE void run_start_set(const struct region *region, size_t page, enum page_ki
 	put_bits(page_starts(region, page), kind == PAGE_RUN);
 }
 
+/*
+ * How many pages the arrays of a region have room for that begins with so many bytes and may come to have n pages: as many as fit the last page
+ * of the arrays.
+ */
+size_t reserve_of(size_t used, size_t n_pages);
+/*
+ * Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). The rest of the arrays'
+ * last page serves blocks, unless they have room for more pages. Zeros are not written again. NULL: it is too small.
+ */
+struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, size_t used, bool is_zero);
+/* The region is laid out; make it part of the heap. */
+bool region_enter(struct kheap *heap, struct region *region);
+/* Cut [start, start + size) to whole pages other than page 0, 16 TiB at most; false: nothing is left. */
+bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *n_pages);
+/* `reserve`: pages that may be added to it, 0: none will. */
+bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size, bool from_source,
+                size_t reserve);
+/* The region that fast.h looks at before it searches the table: at first the one that never goes. */
+void window_reset(struct kheap *heap);
+/* Free pages at the end of a region. */
+size_t free_at_end(const struct region *region);
+/* A chunk of n pages begins where the region ends. */
+void region_lengthen(struct kheap *heap, struct region *region, size_t n_pages);
+/* Empty regions that were of no use for a request go, unless they are few pages. */
+void spares_trim_for_growth(struct kheap *heap);
+
+/* ---- growth.c ----------------------------------------------------------------------------------------------- */
+
 /* What a chunk is to have room for: whole pages, or if block_bytes is not 0 a block of so many bytes, header included. */
 struct growth {
 	size_t n_pages, block_bytes;
@@ -276,6 +313,8 @@ struct growth {
 
 /* Get a chunk for a request that failed. Called without the lock. */
 bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address);
+
+/* ---- region.c ----------------------------------------------------------------------------------------------- */
 
 /* Something in a region became free: an empty one is kept as a spare, or detached so that heap_unlock puts it back. */
 void region_settle(struct kheap *heap, struct region *region);

@@ -30,6 +30,7 @@ struct test_source {
 
 	unsigned n_gets, n_puts; /* calls */
 	unsigned n_refused;
+	unsigned n_best;       /* calls of get() that asked for a place */
 	unsigned n_wrong_puts; /* of what was not given: always a failure */
 	struct kpage_request last;
 
@@ -152,6 +153,6 @@ static inline bool is_aligned(const void *object, size_t alignment)
 extern const struct test_group group_text, group_contract, group_resize, group_reuse, group_regions, group_growth,
 	group_accounting, group_waste, group_misuse, group_checker, group_pages, group_cache, group_classic,
 	group_stress, group_placement, group_interrupts, group_caches, group_caches_shared, group_runs, group_large,
-	group_damage;
+	group_damage, group_in_place;
 
 #endif

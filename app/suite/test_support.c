@@ -334,6 +334,7 @@ static bool source_get(void *ctx, const struct kpage_request *request, struct kp
 
 	source->n_gets++;
 	source->last = *request;
+	source->n_best += request->best_address != 0;
 	enter_heap(source);
 	if (source->refuse_all || source->n_gets == source->refuse_at ||
 	    (source->refuse_after && source->refuse_at != 0 && source->n_gets > source->refuse_at) ||

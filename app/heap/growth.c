@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Growth, and a heap's life. Growth asks for a sixteenth of what the heap has, so that the source is asked seldom and little is held in vain,
+ * but for a large object for no more than that needs: its chunk goes back with it.
+ *
+ * One region is open: the next chunk is asked for where that ends. Once a chunk was got there, growth goes by smaller steps, and each region that
+ * becomes full is followed by an open one. If none ever is, the source's chunks lie apart, and it is not asked again.
+ */
+#include "small.h"
+#include "internal.h"
+
+#define FIRST_CHUNK_PAGES 7
+#define GROWTH_SHARE 16                   /* a chunk is a sixteenth of what the heap has; */
+#define SMALL_SHARE 6                     /* a sixth in small heaps, */
+#define IN_PLACE_SHARE 32                 /* a 32nd, where it lengthens a region; */
+#define OWN_CHUNK_SHARE 64                /* but what asks for as much of the heap as this gets a chunk of its own, */
+#define OWN_CHUNK_PAGES 16                /* and of so many pages: smaller ones would come and go too often; */
+#define OWN_IN_PLACE_PAGES 64             /* and of so many, where a region would be lengthened otherwise */
+#define RESERVE_SHARE 4                   /* an open region can be lengthened by a quarter of what the heap has */
+#define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
+
+/* The pages of a chunk in which n pages are left for use, and descriptors for `reserve` more; SIZE_MAX when that is no number. */
+static size_t chunk_pages(size_t n_pages, size_t reserve)
+{
+	size_t each = reserve ? RESERVE_PAGE_BYTES : PAGE_OVERHEAD_BYTES, bytes;
+
+	if (__builtin_mul_overflow(n_pages + reserve, each, &bytes) || bytes > SIZE_MAX - PAGE_SIZE)
+		return SIZE_MAX;
+	bytes += REGION_BYTES + 2 * GRANULE;
+	/* The pages in front are described there, too. */
+	return n_pages + (bytes + PAGE_SIZE - each - 1) / (PAGE_SIZE - each);
+}
+
+/* The pages of a chunk in which n bytes are left for one area of blocks: it begins where the descriptors end. */
+static size_t chunk_pages_for_block(size_t n_bytes)
+{
+	size_t bytes = REGION_BYTES + 2 * GRANULE + TAIL_MIN_BYTES + n_bytes + GRANULE;
+
+	return (bytes + PAGE_SIZE - PAGE_OVERHEAD_BYTES - 1) / (PAGE_SIZE - PAGE_OVERHEAD_BYTES);
+}
+
+static size_t chunk_wanted(size_t footprint, size_t min_pages)
+{
+	size_t share = footprint < SMALL_HEAP_PAGES ? SMALL_SHARE : GROWTH_SHARE;
+
+	if (min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_CHUNK_PAGES))
+		return min_pages;
+	return max_size(min_size(max_size(footprint / share, MIN_CHUNK_PAGES), MAX_CHUNK_PAGES), min_pages);
+}
+
+static bool chunk_get(const struct kpage_source *source, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	*chunk = (struct kpage_chunk){ 0 };
+	if (!source->get || !source->get(source->ctx, request, chunk))
+		return false;
+	uintptr_t last = chunk->base + (chunk->n_pages << PAGE_SHIFT) - 1;
+
+	if (chunk->n_pages >= request->min_pages && chunk->base % PAGE_SIZE == 0 && last <= request->max_address)
+		return true;
+	source->put(source->ctx, chunk);
+	return false;
+}
+
+static size_t limit_pages(const struct kheap *heap)
+{
+	return heap->config.limit_bytes ? heap->config.limit_bytes >> PAGE_SHIFT : SIZE_MAX;
+}
+
+/* So many pages a region must be longer for a request, with what is free at its end; at least one. */
+static size_t pages_missing(const struct kheap *heap, const struct region *region, struct growth growth)
+{
+	const struct block *victim = heap->victim;
+	size_t n_free = free_at_end(region), end = region->n_pages - n_free, n_pages = growth.n_pages;
+
+	if (growth.block_bytes) {
+		n_pages = pages_for(growth.block_bytes + GRANULE);
+		/* What blocks are cut from may end where the free pages begin. */
+		if (victim && heap->victim_region == region && block_header(victim) == heap->victim_header &&
+		    (uintptr_t)victim + block_size(victim) + BLOCK_HEADER == page_address(region, end) &&
+		    region->descs[end - 1].n_pages + n_pages <= AREA_MAX_PAGES)
+			n_pages = pages_for(growth.block_bytes - min_size(block_size(victim), growth.block_bytes));
+	}
+	return n_pages > n_free ? n_pages - n_free : 1;
+}
+
+/* A chunk that begins where a region ends: the region is longer then. What gets a chunk of its own is not served like this. */
+static bool grow_in_place(struct kheap *heap, struct growth growth)
+{
+	struct kpage_request request = { .max_address = UINTPTR_MAX };
+	struct kpage_chunk chunk;
+	kport_lock_state state = heap_lock(heap);
+	struct region *region = heap->open;
+	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
+
+	if (region) {
+		size_t room = min_size(region->capacity - region->n_pages, limit - min_size(footprint, limit));
+
+		request.min_pages = pages_missing(heap, region, growth);
+		request.want_pages = min_size(
+			max_size(max_size(footprint / IN_PLACE_SHARE, MIN_CHUNK_PAGES), request.min_pages), room);
+		request.best_address = page_address(region, region->n_pages);
+		if (request.min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES)) {
+			request.best_address = 0;
+		} else if (request.min_pages > room || region->n_chunks == region->capacity / MIN_CHUNK_PAGES) {
+			request.best_address = 0;
+			heap->open = NULL;
+		}
+	}
+	heap_unlock(heap, state);
+	if (!request.best_address)
+		return false;
+	bool is_got = chunk_get(&heap->config.source, &request, &chunk);
+
+	state = heap_lock(heap);
+	/* Another CPU may have been quicker: then there is something to try again with. */
+	bool is_ours = heap->open == region && page_address(region, region->n_pages) == request.best_address;
+	bool is_next = is_got && is_ours && chunk.base == request.best_address &&
+	               chunk.is_zero == region->chunk.is_zero && chunk.n_pages <= region->capacity - region->n_pages &&
+	               chunk.n_pages <= limit_pages(heap) - heap->counters.footprint_pages;
+
+	if (is_next) {
+		region_lengthen(heap, region, chunk.n_pages);
+		heap->counters.n_grown++;
+		heap->has_joined = true;
+	} else if (is_ours) {
+		heap->open = NULL;
+		heap->is_apart = !heap->has_joined;
+	}
+	heap_unlock(heap, state);
+	if (is_got && !is_next)
+		heap->config.source.put(heap->config.source.ctx, &chunk);
+	return is_next || !is_ours;
+}
+
+bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
+{
+	struct kpage_request request = { .max_address = max_address };
+	struct kpage_chunk chunk;
+
+	if (!heap->config.source.get)
+		return false;
+	if (max_address == UINTPTR_MAX && grow_in_place(heap, growth))
+		return true;
+	kport_lock_state state = heap_lock(heap);
+
+	/* Those that are kept were of no use for this request. */
+	spares_trim_for_growth(heap);
+	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
+	size_t n_pages = growth.n_pages + pages_for(growth.block_bytes);
+	bool is_own = n_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_CHUNK_PAGES);
+	/* Where the next chunk may lengthen it, the region has room for that. */
+	size_t reserve = is_own || heap->is_apart || max_address != UINTPTR_MAX || heap->open
+	                         ? 0
+	                         : max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES);
+	size_t n_table = sections_growth(heap, n_pages + (reserve ? reserve + PAGE_SIZE / RESERVE_PAGE_BYTES : 0));
+
+	heap_unlock(heap, state);
+	if (n_pages > limit)
+		return false;
+	/* The section table grows on the new pages. */
+	if (growth.block_bytes && !n_table && !reserve)
+		request.min_pages = chunk_pages_for_block(growth.block_bytes);
+	else
+		request.min_pages = chunk_pages(
+			growth.n_pages + (growth.block_bytes ? pages_for(growth.block_bytes + GRANULE) : 0) + n_table,
+			reserve);
+	if (footprint >= limit || request.min_pages > limit - footprint || request.min_pages > REGION_PAGES_MAX)
+		return false;
+	request.want_pages = heap->has_joined && reserve ? max_size(request.min_pages, footprint / IN_PLACE_SHARE)
+	                                                 : chunk_wanted(footprint, request.min_pages);
+	request.want_pages = min_size(request.want_pages, limit - footprint);
+	if (!chunk_get(&heap->config.source, &request, &chunk))
+		return false;
+	size_t n = min_size(chunk.n_pages, limit - footprint);
+
+	state = heap_lock(heap);
+	bool added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true,
+	                        n == chunk.n_pages && n <= MAX_CHUNK_PAGES ? reserve : 0);
+
+	if (added)
+		heap->counters.n_grown++;
+	heap_unlock(heap, state);
+	if (!added)
+		heap->config.source.put(heap->config.source.ctx, &chunk);
+	return added;
+}
+
+/* ---- a heap's life ----------------------------------------------------------------------------------------------- */
+
+static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kheap_config *config,
+                                 const struct kpage_chunk *chunk)
+{
+	static size_t n_made;
+	struct kheap *heap = (struct kheap *)base;
+
+	if (n_pages < (KHEAP_MIN_REGION >> PAGE_SHIFT) - 1 || sizeof(*heap) > n_pages << PAGE_SHIFT)
+		return NULL;
+	fill_words(heap, 0, sizeof(*heap));
+	kport_lock_init(&heap->lock);
+	if (config)
+		heap->config = *config;
+	/*
+	 * Each heap has its own, lest headers of one that ended be taken for those of the next in the same memory; mixed, so that nearby
+	 * ones give unrelated check words (the finalizer of MurmurHash3).
+	 */
+	heap->secret = heap->config.secret ^ (base + __atomic_fetch_add(&n_made, 1, __ATOMIC_RELAXED));
+	heap->secret = (heap->secret ^ heap->secret >> 33) * 0xff51afd7ed558ccdu;
+	heap->secret ^= heap->secret >> 33;
+	heap->sections = heap->inline_sections;
+	heap->section_mask = SECTIONS_INLINE - 1;
+	heap->section_shift = SECTION_SHIFT;
+	/* Room for more pages, if there is any where the arrays end anyway. */
+	size_t overhead = sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * PAGE_OVERHEAD_BYTES;
+	size_t capacity = reserve_of(sizeof(*heap), n_pages);
+	bool opens = chunk->n_pages == n_pages && capacity >= n_pages + MIN_CHUNK_PAGES &&
+	             pages_for(sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * RESERVE_PAGE_BYTES) ==
+	                     pages_for(overhead);
+	struct region *region = region_layout(base, n_pages, opens ? capacity : n_pages, sizeof(*heap), chunk->is_zero);
+
+	if (!region)
+		return NULL;
+	cache_init(&heap->cache_of_caches, heap, sizeof(struct kcache), GRANULE);
+	heap->cache_of_caches.is_internal = true;
+	cache_init(&heap->cache_of_clips, heap, sizeof(struct clip) - GUARD_BYTES, sizeof(struct clip));
+	heap->cache_of_clips.is_internal = true;
+	cpu_init(heap);
+	region->is_first = true;
+	region->from_source = chunk->n_pages != 0;
+	region->chunk = *chunk;
+	if (!region_enter(heap, region))
+		return NULL;
+	window_reset(heap);
+	cpu_heap_made(heap);
+	return heap;
+}
+
+struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config)
+{
+	struct kpage_chunk chunk = { 0 };
+	uintptr_t start = (uintptr_t)memory;
+	struct kheap *heap = NULL;
+	uintptr_t base;
+	size_t n_pages;
+
+	if (!memory) {
+		struct kpage_request request = { .min_pages = KHEAP_MIN_REGION >> PAGE_SHIFT,
+			                         .max_address = UINTPTR_MAX };
+
+		if (!config || (config->limit_bytes && config->limit_bytes < KHEAP_MIN_REGION))
+			return NULL;
+		request.want_pages = max_size(size_bytes >> PAGE_SHIFT, FIRST_CHUNK_PAGES);
+		if (config->limit_bytes)
+			request.want_pages = min_size(request.want_pages, config->limit_bytes >> PAGE_SHIFT);
+		if (!chunk_get(&config->source, &request, &chunk))
+			return NULL;
+		start = chunk.base;
+		size_bytes = chunk.n_pages << PAGE_SHIFT;
+	}
+	if (config && config->limit_bytes)
+		size_bytes = min_size(size_bytes, config->limit_bytes);
+	if (cut_to_pages(start, size_bytes, &base, &n_pages))
+		heap = heap_layout(base, n_pages, config, &chunk);
+	if (!heap && chunk.n_pages)
+		config->source.put(config->source.ctx, &chunk);
+	return heap;
+}
+
+void kheap_destroy(struct kheap *heap)
+{
+	/* The heap lies in its first region, and each region's chunk is noted in the region: read before putting back. */
+	struct kpage_source source = heap->config.source;
+	struct region *first = NULL, *next;
+
+	for (struct region *region = heap->regions; region; region = next) {
+		next = region->next;
+		if (region->is_first)
+			first = region;
+		else if (region->from_source)
+			region_put(&source, region);
+	}
+	if (first && first->from_source)
+		region_put(&source, first);
+}

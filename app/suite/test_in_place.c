@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Growth in place: chunks of the source that begin where a region ends lengthen it. Objects lie across them, they go back one by one,
+ * and a source whose chunks lie apart is not asked for more.
+ */
+#include "selftest.h"
+
+#define PAGE KMALLOC_PAGE_SIZE
+#define ARENA ((size_t)6 << 20)
+#define SIZE ((size_t)3000)
+#define N_OBJECTS 1024
+
+static void *objects[N_OBJECTS];
+
+static bool fill(struct test *t, struct kheap *heap)
+{
+	for (unsigned i = 0; i < N_OBJECTS; i++) {
+		objects[i] = kheap_alloc(heap, SIZE, 0);
+		REQUIRE(t, objects[i] != NULL, "%zu bytes were refused", SIZE);
+		test_fill(objects[i], SIZE, i);
+	}
+	return true;
+}
+
+static bool is_across(const struct kpage_chunk *chunk, const void *object)
+{
+	uintptr_t end = chunk->base + chunk->n_pages * PAGE;
+
+	return (uintptr_t)object < end && (uintptr_t)object + SIZE > end;
+}
+
+static void chunks_are_one_region(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats stats;
+	unsigned n_across = 0;
+
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	TRY(fill(t, heap));
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.n_regions * 2 < t->source.n_given, "%u chunks that lie together are %zu regions",
+	      t->source.n_given, stats.n_regions);
+	for (unsigned i = 0; i < N_OBJECTS; i++) {
+		for (unsigned n = 0; n < t->source.n_given; n++)
+			n_across += is_across(&t->source.given[n], objects[i]);
+	}
+	CHECK(t, n_across > 0, "no object lies across two of %u chunks", t->source.n_given);
+	CHECK(t, stats.footprint_bytes < stats.live_bytes + stats.live_bytes / 8,
+	      "%zu bytes are held for %zu live ones", stats.footprint_bytes, stats.live_bytes);
+	test_note(t, "%u chunks in %zu regions, %u objects across two, %zu bytes for %zu", t->source.n_given,
+	          stats.n_regions, n_across, stats.footprint_bytes, stats.live_bytes);
+	for (unsigned i = 0; i < N_OBJECTS; i++) {
+		TRY(test_filled(t, objects[i], SIZE, i, "an object"));
+		kheap_free(heap, objects[i]);
+	}
+	TRY(test_end_heap(t, heap));
+	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
+}
+
+/* Once the memory that the caches hold is given back, too. */
+static void chunks_go_back_from_the_end(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats stats;
+	size_t full;
+
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	TRY(fill(t, heap));
+	full = t->source.given_pages;
+	for (unsigned i = N_OBJECTS; i-- > N_OBJECTS / 4;)
+		kheap_free(heap, objects[i]);
+	CHECK(t, t->source.given_pages < full * 3 / 4, "%zu of %zu pages are held for a quarter of the objects",
+	      t->source.given_pages, full);
+	(void)kheap_trim(heap);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.footprint_bytes == t->source.given_pages * PAGE,
+	      "the heap says it holds %zu bytes, the source gave %zu", stats.footprint_bytes,
+	      t->source.given_pages * PAGE);
+	CHECK(t, t->source.given_pages < full * 2 / 5,
+	      "after kheap_trim %zu of %zu pages are held for a quarter of the objects", t->source.given_pages, full);
+	TRY(test_sound(t, heap, "chunks went back"));
+	/* And grows again where it was cut. */
+	for (unsigned i = N_OBJECTS / 4; i < N_OBJECTS; i++) {
+		objects[i] = kheap_alloc(heap, SIZE, 0);
+		CHECK(t, objects[i] != NULL, "%zu bytes were refused", SIZE);
+		test_fill(objects[i], SIZE, i);
+	}
+	for (unsigned i = 0; i < N_OBJECTS; i++) {
+		TRY(test_filled(t, objects[i], SIZE, i, "an object"));
+		kheap_free(heap, objects[i]);
+	}
+	(void)kheap_trim(heap);
+	CHECK(t, t->source.given_pages < full / 8, "with nothing live %zu of %zu pages are held after kheap_trim",
+	      t->source.given_pages, full);
+	TRY(test_end_heap(t, heap));
+	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
+}
+
+static void apart_is_noticed(struct test *t)
+{
+	struct kheap *heap;
+
+	TRY(test_source(t, ARENA));
+	t->source.gap_pages = 1;
+	TRY(test_heap_on_source(t, &heap));
+	TRY(fill(t, heap));
+	CHECK(t, t->source.n_given > 8, "only %u chunks were needed", t->source.n_given);
+	CHECK(t, t->source.n_best == 1, "a source whose chunks lie apart was asked for a place %u times",
+	      t->source.n_best);
+	TRY(test_end_heap(t, heap));
+}
+
+/* A chunk in the way: the region stays as long as it is, and the next one is lengthened. */
+static void obstacles_are_passed(struct test *t)
+{
+	struct kheap *heap;
+	struct kpage_chunk obstacle;
+	unsigned n_objects = N_OBJECTS / 2, n_regions;
+	struct kheap_stats stats;
+
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	for (unsigned i = 0; i < n_objects; i++)
+		CHECK(t, kheap_alloc(heap, SIZE, 0) != NULL, "%zu bytes were refused", SIZE);
+	kheap_get_stats(heap, &stats);
+	n_regions = (unsigned)stats.n_regions;
+	const struct kpage_request request = { .min_pages = 3, .want_pages = 3, .max_address = UINTPTR_MAX };
+	struct kpage_source source = test_source_config(t).source;
+
+	CHECK(t, source.get(source.ctx, &request, &obstacle), "the source gave no obstacle");
+	for (unsigned i = 0; i < n_objects; i++)
+		CHECK(t, kheap_alloc(heap, SIZE, 0) != NULL, "%zu bytes were refused", SIZE);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.n_regions > n_regions, "no region begins behind the obstacle");
+	CHECK(t, kheap_owner(heap, (void *)obstacle.base).kind == KHEAP_NOT_OURS,
+	      "the obstacle was taken for the heap's");
+	TRY(test_end_heap(t, heap));
+	source.put(source.ctx, &obstacle);
+	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
+}
+
+static const struct test_case cases[] = {
+	{ "chunks that lie together are one region, and objects lie across them", chunks_are_one_region },
+	{ "such chunks go back one by one, from the end", chunks_go_back_from_the_end },
+	{ "a source whose chunks lie apart is asked for a place once", apart_is_noticed },
+	{ "what lies behind a region and is somebody else's is passed", obstacles_are_passed },
+};
+TEST_GROUP(in_place, cases);
