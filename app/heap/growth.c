@@ -10,14 +10,15 @@
 #include "internal.h"
 
 #define FIRST_CHUNK_PAGES 7
-#define GROWTH_SHARE 16                   /* a chunk is a sixteenth of what the heap has; */
-#define SMALL_SHARE 6                     /* a sixth in small heaps, */
-#define IN_PLACE_SHARE 32                 /* a 32nd, where it lengthens a region; */
-#define OWN_CHUNK_SHARE 64                /* but what asks for as much of the heap as this gets a chunk of its own, */
-#define OWN_CHUNK_PAGES 16                /* and of so many pages: smaller ones would come and go too often; */
-#define OWN_IN_PLACE_PAGES 64             /* and of so many, where a region would be lengthened otherwise */
-#define RESERVE_SHARE 4                   /* an open region can be lengthened by a quarter of what the heap has */
-#define MAX_CHUNK_PAGES ((size_t)1 << 18) /* 1 GiB: some firmware fails or stalls on more */
+#define GROWTH_SHARE 16                     /* a chunk is a sixteenth of what the heap has; */
+#define SMALL_SHARE 6                       /* a sixth in small heaps, */
+#define IN_PLACE_SHARE 32                   /* a 32nd, where it lengthens a region; */
+#define OWN_CHUNK_SHARE 64                  /* but what asks for as much of the heap as this gets a chunk of its own, */
+#define OWN_CHUNK_PAGES 16                  /* and of so many pages: smaller ones would come and go too often; */
+#define OWN_IN_PLACE_PAGES 64               /* and of so many, where a region would be lengthened otherwise */
+#define RESERVE_SHARE 4                     /* an open region can be lengthened by a quarter of what the heap has, */
+#define RESERVE_MAX_PAGES ((size_t)1 << 14) /* or 64 MiB: whoever changes its length goes over its sections */
+#define MAX_CHUNK_PAGES ((size_t)1 << 18)   /* 1 GiB: some firmware fails or stalls on more */
 
 /* The pages of a chunk in which n pages are left for use, and descriptors for `reserve` more; SIZE_MAX when that is no number. */
 static size_t chunk_pages(size_t n_pages, size_t reserve)
@@ -93,18 +94,18 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
 
 	if (region) {
-		size_t room = min_size(region->capacity - region->n_pages, limit - min_size(footprint, limit));
+		size_t room = region->capacity - region->n_pages;
+		size_t allowed = min_size(room, limit - min_size(footprint, limit));
+		size_t share = max_size(footprint / IN_PLACE_SHARE, MIN_CHUNK_PAGES);
 
 		request.min_pages = pages_missing(heap, region, growth);
-		request.want_pages = min_size(
-			max_size(max_size(footprint / IN_PLACE_SHARE, MIN_CHUNK_PAGES), request.min_pages), room);
-		request.best_address = page_address(region, region->n_pages);
-		if (request.min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES)) {
-			request.best_address = 0;
-		} else if (request.min_pages > room || region->n_chunks == region->capacity / MIN_CHUNK_PAGES) {
-			request.best_address = 0;
+		request.want_pages = min_size(max_size(share, request.min_pages), allowed);
+		if (request.min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES))
+			;
+		else if (request.min_pages > room || region->n_chunks == region->capacity / MIN_CHUNK_PAGES)
 			heap->open = NULL;
-		}
+		else if (request.min_pages <= allowed)
+			request.best_address = page_address(region, region->n_pages);
 	}
 	heap_unlock(heap, state);
 	if (!request.best_address)
@@ -139,19 +140,20 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 
 	if (!heap->config.source.get)
 		return false;
-	if (max_address == UINTPTR_MAX && grow_in_place(heap, growth))
-		return true;
 	kport_lock_state state = heap_lock(heap);
 
-	/* Those that are kept were of no use for this request. */
 	spares_trim_for_growth(heap);
+	heap_unlock(heap, state);
+	if (max_address == UINTPTR_MAX && grow_in_place(heap, growth))
+		return true;
+	state = heap_lock(heap);
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
 	size_t n_pages = growth.n_pages + pages_for(growth.block_bytes);
 	bool is_own = n_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_CHUNK_PAGES);
 	/* Where the next chunk may lengthen it, the region has room for that. */
 	size_t reserve = is_own || heap->is_apart || max_address != UINTPTR_MAX || heap->open
 	                         ? 0
-	                         : max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES);
+	                         : min_size(max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES), RESERVE_MAX_PAGES);
 	size_t n_table = sections_growth(heap, n_pages + (reserve ? reserve + PAGE_SIZE / RESERVE_PAGE_BYTES : 0));
 
 	heap_unlock(heap, state);
