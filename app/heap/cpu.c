@@ -180,7 +180,7 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 	struct clip *clip = NULL;
 
 	own_note_most(heap, cache);
-	if (own_make_room(cache, number))
+	if (own_make_room(heap, cache, number))
 		return;
 	bool keeps = (!state->full || cache->own_bytes < cache->own_most) && depot_list(heap, number);
 
@@ -227,12 +227,6 @@ INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned num
 	if (!**magazine.top && !refill_from_depot(heap, cache, number) && number < MAGAZINE_BLOCK)
 		refill_from_slab(heap, magazine, number - MAGAZINE_SLAB);
 	return magazine_pop(magazine);
-}
-
-/* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */
-INLINE bool is_shared(struct kheap *heap, size_t number)
-{
-	return number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
 }
 
 INLINE void note_block_miss(struct cpu_cache *cache, unsigned block_class)
@@ -418,7 +412,7 @@ INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, size_t number,
 
 	if (!cpu_enter(cache))
 		return false;
-	if ((INTERRUPTS && *magazine.top != *magazine.limit) || own_make_room(cache, number)) {
+	if ((INTERRUPTS && *magazine.top != *magazine.limit) || own_make_room(heap, cache, number)) {
 		magazine_put(heap, magazine, object);
 		is_done = true;
 	}

@@ -192,6 +192,12 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 		cache->own_most = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 }
 
+/* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */
+INLINE bool is_shared(struct kheap *heap, size_t number)
+{
+	return number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
+}
+
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
 INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 {
@@ -206,12 +212,14 @@ INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 	return true;
 }
 
-INLINE bool own_make_room(struct cpu_cache *cache, size_t number)
+/* Blocks are kept like this only where the depot has some: one CPU alone is served better by fresh ones, which lie closer together. */
+INLINE bool own_make_room(struct kheap *heap, struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
 	struct clip *clip = cache->empty;
 
-	if (!clip || !state || !state->has_clip || (state->full && cache->own_bytes >= cache->own_most))
+	if (!clip || !state || !state->has_clip || !is_shared(heap, number) ||
+	    (state->full && cache->own_bytes >= cache->own_most))
 		return false;
 	cache->empty = clip->slots[0];
 	own_push(cache, state, cache->tops[number]);
