@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "probe.h"
 
@@ -328,6 +329,21 @@ static void in_threads(void *(*function)(void *), struct spike *spikes)
 		CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
+/* The program goes on, with little memory, for at most three seconds. */
+static void go_on_until(size_t resident)
+{
+	enum { N_OBJECTS = 20000, N_TRIES = 30 };
+	static void *objects[N_OBJECTS];
+
+	for (int try = 0; try < N_TRIES && resident_bytes() >= resident; try++) {
+		CHECK(nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL) == 0);
+		for (int i = 0; i < N_OBJECTS; i++)
+			objects[i] = malloc(300);
+		for (int i = 0; i < N_OBJECTS; i++)
+			free(objects[i]);
+	}
+}
+
 /* Much memory for a moment: most of it goes back by itself, the rest when asked for. */
 void probe_spike(void)
 {
@@ -345,6 +361,7 @@ void probe_spike(void)
 			in_threads(spike_down, spikes);
 		for (int i = 0; i < SPIKE_THREADS; i++)
 			spike_down(&spikes[i]);
+		go_on_until(before + (full - before) / LEFT_SHARE);
 		CHECK(resident_bytes() - before < (full - before) / LEFT_SHARE);
 	}
 	malloc_trim(0);
