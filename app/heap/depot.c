@@ -436,7 +436,7 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 		earn_blocks(heap, cache);
 		runs_earn(heap, cache);
 		large_earn(heap, cache);
-	} else {
+	} else if (!heap->is_laden) {
 		idle_step(heap, cache);
 	}
 }
