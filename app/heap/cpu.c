@@ -16,7 +16,8 @@
 #define MISSES_FOR_CLIP 8
 #define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
 #define BUSY_STAND_INS 200    /* so often a class's blocks are freed until it gets a slab all the same, */
-#define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare */
+#define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare, */
+#define BUSY_ROUNDS 40        /* or so many times as often if the heap has to grow for it */
 
 /*
  * Sizes up to 256 bytes have the slab class of their granules, and so do powers of two above; the others that of the smallest block class
@@ -346,10 +347,20 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 {
 	unsigned class_index = label_slab_class(block_label(block_of_payload(address)));
 
-	if (class_index == SLAB_NO_CLASS || cache->states[class_index].n_stand_ins < BUSY_STAND_INS)
+	if (class_index == SLAB_NO_CLASS)
 		return;
-	cache->states[class_index].n_stand_ins = 0;
-	heap->slabs[class_index].is_busy = heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES;
+	struct magazine_state *state = &cache->states[class_index];
+	struct slab_class *class = &heap->slabs[class_index];
+
+	if (state->n_stand_ins < BUSY_STAND_INS) {
+		state->n_stand_ins++;
+		return;
+	}
+	state->n_stand_ins = 0;
+	if (class->n_rounds < BUSY_ROUNDS)
+		class->n_rounds++;
+	class->is_busy = heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES ||
+	                 (class->n_rounds == BUSY_ROUNDS && can_grow(heap));
 }
 
 /* With the lock: a magazine that is full, and whatever no magazine takes. */

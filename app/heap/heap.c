@@ -186,7 +186,8 @@ static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 	const struct slab_class *class = &heap->slabs[class_index];
 
 	return heap->counters.footprint_pages >= ENOUGH_FOOTPRINT && heap->config.source.get && !heap->is_refused &&
-	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) && class->n_slabs;
+	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) &&
+	       (class->n_slabs || class->is_busy);
 }
 
 static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
@@ -327,12 +328,13 @@ static struct growth growth_for(const struct request *request, bool is_last)
 	return (struct growth){ .n_pages = pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack) };
 }
 
-/* The heap cannot grow: what other storeys have to spare, in the end all that this CPU can reach. */
-COLD static void *alloc_last_resort(struct kheap *heap, const struct request *request)
+/* The heap cannot grow, or may not for this one: what other storeys have to spare, in the end all that this CPU can reach. */
+COLD static void *alloc_last_resort(struct kheap *heap, const struct request *request, unsigned flags)
 {
 	kport_lock_state state = heap_lock(heap);
 
 	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
+	bool was_refused = heap->is_refused;
 
 	heap->is_refused = true;
 	uintptr_t object = alloc_locked(heap, request);
@@ -340,6 +342,7 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 	/* Not for what the heap could never hold. */
 	if (!object && request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
 		object = alloc_locked(heap, request);
+	heap->is_refused = !(flags & KMALLOC_NO_GROW) || was_refused;
 	heap_unlock(heap, state);
 	return (void *)object;
 }
@@ -360,7 +363,7 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		                                               request->max_address, request->size, &has_asked))
 			break;
 	}
-	return alloc_last_resort(heap, request);
+	return alloc_last_resort(heap, request, flags);
 }
 
 /* Every usable byte, but not the canary behind the last one. */

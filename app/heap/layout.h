@@ -234,9 +234,9 @@ struct block_bins {
 struct slab_class {
 	struct page_desc *empty; /* at most one slab without live objects */
 	uint32_t n_in_blocks;    /* live objects of this class that blocks serve */
-	uint32_t n_slabs : 31;
-	uint32_t
-		is_busy : 1; /* its few objects come and go so often that it gets a slab, if there is a page to spare */
+	uint32_t n_slabs : 25;
+	uint32_t n_rounds : 6; /* so many times its objects in blocks came and went often */
+	uint32_t is_busy : 1;  /* so often that it gets a slab */
 };
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */

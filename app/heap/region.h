@@ -22,15 +22,16 @@
 /* ---- region.c ----------------------------------------------------------------------------------------------- */
 
 /*
- * Where a section's entries are looked for, to be cut to the table: a bucket, because several small regions may share a section. Neighbours have
- * neighbouring buckets; sections that are a power of two apart do not all have the same.
+ * Where a section's entries are looked for, to be cut to the table: a bucket, because several small regions may share a section. Multiplied by
+ * two to the word's bits over the golden ratio, so that neighbours lie far from each other, and whatever sources leave between chunks, not all have the
+ * same bucket (Knuth, "The Art of Computer Programming" 3, 6.4).
  */
 #define SECTION_BUCKET 4
+#define WORD_BITS (8 * sizeof(uintptr_t))
+#define SECTION_SPREAD ((uintptr_t)(UINT64_C(0x9e3779b97f4a7c15) >> (64 - WORD_BITS)))
 INLINE size_t section_place(uintptr_t address, unsigned shift)
 {
-	uintptr_t section = address >> shift;
-
-	return (section + (section >> 4) + shift) * SECTION_BUCKET;
+	return ((address >> shift) * SECTION_SPREAD >> WORD_BITS / 2) * SECTION_BUCKET;
 }
 
 /* The other size of sections. */

@@ -288,7 +288,7 @@ bool slab_drain(struct kheap *heap)
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		struct page_desc *desc = heap->slabs[i].empty;
 
-		heap->slabs[i].is_busy = false;
+		heap->slabs[i].is_busy = heap->slabs[i].is_busy && !heap->is_refused;
 		if (!desc)
 			continue;
 		heap->slabs[i].empty = NULL;

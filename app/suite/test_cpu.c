@@ -442,6 +442,43 @@ static void cache_alone_does_all_or_nothing(struct test *t)
 	TRY(test_sound(t, heap, "the cache alone"));
 }
 
+/* Too few for a slab by what they take as blocks; but there they come and go the long way. */
+static void few_busy_objects_get_a_slab(struct test *t)
+{
+	enum { N_FEW = 20, N_TURNS = 40000, SIZE = 144, N_PAGES = 128, REST = 100000 };
+	void *objects[N_FEW] = { NULL }, *pages[N_PAGES];
+	struct kheap *heap;
+	unsigned n_in_slabs = 0, n_pages = 0;
+
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	/* In a heap of a few pages each one counts. */
+	void *rest = kheap_alloc(heap, REST, 0);
+
+	CHECK(t, rest != NULL, "%d bytes were refused", REST);
+	for (unsigned i = 0; i < N_TURNS; i++) {
+		kheap_free(heap, objects[i % N_FEW]);
+		objects[i % N_FEW] = kheap_alloc(heap, SIZE, 0);
+		CHECK(t, objects[i % N_FEW] != NULL, "%d bytes were refused", SIZE);
+		/* No page is left: the slab's is one that the source gives. */
+		while (i == N_FEW && n_pages < N_PAGES &&
+		       (pages[n_pages] = kpages_alloc(heap, 1, KMALLOC_PAGE_SIZE, UINTPTR_MAX, KMALLOC_NO_GROW)) !=
+		               NULL)
+			n_pages++;
+	}
+	CHECK(t, n_pages < N_PAGES, "a new heap has %u free pages or more", n_pages);
+	for (unsigned i = 0; i < N_FEW; i++) {
+		n_in_slabs += kheap_owner(heap, objects[i]).kind == KHEAP_SLAB_OBJECT;
+		kheap_free(heap, objects[i]);
+	}
+	test_note(t, "%u pages taken, %u objects in slabs", n_pages, n_in_slabs);
+	CHECK(t, HARDENED || n_in_slabs > N_FEW * 3 / 4, "%u of %d objects are in slabs after %d came and went",
+	      n_in_slabs, N_FEW, N_TURNS);
+	for (unsigned i = 0; i < n_pages; i++)
+		kheap_free(heap, pages[i]);
+	kheap_free(heap, rest);
+	TRY(test_end_heap(t, heap));
+}
+
 static const struct test_case cases[] = {
 	{ "a double free is reported from a magazine, from full clips, and after a flush",
 	  double_frees_are_seen_everywhere },
@@ -451,6 +488,7 @@ static const struct test_case cases[] = {
 	{ "kheap_leave and kheap_trim give everything back", leave_and_trim_give_all_back },
 	{ "caches are drained before the heap fails", caches_are_drained_before_the_heap_fails },
 	{ "a lone pair of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
+	{ "few objects that come and go often get a slab", few_busy_objects_get_a_slab },
 	{ "kheap_alloc_cached and kheap_free_cached do all, or nothing", cache_alone_does_all_or_nothing },
 };
 
