@@ -15,9 +15,14 @@
 
 #define MISSES_FOR_CLIP 8
 #define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
-#define BUSY_STAND_INS 200    /* so often a class's blocks are freed until it gets a slab all the same, */
-#define BUSY_MIN_FREE_PAGES 4 /* if there are so many pages to spare, */
-#define BUSY_ROUNDS 40        /* or so many times as often if the heap has to grow for it */
+/*
+ * So often a class's blocks are freed until it gets a slab all the same, if there are so many pages to spare; in so many rounds of that if the
+ * heap has to grow for it. Where several CPUs work, blocks of theirs may share cache lines: there it takes few.
+ */
+#define BUSY_STAND_INS 200
+#define BUSY_MIN_FREE_PAGES 4
+#define BUSY_ROUNDS 40
+#define BUSY_CPUS_STAND_INS 20
 
 /*
  * Sizes up to 256 bytes have the slab class of their granules, and so do powers of two above; the others that of the smallest block class
@@ -307,6 +312,12 @@ __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, 
 
 /* ---- free --------------------------------------------------------------------------------------------------------- */
 
+/* Has this CPU freed so many? */
+INLINE bool is_round_done(const struct kheap *heap, const struct magazine_state *state)
+{
+	return state->n_stand_ins >= (heap->n_caches ? BUSY_CPUS_STAND_INS : BUSY_STAND_INS);
+}
+
 /* The magazine for a live block whose check word holds, in a cell that has none; or NO_MAGAZINE. */
 INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
 {
@@ -322,7 +333,7 @@ INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *c
 	if (heap->slabs[class_index].n_slabs)
 		return NO_MAGAZINE;
 	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
-	if (heap->slabs[class_index].is_busy || cache->states[class_index].n_stand_ins == BUSY_STAND_INS)
+	if (heap->slabs[class_index].is_busy || is_round_done(heap, &cache->states[class_index]))
 		return NO_MAGAZINE;
 	cache->states[class_index].n_stand_ins++;
 	return magazine_at(cache, MAGAZINE_SLAB + class_index);
@@ -352,7 +363,7 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 	struct magazine_state *state = &cache->states[class_index];
 	struct slab_class *class = &heap->slabs[class_index];
 
-	if (state->n_stand_ins < BUSY_STAND_INS) {
+	if (!is_round_done(heap, state)) {
 		state->n_stand_ins++;
 		return;
 	}
@@ -360,7 +371,7 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 	if (class->n_rounds < BUSY_ROUNDS)
 		class->n_rounds++;
 	class->is_busy = heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES ||
-	                 (class->n_rounds == BUSY_ROUNDS && can_grow(heap));
+	                 ((class->n_rounds == BUSY_ROUNDS || heap->n_caches) && can_grow(heap));
 }
 
 /* With the lock: a magazine that is full, and whatever no magazine takes. */

@@ -184,8 +184,9 @@ bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_addr
 static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 {
 	const struct slab_class *class = &heap->slabs[class_index];
+	bool counts_pages = heap->counters.footprint_pages < ENOUGH_FOOTPRINT && !(class->is_busy && heap->n_caches);
 
-	return heap->counters.footprint_pages >= ENOUGH_FOOTPRINT && heap->config.source.get && !heap->is_refused &&
+	return !counts_pages && heap->config.source.get && !heap->is_refused &&
 	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) &&
 	       (class->n_slabs || class->is_busy);
 }

@@ -238,6 +238,31 @@ static __attribute__((noinline)) void *move_away(struct kheap *heap, void *objec
 	return moved;
 }
 
+/* The same to where less room is lost; if there is none, it stays, if it may. */
+static __attribute__((noinline)) void *move_down(struct kheap *heap, void *object, size_t size, bool is_natural)
+{
+	void *moved = alloc_like(heap, size, is_natural);
+
+	if (UNLIKELY(!moved))
+		return lies_right((uintptr_t)object, size, is_natural) ? object : NULL;
+	heap_copy(moved, object, size);
+	kheap_free(heap, object);
+	return moved;
+}
+
+/* A live block is too large: what is behind comes off. */
+static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct region *region, void *object,
+                                                    size_t usable, size_t size)
+{
+	struct block *block = block_of_payload((uintptr_t)object);
+	kport_lock_state state = heap_lock(heap);
+
+	if (block_resize(heap, region, block, size, size))
+		count_resize(heap, usable, block_size(block) - BLOCK_HEADER);
+	heap_unlock(heap, state);
+	return object;
+}
+
 /* Does a buffer grow by little at a time? It will go on. */
 INLINE bool is_appending(size_t usable, size_t size)
 {
@@ -372,6 +397,8 @@ static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *obje
 			return object;
 		if (size > usable)
 			return grow_block(heap, object, usable, size, is_natural);
+		if (lies_right(address, size, is_natural))
+			return shrink_block(heap, region, object, usable, size);
 		break;
 	case STOREY_SLAB:
 		if (size > usable)
@@ -379,7 +406,7 @@ static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *obje
 		/* It cannot be cut: it moves when half of it is unused. */
 		if ((size > usable / 2 || usable <= 2 * GRANULE) && lies_right(address, size, is_natural))
 			return object;
-		break;
+		return move_down(heap, object, size, is_natural);
 	case STOREY_OTHER:
 		break;
 	}

@@ -24,6 +24,8 @@
 /* A large object that had to move to grow gets this share more, and one that shrinks by less stays as it is. */
 #define GROWTH_SHARE 8
 #define IDLE_SHARE 16
+/* Of the frees of small objects that no cache took, one in so many looks at what is idle. */
+#define LOOK_EACH 16
 
 static struct kheap *the_heap;
 static struct kport_lock start_lock;
@@ -143,15 +145,19 @@ void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
  */
 __attribute__((noinline)) static void free_rare(void *object)
 {
+	static _Thread_local unsigned n_calls;
 	struct kheap *heap = object ? heap_get() : NULL;
+	bool is_page = (uintptr_t)object % KMALLOC_PAGE_SIZE == 0;
 
 	if (!heap)
 		return;
 	/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
-	if (!IS_HARDENED && (uintptr_t)object % KMALLOC_PAGE_SIZE == 0 && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
+	if (!IS_HARDENED && is_page && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
 		large_release(heap, object);
 	kheap_free(heap, object);
-	preload_look(heap);
+	/* What it looks at, other threads change. */
+	if (is_page || n_calls++ % LOOK_EACH == 0)
+		preload_look(heap);
 }
 
 inline void preload_free(void *object)
