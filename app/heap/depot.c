@@ -278,7 +278,7 @@ static size_t cached_bytes(struct kheap *heap, unsigned number)
 	if (!cache)
 		return n;
 	n += max_size(cache->own_bytes, own_share) - own_share;
-	for (; number < MAGAZINES; number++) {
+	for (unsigned end = cache->block_states ? MAGAZINES : MAGAZINE_BLOCK; number < end; number++) {
 		const struct magazine_state *state = state_of(cache, number);
 
 		if (state && state->bottom)

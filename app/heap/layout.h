@@ -416,6 +416,7 @@ struct kheap {
 	struct run_bins runs[N_ZONES];
 	struct block_bins blocks;
 	struct slab_class slabs[SLAB_CLASSES];
+	uint32_t empty_slabs;          /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache cache_of_clips;
 	struct kcache *caches;

@@ -171,6 +171,7 @@ static struct page_desc *fresh_slab(struct kheap *heap, unsigned class_index)
 	if (desc) {
 		desc_region(desc)->n_cached--;
 		class->empty = NULL;
+		heap->empty_slabs &= ~(1u << class_index);
 		return desc;
 	}
 	if (heap->counters.free_slab_bytes > max_size((heap_scale(heap) << PAGE_SHIFT) / IDLE_SHARE, IDLE_MIN_BYTES))
@@ -277,26 +278,28 @@ void slab_free(struct kheap *heap, struct region *region, uintptr_t address, uns
 		return;
 	}
 	class->empty = desc;
+	heap->empty_slabs |= 1u << class_index;
 	region->n_cached++;
 	region_settle(heap, region);
 }
 
 bool slab_drain(struct kheap *heap)
 {
-	bool freed = false;
+	uint32_t classes = heap->empty_slabs;
 
-	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
+	heap->empty_slabs = 0;
+	for (uint32_t left = classes; left; left &= left - 1) {
+		unsigned i = lowest_bit(left);
 		struct page_desc *desc = heap->slabs[i].empty;
 
-		heap->slabs[i].is_busy = heap->slabs[i].is_busy && !heap->is_refused;
-		if (!desc)
-			continue;
 		heap->slabs[i].empty = NULL;
 		desc_region(desc)->n_cached--;
 		slab_destroy(heap, desc, i);
-		freed = true;
 	}
-	return freed;
+	/* What is missing is not spent on classes that would be quicker with it. */
+	for (unsigned i = 0; i < SLAB_CLASSES && heap->is_refused; i++)
+		heap->slabs[i].is_busy = false;
+	return classes != 0;
 }
 
 size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n)

@@ -112,6 +112,7 @@ static const struct probe probes[] = {
 	{ "fork-in-threads", probe_fork_in_threads },
 	{ "address-limit", probe_address_limit },
 	{ "locked", probe_locked },
+	{ "ahead", probe_ahead },
 	{ "start-and-end", probe_start_and_end },
 };
 

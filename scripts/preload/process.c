@@ -12,6 +12,9 @@
 
 #include "probe.h"
 
+#define PAGE ((size_t)4096)
+#define MIB ((size_t)1 << 20)
+
 static void allocate_in_handler(void)
 {
 	free(malloc(500));
@@ -129,6 +132,39 @@ void probe_locked(void)
 		free(object);
 	}
 	CHECK(munlockall() == 0);
+}
+
+static bool is_resident(const char *address)
+{
+	unsigned char resident = 0;
+
+	return mincore((void *)((uintptr_t)address & ~(uintptr_t)(PAGE - 1)), 1, &resident) == 0 && resident & 1;
+}
+
+/* Pages come before they are needed, but not many, and none of a large object. */
+void probe_ahead(void)
+{
+	enum { N_OBJECTS = 4000, SIZE = 3000, LARGE = 4 << 20 };
+	char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t before = resident_bytes();
+	int n_ahead = 0;
+
+	CHECK(page != MAP_FAILED);
+	/* The kernel may be too old. */
+	if (madvise(page, PAGE, MADV_POPULATE_WRITE) != 0)
+		return;
+	for (int i = 0; i < N_OBJECTS; i++) {
+		char *object = malloc(SIZE);
+
+		CHECK(object);
+		n_ahead += is_resident(object + SIZE + 2 * PAGE);
+	}
+	CHECK(n_ahead > N_OBJECTS / 2);
+	CHECK(resident_bytes() < before + (size_t)N_OBJECTS * SIZE / 8 * 9 + MIB / 2);
+	char *large = malloc(LARGE);
+
+	CHECK(large && (getenv("PROBE_HARDENED") || !is_resident(large + LARGE / 2)));
+	free(large);
 }
 
 static void *early_object;

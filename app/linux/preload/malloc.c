@@ -56,6 +56,7 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 		errno = saved;
 		heap = kheap_create(NULL, 0, &config);
 		if (heap) {
+			preload_ahead_begin();
 			preload_fork_begin();
 			kport_cpu_leaving = thread_leaves;
 		}
@@ -119,7 +120,11 @@ __attribute__((noinline)) static void *alloc_rare(size_t size_bytes)
 		return NULL;
 	if (size_bytes >= LARGE)
 		large_taken(size_bytes);
-	return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, 0);
+	void *object = kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, 0);
+
+	if (object)
+		preload_ahead(object, size_bytes + 1);
+	return object;
 }
 
 inline void *preload_alloc(size_t size_bytes)
@@ -219,8 +224,12 @@ static void *alloc_zeroed(struct kheap *heap, size_t size_bytes)
 {
 	char *object;
 
-	if (size_bytes < ZERO_BY_PAGES)
-		return kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, KMALLOC_ZERO);
+	if (size_bytes < ZERO_BY_PAGES) {
+		object = kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, KMALLOC_ZERO);
+		if (object)
+			preload_ahead(object, size_bytes + 1);
+		return object;
+	}
 	object = preload_alloc(size_bytes);
 	if (!object)
 		return NULL;

@@ -180,6 +180,7 @@ static void note_chunk(char *memory, size_t size_bytes)
 	__atomic_store_n(&has_begun, true, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
 	preload_note_mapped(size_bytes);
+	preload_ahead_chunk((uintptr_t)memory, size_bytes);
 }
 
 static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
@@ -222,6 +223,7 @@ static void put(void *ctx, const struct kpage_chunk *chunk)
 
 	(void)ctx;
 	preload_note_unmapped(size_bytes);
+	preload_ahead_forget(chunk->base);
 	if (size_bytes != CHUNK_UNIT || chunk->base % CHUNK_UNIT || !keep(chunk->base))
 		unmap(chunk->base, size_bytes);
 	errno = saved;

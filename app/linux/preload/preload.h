@@ -6,6 +6,7 @@
  *   malloc.c     malloc and its relatives
  *   operators.c  C++'s operators new and delete
  *   pages.c      the page source: mmap and munmap
+ *   ahead.c      pages that will be used next come in batches
  *   purge.c      pages that stay free go back to the system
  *   fork.c       fork() while other threads are inside the heap
  *   deepbind.c   libraries that would go past this one to the C library's malloc
@@ -51,6 +52,14 @@ bool preload_discard(void *start, size_t size_bytes);
  * the rest is as it was.
  */
 size_t preload_move_pages(void *to, void *from, size_t size_bytes);
+
+/* ahead.c */
+void preload_ahead_begin(void);
+/* The heap gets, or loses, a chunk of pages that were never touched. */
+void preload_ahead_chunk(uintptr_t base, size_t size_bytes);
+void preload_ahead_forget(uintptr_t base);
+/* An object was allocated that no cache had; size_bytes is not 0. With no lock held. */
+void preload_ahead(const void *object, size_t size_bytes);
 
 /* purge.c */
 /* The heap gets, or loses, a chunk of pages that were never touched, or are not any more. */

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pages ahead of use. The first touch of each page costs a fault, which takes several times as long as what the kernel does for the page. So
+ * where a chunk's pages come into use for the first time, from its front to its end, a few more than the fresh object needs are asked
+ * for at once: a share of those that came before, so that no more than this share is resident in vain.
+ *
+ * Objects of two pages and more are left alone: a program may never touch all of one.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+
+#include <kmalloc_port.h>
+
+#include "preload.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define AHEAD_SHARE 32
+#define AHEAD_MIN ((uintptr_t)16 << 10)
+#define AHEAD_MAX ((uintptr_t)64 << 10)
+#define LARGE_BYTES ((size_t)8 << 10)
+
+/* A chunk, and where in it pages were not in use yet; begin is where the first object lay, 0: none did. */
+struct fresh {
+	uintptr_t base, begin, from, end;
+};
+
+/* The first chunk, which is large, and the last one. */
+static struct fresh fresh[2];
+static struct kport_lock lock;
+static bool is_unknown; /* the kernel is older than this (Linux 5.14) */
+
+void preload_ahead_begin(void)
+{
+	kport_lock_init(&lock);
+}
+
+/* Others may be looking. */
+static void fresh_set(struct fresh *chunk, uintptr_t base, size_t size_bytes)
+{
+	chunk->begin = 0;
+	__atomic_store_n(&chunk->from, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&chunk->base, base, __ATOMIC_RELAXED);
+	__atomic_store_n(&chunk->end, base + size_bytes, __ATOMIC_RELAXED);
+}
+
+void preload_ahead_chunk(uintptr_t base, size_t size_bytes)
+{
+	kport_lock_state state = kport_lock(&lock);
+
+	fresh_set(&fresh[fresh[0].base != 0], base, size_bytes);
+	kport_unlock(&lock, state);
+}
+
+void preload_ahead_forget(uintptr_t base)
+{
+	kport_lock_state state = kport_lock(&lock);
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (fresh[i].base == base)
+			fresh_set(&fresh[i], base, 0);
+	}
+	kport_unlock(&lock, state);
+}
+
+static uintptr_t page_down(uintptr_t address)
+{
+	return address & ~(uintptr_t)(KMALLOC_PAGE_SIZE - 1);
+}
+
+/* Also without the lock: then it may be wrong. */
+static bool is_fresh(const struct fresh *chunk, uintptr_t address, size_t size_bytes)
+{
+	return address - __atomic_load_n(&chunk->base, __ATOMIC_RELAXED) <
+	               __atomic_load_n(&chunk->end, __ATOMIC_RELAXED) -
+	                       __atomic_load_n(&chunk->base, __ATOMIC_RELAXED) &&
+	       address + size_bytes > __atomic_load_n(&chunk->from, __ATOMIC_RELAXED);
+}
+
+/* The pages from the first that was not in use to the object's last, and more. */
+static void touch(struct fresh *chunk, uintptr_t address, size_t size_bytes)
+{
+	uintptr_t from = page_down(address), end = page_down(address + size_bytes - 1) + KMALLOC_PAGE_SIZE, more;
+
+	if (chunk->begin == 0)
+		chunk->begin = from;
+	if (from < chunk->from)
+		from = chunk->from;
+	if (size_bytes < LARGE_BYTES) {
+		more = page_down((from - chunk->begin) / AHEAD_SHARE);
+		more = more < AHEAD_MIN ? AHEAD_MIN : more > AHEAD_MAX ? AHEAD_MAX : more;
+		end = end < chunk->end - more ? end + more : chunk->end;
+		if (madvise((void *)from, end - from, MADV_POPULATE_WRITE) != 0 && errno == EINVAL)
+			__atomic_store_n(&is_unknown, true, __ATOMIC_RELAXED);
+	}
+	__atomic_store_n(&chunk->from, end, __ATOMIC_RELAXED);
+}
+
+void preload_ahead(const void *object, size_t size_bytes)
+{
+	uintptr_t address = (uintptr_t)object;
+	unsigned i = !is_fresh(&fresh[0], address, size_bytes);
+
+	if ((i && !is_fresh(&fresh[1], address, size_bytes)) || __atomic_load_n(&is_unknown, __ATOMIC_RELAXED))
+		return;
+	int saved = errno;
+	kport_lock_state state = kport_lock(&lock);
+
+	if (is_fresh(&fresh[i], address, size_bytes))
+		touch(&fresh[i], address, size_bytes);
+	kport_unlock(&lock, state);
+	errno = saved;
+}
