@@ -73,7 +73,7 @@ static uintptr_t page_down(uintptr_t address)
 }
 
 /* Also without the lock: then it may be wrong. */
-static bool is_fresh(const struct fresh *chunk, uintptr_t address, size_t size_bytes)
+static inline bool is_fresh(const struct fresh *chunk, uintptr_t address, size_t size_bytes)
 {
 	return address - __atomic_load_n(&chunk->base, __ATOMIC_RELAXED) <
 	               __atomic_load_n(&chunk->end, __ATOMIC_RELAXED) -
@@ -90,22 +90,24 @@ static void touch(struct fresh *chunk, uintptr_t address, size_t size_bytes)
 		chunk->begin = from;
 	if (from < chunk->from)
 		from = chunk->from;
-	if (size_bytes < LARGE_BYTES) {
-		more = page_down((from - chunk->begin) / AHEAD_SHARE);
-		more = more < AHEAD_MIN ? AHEAD_MIN : more > AHEAD_MAX ? AHEAD_MAX : more;
-		end = end < chunk->end - more ? end + more : chunk->end;
-		if (madvise((void *)from, end - from, MADV_POPULATE_WRITE) != 0 && errno == EINVAL)
-			__atomic_store_n(&is_unknown, true, __ATOMIC_RELAXED);
-	}
+	more = page_down((from - chunk->begin) / AHEAD_SHARE);
+	more = more < AHEAD_MIN ? AHEAD_MIN : more > AHEAD_MAX ? AHEAD_MAX : more;
+	end = end < chunk->end - more ? end + more : chunk->end;
+	if (madvise((void *)from, end - from, MADV_POPULATE_WRITE) != 0 && errno == EINVAL)
+		__atomic_store_n(&is_unknown, true, __ATOMIC_RELAXED);
 	__atomic_store_n(&chunk->from, end, __ATOMIC_RELAXED);
 }
 
 void preload_ahead(const void *object, size_t size_bytes)
 {
 	uintptr_t address = (uintptr_t)object;
-	unsigned i = !is_fresh(&fresh[0], address, size_bytes);
+	unsigned i = 0;
 
-	if ((i && !is_fresh(&fresh[1], address, size_bytes)) || __atomic_load_n(&is_unknown, __ATOMIC_RELAXED))
+	if (size_bytes >= LARGE_BYTES)
+		return;
+	if (!is_fresh(&fresh[0], address, size_bytes) && !is_fresh(&fresh[i = 1], address, size_bytes))
+		return;
+	if (__atomic_load_n(&is_unknown, __ATOMIC_RELAXED))
 		return;
 	int saved = errno;
 	kport_lock_state state = kport_lock(&lock);
