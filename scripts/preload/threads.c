@@ -75,7 +75,8 @@ void probe_short_threads(void)
 		if (begun > SHORT_THREADS / 4 && !early)
 			early = resident_bytes();
 	}
-	CHECK(early < 16 * MIB && resident_bytes() < early + MIB);
+	/* How many of them are there at once is chance, and so is what a few hundred kilobytes are used for. */
+	CHECK(early < 16 * MIB && resident_bytes() < early + 2 * MIB);
 }
 
 #define DETACHED_ROUNDS 100
