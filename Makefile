@@ -57,6 +57,8 @@ FLAGS_hardened := -DKMALLOC_HARDENED=1
 FLAGS_check    := -DKMALLOC_CHECK=1
 # The check build with CPU caches, which canaries and poison would leave unused.
 FLAGS_caches   := -DKMALLOC_CHECK=1 -DKMALLOC_HARDENED=0
+# It does not know fences, of which there is one, in front of stores that it knows.
+FLAGS_tsan     := -fsanitize=thread -Wno-tsan
 FLAGS_asan     := -DKMALLOC_CHECK=1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 # What each folder of app/ adds, on either host.
@@ -94,7 +96,7 @@ $(BUILD)/build-id: FORCE
 # Linux: build/linux/<variant>/kmalloc and libkmalloc.a
 # ---------------------------------------------------------------------------------------------------------------
 
-LINUX_VARIANTS := release hardened check caches asan
+LINUX_VARIANTS := release hardened check caches asan tsan
 LINUX_FOLDERS  := $(SHARED_FOLDERS) linux linux/port
 LINUX_PORT     := -DKMALLOC_PORT_HEADER='"../app/linux/port/port.h"'
 

@@ -53,6 +53,14 @@ def selftest(context, variant):
     return assert_passed(text)
 
 
+@case("tsan")
+def threads(context, variant):
+    """the thread sanitizer finds nothing in what the self-test and the scaling do with several threads"""
+    text = run_command(program(context, variant), "selftest", timeout=600)
+    run_command(program(context, variant), "scale", "-seconds", "2", timeout=600)
+    return assert_passed(text)
+
+
 @case(*VARIANTS)
 def selftest_tap(context, variant):
     """the self-test's TAP 13 output is complete and without a failure"""

@@ -69,6 +69,18 @@ static inline void fill_words(void *start, uint64_t value, size_t n_bytes)
 		*word = value;
 }
 
+/* What another CPU may read or write at the same moment, where it makes no difference which value it gets. */
+#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_RELAXED)
+#define STORE(place, value) __atomic_store_n(&(place), value, __ATOMIC_RELAXED)
+/* The same in as few instructions as plain code: gcc takes one more for the address, or the value, of an atomic access. */
+#ifdef __SANITIZE_THREAD__
+#define LOAD_FAST(place) LOAD(place)
+#define STORE_FAST(place, value) STORE(place, value)
+#else
+#define LOAD_FAST(place) (place)
+#define STORE_FAST(place, value) (*(volatile __typeof__(place) *)&(place) = (value))
+#endif
+
 static inline void copy_words(void *to, const void *from, size_t n_bytes)
 {
 	word_alias *out = to;

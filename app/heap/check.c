@@ -68,7 +68,7 @@ static void check_starts_but(struct check *check, const struct region *region, s
 	size_t n = 0;
 
 	for (size_t i = 0; i < n_pages * PAGE_WORDS; i++, but = 0)
-		for (uint32_t bits = words[i] & ~but; bits; bits &= bits - 1)
+		for (uint32_t bits = LOAD(words[i]) & ~but; bits; bits &= bits - 1)
 			n++;
 	if (n != expected)
 		fault(check, KHEAP_FAULT_STARTS, page_address(region, page));

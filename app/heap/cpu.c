@@ -330,10 +330,10 @@ INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *c
 	if (class_index >= SLAB_CLASSES || (KPORT_CPUS > 1 && cache == NO_CACHE))
 		return NO_MAGAZINE;
 	/* Its class has slabs now: they are better company, and blocks merge. */
-	if (heap->slabs[class_index].n_slabs)
+	if (LOAD(heap->slabs[class_index].n_slabs))
 		return NO_MAGAZINE;
 	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
-	if (heap->slabs[class_index].is_busy || is_round_done(heap, &cache->states[class_index]))
+	if (class_is_busy(heap, class_index) || is_round_done(heap, &cache->states[class_index]))
 		return NO_MAGAZINE;
 	cache->states[class_index].n_stand_ins++;
 	return magazine_at(cache, MAGAZINE_SLAB + class_index);
@@ -361,17 +361,19 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 	if (class_index == SLAB_NO_CLASS)
 		return;
 	struct magazine_state *state = &cache->states[class_index];
-	struct slab_class *class = &heap->slabs[class_index];
+	uint8_t rounds = heap->slab_rounds[class_index];
 
 	if (!is_round_done(heap, state)) {
 		state->n_stand_ins++;
 		return;
 	}
 	state->n_stand_ins = 0;
-	if (class->n_rounds < BUSY_ROUNDS)
-		class->n_rounds++;
-	class->is_busy = heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES ||
-	                 ((class->n_rounds == BUSY_ROUNDS || heap->n_caches) && can_grow(heap));
+	if (rounds < BUSY_ROUNDS)
+		rounds++;
+	if (heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES ||
+	    ((rounds >= BUSY_ROUNDS || heap->n_caches) && can_grow(heap)))
+		rounds = SLAB_BUSY;
+	STORE(heap->slab_rounds[class_index], rounds);
 }
 
 /* With the lock: a magazine that is full, and whatever no magazine takes. */

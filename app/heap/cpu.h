@@ -71,9 +71,9 @@ INLINE struct magazine_state *state_of(struct cpu_cache *cache, size_t number)
 INLINE void magazine_use(struct cpu_cache *cache, size_t number, struct magazine_state *state, void **bottom,
                          size_t n_objects)
 {
-	bottom[0] = NULL;
+	STORE(bottom[0], NULL);
 	state->bottom = bottom;
-	cache->tops[number] = bottom;
+	STORE(cache->tops[number], bottom);
 	cache->limits[number] = bottom + n_objects;
 }
 
@@ -114,7 +114,7 @@ INLINE void clip_use(struct cpu_cache *cache, size_t number, struct magazine_sta
 
 	magazine_use(cache, number, state, bottom, 0);
 	cache->limits[number] = top > limit ? top : limit;
-	cache->tops[number] = top;
+	STORE(cache->tops[number], top);
 }
 
 /* The same, where the heap may have changed its size since the last time. */
@@ -134,8 +134,8 @@ static inline struct clip *loaded_clip(const struct magazine_state *state)
 /* A full clip, told by its topmost object, onto a list of them, and off it; NULL: there is none. */
 INLINE void clip_push(void ***list, void **top)
 {
-	clip_of(top)->slots[0] = (void *)*list;
-	*list = top;
+	STORE(clip_of(top)->slots[0], (void *)*list);
+	STORE(*list, top);
 }
 
 INLINE void **clip_pop(void ***list)
@@ -143,7 +143,7 @@ INLINE void **clip_pop(void ***list)
 	void **top = list ? *list : NULL;
 
 	if (top)
-		*list = clip_of(top)->slots[0];
+		STORE(*list, clip_of(top)->slots[0]);
 	return top;
 }
 
@@ -206,7 +206,7 @@ INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 
 	if (!top)
 		return false;
-	loaded_clip(state)->slots[0] = cache->empty;
+	STORE(loaded_clip(state)->slots[0], cache->empty);
 	cache->empty = loaded_clip(state);
 	clip_use(cache, number, state, top);
 	return true;

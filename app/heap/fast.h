@@ -100,7 +100,7 @@ INLINE void *magazine_pop(struct magazine magazine)
 	void *object = *top--;
 
 	if (LIKELY(object != NULL)) {
-		*magazine.top = top;
+		STORE_FAST(*magazine.top, top);
 		*key_word((uintptr_t)object) = 0;
 	}
 	return object;
@@ -109,8 +109,10 @@ INLINE void *magazine_pop(struct magazine magazine)
 /* There is one. */
 INLINE void *magazine_take(struct magazine magazine)
 {
-	void *object = *(*magazine.top)--;
+	void **top = *magazine.top;
+	void *object = *top;
 
+	STORE_FAST(*magazine.top, top - 1);
 	*key_word((uintptr_t)object) = 0;
 	return object;
 }
@@ -121,8 +123,8 @@ INLINE void magazine_put(const struct kheap *heap, struct magazine magazine, voi
 	void **top = *magazine.top;
 
 	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
-	top[1] = object;
-	*magazine.top = top + 1;
+	STORE_FAST(top[1], object);
+	STORE_FAST(*magazine.top, top + 1);
 }
 
 /* False: it is full. */
@@ -207,11 +209,12 @@ INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct windo
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
 	uintptr_t number = granule_number(address);
 	const struct section *section =
-		in_bucket(&heap->sections[section_place(address, heap->section_shift) & mask], number);
+		in_bucket(&LOAD(heap->sections)[section_place(address, LOAD(heap->section_shift)) & mask], number);
 
 	if (HARDENED || UNLIKELY(!is_in_section(section, number)))
 		return false;
-	*found = (struct window){ section->first_granule, section->n_granules, section->starts, NULL, section->region };
+	*found = (struct window){ LOAD_FAST(section->first_granule), LOAD_FAST(section->n_granules),
+		                  LOAD_FAST(section->starts), NULL, LOAD_FAST(section->region) };
 	load_fence();
 	if (HAS_READERS && UNLIKELY((sequence & ~1u) != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)))
 		return false;
@@ -247,8 +250,9 @@ INLINE struct place place_of(struct kheap *heap, uintptr_t address)
 		section = section_at(heap, address);
 		place = (struct place){ .region = NULL };
 		if (LIKELY(section != NULL) && LIKELY(address % GRANULE == 0))
-			place = (struct place){ section->starts, NULL,
-				                (address >> GRANULE_SHIFT) - section->first_granule, section->region };
+			place = (struct place){ LOAD_FAST(section->starts), NULL,
+				                (address >> GRANULE_SHIFT) - LOAD_FAST(section->first_granule),
+				                LOAD_FAST(section->region) };
 		load_fence();
 	} while (HAS_READERS &&
 	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));

@@ -154,6 +154,7 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	size_t reserve = is_own || heap->is_apart || max_address != UINTPTR_MAX || heap->open
 	                         ? 0
 	                         : min_size(max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES), RESERVE_MAX_PAGES);
+	bool has_joined = heap->has_joined;
 	size_t n_table = sections_growth(heap, n_pages + (reserve ? reserve + PAGE_SIZE / RESERVE_PAGE_BYTES : 0));
 
 	heap_unlock(heap, state);
@@ -168,8 +169,8 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 			reserve);
 	if (footprint >= limit || request.min_pages > limit - footprint || request.min_pages > REGION_PAGES_MAX)
 		return false;
-	request.want_pages = heap->has_joined && reserve ? max_size(request.min_pages, footprint / IN_PLACE_SHARE)
-	                                                 : chunk_wanted(footprint, request.min_pages);
+	request.want_pages = has_joined && reserve ? max_size(request.min_pages, footprint / IN_PLACE_SHARE)
+	                                           : chunk_wanted(footprint, request.min_pages);
 	request.want_pages = min_size(request.want_pages, limit - footprint);
 	if (!chunk_get(&heap->config.source, &request, &chunk))
 		return false;

@@ -184,11 +184,12 @@ bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_addr
 static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 {
 	const struct slab_class *class = &heap->slabs[class_index];
-	bool counts_pages = heap->counters.footprint_pages < ENOUGH_FOOTPRINT && !(class->is_busy && heap->n_caches);
+	bool counts_pages = heap->counters.footprint_pages < ENOUGH_FOOTPRINT &&
+	                    !(class_is_busy(heap, class_index) && heap->n_caches);
 
 	return !counts_pages && heap->config.source.get && !heap->is_refused &&
 	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) &&
-	       (class->n_slabs || class->is_busy);
+	       (class->n_slabs || class_is_busy(heap, class_index));
 }
 
 static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)

@@ -365,6 +365,11 @@ size_t check_heap(struct kheap *heap, struct kheap_fault *first);
 /* In a heap of fewer pages each of them counts. */
 #define SMALL_HEAP_PAGES 64
 
+INLINE bool class_is_busy(const struct kheap *heap, unsigned class_index)
+{
+	return LOAD(heap->slab_rounds[class_index]) == SLAB_BUSY;
+}
+
 /* The pages that shares of the heap are taken of. Where pages cost nothing until they are used, those that are free do not count. */
 #define SCALE_MIN_PAGES 256
 INLINE size_t heap_scale(const struct kheap *heap)

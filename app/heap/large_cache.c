@@ -50,7 +50,9 @@ INLINE unsigned run_class_of_pages(size_t n_pages)
 /* The topmost of a class that has any leaves it. */
 static void *take_top(struct large_cache *large, unsigned class_index)
 {
-	unsigned n = --large->n[class_index];
+	unsigned n = large->n[class_index] - 1u;
+
+	STORE(large->n[class_index], (uint8_t)n);
 
 	if (!n && class_index < LARGE_BLOCKS)
 		large->bits &= ~((uint64_t)1 << class_index);
@@ -124,8 +126,8 @@ static bool large_push(struct large_cache *large, unsigned class_index, void *ob
 	if (n == LARGE_SLOTS || large->n_bytes + usable > (large->n_bytes ? large->most_bytes : large->most_alone))
 		return false;
 	large->n_bytes += usable;
-	large->objects[class_index][n] = object;
-	large->n[class_index] = (uint8_t)(n + 1);
+	STORE(large->objects[class_index][n], object);
+	STORE(large->n[class_index], (uint8_t)(n + 1));
 	return true;
 }
 

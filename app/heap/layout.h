@@ -234,10 +234,11 @@ struct block_bins {
 struct slab_class {
 	struct page_desc *empty; /* at most one slab without live objects */
 	uint32_t n_in_blocks;    /* live objects of this class that blocks serve */
-	uint32_t n_slabs : 25;
-	uint32_t n_rounds : 6; /* so many times its objects in blocks came and went often */
-	uint32_t is_busy : 1;  /* so often that it gets a slab */
+	uint32_t n_slabs;
 };
+
+/* A class whose few objects come and go so often that it gets a slab all the same; less: so many rounds of that it has behind it. */
+#define SLAB_BUSY UINT8_MAX
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */
 
@@ -416,6 +417,7 @@ struct kheap {
 	struct run_bins runs[N_ZONES];
 	struct block_bins blocks;
 	struct slab_class slabs[SLAB_CLASSES];
+	uint8_t slab_rounds[SLAB_CLASSES];
 	uint32_t empty_slabs;          /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache cache_of_clips;

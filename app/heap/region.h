@@ -48,7 +48,7 @@ INLINE uintptr_t granule_number(uintptr_t address)
 
 INLINE bool is_in_section(const struct section *section, uintptr_t number)
 {
-	return number - section->first_granule < section->n_granules;
+	return number - LOAD_FAST(section->first_granule) < LOAD_FAST(section->n_granules);
 }
 
 /*
@@ -72,15 +72,15 @@ INLINE const struct section *section_at(const struct kheap *heap, uintptr_t addr
 	uintptr_t number = address >> GRANULE_SHIFT;
 	/* The mask first: tables only grow, so it is never too large for the table. */
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-	const struct section *table = heap->sections, *section;
-	unsigned shift = heap->section_shift;
+	const struct section *table = LOAD(heap->sections), *section;
+	unsigned shift = LOAD(heap->section_shift);
 
 	for (unsigned n = 0; n < 2; n++, shift = other_shift(shift)) {
 		for (size_t i = section_place(address, shift);; i++) {
 			section = &table[i & mask];
 			if (is_in_section(section, number))
 				return section;
-			if (!section->region)
+			if (!LOAD(section->region))
 				break;
 		}
 	}

@@ -18,7 +18,7 @@ INLINE struct page_desc *run_pop(struct run_cache *runs, unsigned run_class)
 	struct page_desc *desc = *runs->tops[run_class];
 
 	if (LIKELY(desc != NULL)) {
-		runs->tops[run_class]--;
+		STORE(runs->tops[run_class], runs->tops[run_class] - 1);
 		run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN);
 	}
 	return desc;
@@ -30,7 +30,8 @@ INLINE bool run_push(struct run_cache *runs, unsigned run_class, struct page_des
 	if (UNLIKELY(runs->tops[run_class] == runs->limits[run_class]))
 		return false;
 	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN_CACHED);
-	*++runs->tops[run_class] = desc;
+	STORE(runs->tops[run_class][1], desc);
+	STORE(runs->tops[run_class], runs->tops[run_class] + 1);
 	return true;
 }
 

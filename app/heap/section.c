@@ -37,9 +37,9 @@ static void note_large(struct kheap *heap, const struct region *region, size_t n
 {
 	if (is_large(region))
 		heap->n_large_pages += n_pages;
-	heap->section_shift = SECTION_SHIFT;
-	if (heap->n_large_pages > (heap->counters.footprint_pages + n_pages) / 2)
-		heap->section_shift = LARGE_SECTION_SHIFT;
+	STORE(heap->section_shift, heap->n_large_pages > (heap->counters.footprint_pages + n_pages) / 2
+	                                   ? LARGE_SECTION_SHIFT
+	                                   : SECTION_SHIFT);
 }
 
 /* Between these two, readers without the lock look again. */
@@ -54,6 +54,14 @@ static void sections_end(struct kheap *heap)
 	__atomic_store_n(&heap->sections_sequence, heap->sections_sequence + 1, __ATOMIC_RELEASE);
 }
 
+static void section_set(struct section *section, struct section value)
+{
+	STORE(section->first_granule, value.first_granule);
+	STORE(section->n_granules, value.n_granules);
+	STORE(section->starts, value.starts);
+	STORE(section->region, value.region);
+}
+
 static void sections_insert(struct kheap *heap, struct region *region)
 {
 	for (size_t n = n_sections_of(region); n--;) {
@@ -63,7 +71,7 @@ static void sections_insert(struct kheap *heap, struct region *region)
 			i = (i + 1) & heap->section_mask;
 		if (!heap->sections[i].region)
 			heap->n_sections_used++;
-		heap->sections[i] = region_section(region);
+		section_set(&heap->sections[i], region_section(region));
 		heap->n_sections++;
 	}
 }
@@ -76,7 +84,7 @@ void sections_remove(struct kheap *heap, const struct region *region)
 
 		while (heap->sections[i].region != region || !heap->sections[i].n_granules)
 			i = (i + 1) & heap->section_mask;
-		heap->sections[i].n_granules = 0;
+		STORE(heap->sections[i].n_granules, 0);
 		heap->n_sections--;
 	}
 	note_large(heap, region, 0 - region->n_pages);
@@ -91,7 +99,7 @@ void sections_resize(struct kheap *heap, const struct region *region, size_t mor
 			struct section *section = &heap->sections[i & heap->section_mask];
 
 			if (section->region == region && section->n_granules)
-				section->n_granules = region->n_pages * PAGE_GRANULES;
+				STORE(section->n_granules, region->n_pages * PAGE_GRANULES);
 		}
 	}
 	note_large(heap, region, more);
@@ -102,8 +110,9 @@ void sections_resize(struct kheap *heap, const struct region *region, size_t mor
 static void sections_rebuild(struct kheap *heap, struct section *table, size_t mask)
 {
 	sections_begin(heap);
-	fill_words(table, 0, (mask + 1) * sizeof(*table));
-	heap->sections = table;
+	for (size_t i = 0; i <= mask; i++)
+		section_set(&table[i], (struct section){ 0 });
+	STORE(heap->sections, table);
 	__atomic_store_n(&heap->section_mask, mask, __ATOMIC_RELEASE);
 	heap->n_sections = 0;
 	heap->n_sections_used = 0;

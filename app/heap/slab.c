@@ -75,7 +75,7 @@ bool slab_is_earned(const struct kheap *heap, unsigned class_index)
 
 	if (class_index >= SMALL_CLASSES && heap_scale(heap) >= SURE_FOOTPRINT)
 		return true;
-	return class->n_slabs || class->is_busy ||
+	return class->n_slabs || class_is_busy(heap, class_index) ||
 	       class->n_in_blocks * (slab_object_size(class_index) + BLOCK_HEADER + GRANULE / 2) >= PAGE_SIZE;
 }
 
@@ -121,7 +121,7 @@ static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 	page_magazines_set(desc_region(desc), desc_page(desc), MAGAZINE_SLAB + class_index);
 	desc->n_free = (uint16_t)slab_objects(class_index);
 	desc->hint = 0;
-	heap->slabs[class_index].n_slabs++;
+	STORE(heap->slabs[class_index].n_slabs, heap->slabs[class_index].n_slabs + 1);
 	heap->counters.free_slab_bytes += desc->n_free * slab_object_size(class_index);
 	return desc;
 }
@@ -130,7 +130,7 @@ static void slab_destroy(struct kheap *heap, struct page_desc *desc, unsigned cl
 {
 	struct region *region = desc_region(desc);
 
-	heap->slabs[class_index].n_slabs--;
+	STORE(heap->slabs[class_index].n_slabs, heap->slabs[class_index].n_slabs - 1);
 	heap->counters.free_slab_bytes -= slab_objects(class_index) * slab_object_size(class_index);
 	page_magazines_set(region, desc_page(desc), 0);
 	heap->is_laden = true;
@@ -298,7 +298,7 @@ bool slab_drain(struct kheap *heap)
 	}
 	/* What is missing is not spent on classes that would be quicker with it. */
 	for (unsigned i = 0; i < SLAB_CLASSES && heap->is_refused; i++)
-		heap->slabs[i].is_busy = false;
+		STORE(heap->slab_rounds[i], 0);
 	return classes != 0;
 }
 
