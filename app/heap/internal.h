@@ -214,6 +214,11 @@ static inline bool may_join(const struct region *region, size_t page)
 
 /* The class for `size` bytes whose objects are all aligned to `alignment`; SLAB_NO_CLASS: none. */
 unsigned slab_class_of(size_t size, size_t alignment);
+INLINE bool class_is_busy(const struct kheap *heap, unsigned class_index)
+{
+	return LOAD(heap->slab_rounds[class_index]) == SLAB_BUSY;
+}
+
 INLINE size_t slab_object_size(unsigned class_index)
 {
 	return kheap_object_sizes[class_index];
@@ -364,11 +369,6 @@ size_t check_heap(struct kheap *heap, struct kheap_fault *first);
 
 /* In a heap of fewer pages each of them counts. */
 #define SMALL_HEAP_PAGES 64
-
-INLINE bool class_is_busy(const struct kheap *heap, unsigned class_index)
-{
-	return LOAD(heap->slab_rounds[class_index]) == SLAB_BUSY;
-}
 
 /* The pages that shares of the heap are taken of. Where pages cost nothing until they are used, those that are free do not count. */
 #define SCALE_MIN_PAGES 256

@@ -53,7 +53,6 @@ static void *take_top(struct large_cache *large, unsigned class_index)
 	unsigned n = large->n[class_index] - 1u;
 
 	STORE(large->n[class_index], (uint8_t)n);
-
 	if (!n && class_index < LARGE_BLOCKS)
 		large->bits &= ~((uint64_t)1 << class_index);
 	return large->objects[class_index][n];

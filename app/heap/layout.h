@@ -388,8 +388,8 @@ struct kheap {
 	struct region *regions, *last_region;
 	struct region *near; /* the one that was looked up last with the lock held */
 	struct region *open; /* the one that the next chunk may lengthen; NULL: none */
-	struct region *
-		spares; /* the first one that is empty and kept; they end the list, the one used last behind the others */
+	/* The first one that is empty and kept; they end the list, the one used last behind the others. */
+	struct region *spares;
 	size_t n_spare_pages;    /* of all of these */
 	struct region *detached; /* regions that heap_unlock puts back */
 	size_t n_regions;
@@ -417,8 +417,8 @@ struct kheap {
 	struct run_bins runs[N_ZONES];
 	struct block_bins blocks;
 	struct slab_class slabs[SLAB_CLASSES];
-	uint8_t slab_rounds[SLAB_CLASSES];
-	uint32_t empty_slabs;          /* the classes that have one without live objects */
+	uint8_t slab_rounds[SLAB_CLASSES]; /* see SLAB_BUSY */
+	uint32_t empty_slabs;              /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache cache_of_clips;
 	struct kcache *caches;
