@@ -14,7 +14,6 @@
 #include "victim.h"
 
 #define MISSES_FOR_CLIP 8
-#define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
 /*
  * So often a class's blocks are freed until it gets a slab all the same, if there are so many pages to spare; in so many rounds of that if the
  * heap has to grow for it. Where several CPUs work, blocks of theirs may share cache lines: there it takes few.
@@ -129,7 +128,7 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 
 	cache_init_small(cache);
 	heap->cpus[cpu] = cache;
-	heap->n_caches++;
+	STORE(heap->n_caches, heap->n_caches + 1);
 	return cache;
 }
 #endif
@@ -220,6 +219,22 @@ INLINE void *pop_own(struct cpu_cache *cache, size_t number)
 	return object;
 }
 
+/* A block of the next larger classes: what a CPU frees and allocates at random it has nearly always, but seldom of one class. */
+INLINE void *pop_near(struct cpu_cache *cache, size_t number)
+{
+	size_t end = min_size(number + 1 + NEAR_CLASSES, MAGAZINES);
+	void *object = NULL;
+
+	if (!cache->block_states || !cpu_enter(cache))
+		return NULL;
+	if (LIKELY(cache->block_states != NULL))
+		cache->block_states[number - MAGAZINE_BLOCK].was_missed = true;
+	while (!object && ++number < end)
+		object = magazine_pop(magazine_at(cache, number));
+	cpu_leave(cache);
+	return object;
+}
+
 /* With the lock: an object for the magazine from the depot or a slab. */
 INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
@@ -293,21 +308,29 @@ INLINE void *alloc_block(struct kheap *heap, unsigned block_class)
 	return (void *)object;
 }
 
-__attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment, size_t number)
+/* Neither the magazine nor a clip of this CPU's own has one. */
+static __attribute__((noinline)) void *alloc_missed(struct kheap *heap, size_t size, size_t alignment, size_t number)
 {
-	bool shared = is_shared(heap, number);
-	void *object = shared ? pop_own(cpu_of(heap), number) : NULL;
+	void *object = number >= MAGAZINE_BLOCK ? pop_near(cpu_of(heap), number) : NULL;
 
 	if (object)
 		return object;
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 
-	if (!shared && LIKELY((object = alloc_block(heap, (unsigned)number - MAGAZINE_BLOCK)) != NULL)) {
+	if (!is_shared(heap, number) &&
+	    LIKELY((object = alloc_block(heap, (unsigned)number - MAGAZINE_BLOCK)) != NULL)) {
 		heap_unlock_inline(heap, state);
 		return object;
 	}
 	return alloc_shared(heap, size, alignment, (unsigned)number, state);
+}
+
+__attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment, size_t number)
+{
+	void *object = is_shared(heap, number) ? pop_own(cpu_of(heap), number) : NULL;
+
+	return LIKELY(object != NULL) ? object : alloc_missed(heap, size, alignment, number);
 }
 
 /* ---- free --------------------------------------------------------------------------------------------------------- */
@@ -315,7 +338,7 @@ __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, 
 /* Has this CPU freed so many? */
 INLINE bool is_round_done(const struct kheap *heap, const struct magazine_state *state)
 {
-	return state->n_stand_ins >= (heap->n_caches ? BUSY_CPUS_STAND_INS : BUSY_STAND_INS);
+	return state->n_stand_ins >= (LOAD(heap->n_caches) ? BUSY_CPUS_STAND_INS : BUSY_STAND_INS);
 }
 
 /* The magazine for a live block whose check word holds, in a cell that has none; or NO_MAGAZINE. */
@@ -503,76 +526,4 @@ __attribute__((noinline)) void cpu_free_far(struct kheap *heap, void *object)
 		heap->window = found;
 	fast_free_at(heap, object, found.starts, found.magazines,
 	             granule_number((uintptr_t)object) - found.first_granule);
-}
-
-/* ---- sums --------------------------------------------------------------------------------------------------------- */
-
-struct sum {
-	size_t n_objects, n_bytes;
-};
-
-/* n slots down from this one, or to the NULL at the bottom. */
-static void slots_count(struct kheap *heap, void **top, size_t n, struct sum *sum)
-{
-	void *pointer;
-	struct object object;
-
-	/* Of another CPU's magazine this is what can be seen: an object that is just leaving it is live either way. */
-	for (; n-- && (pointer = __atomic_load_n(top, __ATOMIC_RELAXED)) != NULL; top--) {
-		if (!heap_locate(heap, (uintptr_t)pointer, &object))
-			continue;
-		sum->n_objects++;
-		sum->n_bytes += object.slot;
-	}
-}
-
-/* Of another CPU's magazine the NULL at the bottom may be a link meanwhile. */
-static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
-{
-	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), CLIP_OBJECTS, sum);
-}
-
-/* All clips of a list. Another CPU's may change meanwhile: what it leads to is a clip in any case, for none is given up without the lock. */
-static void clips_count(struct kheap *heap, void **top, struct sum *sum)
-{
-	for (unsigned i = 0; top && i < CLIPS_MOST; i++) {
-		struct clip *clip = clip_of(top);
-
-		slots_count(heap, top, (size_t)(top - clip->slots), sum);
-		top = __atomic_load_n(&clip->slots[0], __ATOMIC_RELAXED);
-	}
-}
-
-COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct sum *sum)
-{
-	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
-		const struct magazine_state *state = state_of(cache, i);
-
-		top_count(heap, &cache->tops[i], sum);
-		if (state)
-			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
-	}
-	sum->n_objects += runs_count(cache, &sum->n_bytes);
-	for (unsigned i = 0; i < LARGE_PLACES && __atomic_load_n(&cache->large, __ATOMIC_RELAXED); i++) {
-		void *object = large_nth(cache, i);
-
-		slots_count(heap, &object, object != NULL, sum);
-	}
-}
-
-COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
-{
-	struct sum sum = { 0, 0 };
-
-	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
-		void ***list = depot_list(heap, i);
-
-		clips_count(heap, list ? *list : NULL, &sum);
-	}
-	for (unsigned i = 0; i < KPORT_CPUS; i++) {
-		if (cache_of(heap, i))
-			cache_count(heap, cache_of(heap, i), &sum);
-	}
-	*n_objects = sum.n_objects;
-	*n_bytes = sum.n_bytes;
 }

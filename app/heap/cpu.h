@@ -25,7 +25,8 @@
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
 #define BLOCKS_SHARE 2
-#define BLOCKS_MAX 16 /* more take fewer instructions, and longer: they lie apart from what is live */
+#define BLOCKS_MAX 16  /* more take fewer instructions, and longer: they lie apart from what is live */
+#define NEAR_CLASSES 2 /* so many above its own serve a request for a block, too */
 #define BLOCK_CLASSES_BYTES ((size_t)92 << 10) /* one block of each class */
 
 /* ---- a cache ---------------------------------------------------------------------------------------------------- */

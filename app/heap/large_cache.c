@@ -14,9 +14,9 @@
 #define LARGE_BLOCKS 64 /* classes of blocks, up to 64 KiB */
 #define LARGE_CLASSES (LARGE_BLOCKS + LARGE_RUN_MAX - LARGE_RUN_MIN + 1)
 #define LARGE_SLOTS 6
-#define LARGE_NEAR ((uint64_t)7) /* a request's own class and the next two */
-#define LARGE_BUSY 8             /* frees among IDLE_MISSES misses that earn the page */
-#define LARGE_MIN_FOOTPRINT 256  /* pages */
+#define LARGE_NEAR (((uint64_t)2 << NEAR_CLASSES) - 1) /* a request's own class and the next ones */
+#define LARGE_BUSY 8                                   /* frees among IDLE_MISSES misses that earn the page */
+#define LARGE_MIN_FOOTPRINT 256                        /* pages */
 /* Of a CPU's part of the heap, where it works alone. Where several do, a quarter, in small heaps nearly all: waiting for the lock costs more. */
 #define LARGE_SHARE 16
 #define LARGE_ALONE_SHARE 8

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Blocks above 4 KiB and long page runs in CPU caches, which they have where there are several processors: they serve what is a little
- * smaller, misuse shows, and all of it is given back. This file knows the heap's inside, to see what is cached.
+ * Blocks and long page runs in CPU caches, those above 4 KiB where there are several processors: they serve what is a little smaller,
+ * misuse shows, and all of it is given back. This file knows the heap's inside, to see what is cached.
  */
 #include "inside.h"
 #include "selftest.h"
@@ -15,7 +15,8 @@
 #define PAIRS_DOWN 100
 #define N_SLOTS 32
 #define N_STEPS 20000
-#define N_CACHED 8 /* at least, of what is freed at once */
+#define NEAR_BELOW 2 /* classes below its own that a block serves */
+#define N_CACHED 8   /* at least, of what is freed at once */
 
 static const size_t sizes[] = { LEAST, 5000, 9000, 30000, 65000, 65536, 100000, MOST };
 #define N_SIZES (sizeof(sizes) / sizeof(sizes[0]))
@@ -44,6 +45,43 @@ static struct kheap *heap_of_two(struct test *t)
 	for (unsigned i = 0; i < WARM_PAIRS; i++)
 		kheap_free(heap, kheap_alloc(heap, 5000, 0));
 	return heap;
+}
+
+/* Blocks of 272 B to 4 KiB. Whoever frees one of them may say the size that it asked for. */
+static void a_block_serves_the_classes_below(struct test *t)
+{
+	struct kheap *heap;
+
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	heap = test_heap_on_host_pages(t, LIMIT);
+	for (size_t n = 0; heap != NULL && n < BALLAST; n += MOST)
+		CHECK(t, kheap_alloc(heap, MOST, 0) != NULL, "%zu bytes were refused", MOST);
+	for (unsigned above = BLOCK_CLASSES - 1; heap != NULL && above > NEAR_BELOW + 1; above--) {
+		size_t size = block_class_size(above) - BLOCK_HEADER;
+		void *object, *other;
+
+		for (unsigned i = 0; i < WARM_PAIRS; i++)
+			kheap_free(heap, kheap_alloc_aligned(heap, size, GRANULE, 0));
+		object = kheap_alloc_aligned(heap, size, GRANULE, 0);
+		for (unsigned below = above; below-- > above - NEAR_BELOW - 1;) {
+			/* The least that is of no smaller class, and no power of two. */
+			size_t least = block_class_size(below - 1) - BLOCK_HEADER + GRANULE / 2 + 1;
+
+			kheap_free(heap, object);
+			other = kheap_alloc_aligned(heap, least, GRANULE, 0);
+			CHECK(t, (other == object) == (below >= above - NEAR_BELOW),
+			      "%zu bytes are at %p, where %zu were at %p", least, other, size, object);
+			kheap_free_sized(heap, other, least);
+			object = kheap_alloc_aligned(heap, size, GRANULE, 0);
+		}
+		kheap_free(heap, object);
+		(void)kheap_trim(heap);
+	}
+	if (heap != NULL)
+		TRY(test_sound(t, heap, "blocks served the classes below"));
 }
 
 static void a_lone_pair_stays_in_the_cache(struct test *t)
@@ -160,6 +198,7 @@ static void a_damaged_block_is_not_handed_out(struct test *t)
 }
 
 static const struct test_case cases[] = {
+	{ "a cached block serves its own class and the two below, no other", a_block_serves_the_classes_below },
 	{ "a lone pair of 4 to 128 KiB stays in the cache where there are several processors",
 	  a_lone_pair_stays_in_the_cache },
 	{ "what is cached serves any size that is a little smaller, and is given back", any_size_is_served },
