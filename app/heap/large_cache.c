@@ -17,18 +17,15 @@
 #define LARGE_NEAR (((uint64_t)2 << NEAR_CLASSES) - 1) /* a request's own class and the next ones */
 #define LARGE_BUSY 8                                   /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256                        /* pages */
-/* Of a CPU's part of the heap, where it works alone. Where several do, a quarter, in small heaps nearly all: waiting for the lock costs more. */
-#define LARGE_SHARE 16
-#define LARGE_ALONE_SHARE 8
-#define FIXED_SHARE 8
-#define LARGE_CPUS_SHARE 4
+/* Of a CPU's part of the heap; where several work nearly all of it, if that is not much: waiting for the lock costs more. */
+#define LARGE_SHARE 3
+#define FIXED_SHARE 8 /* of that, where the heap cannot grow */
 #define LARGE_SURE_BYTES ((size_t)8 << 20)
 
 struct large_cache {
 	uint64_t bits;              /* of the classes of blocks that have objects */
-	size_t n_bytes, most_bytes; /* all of them together; one that is alone may be larger */
-	size_t most_alone;
-	unsigned hand; /* the class that gives one back next */
+	size_t n_bytes, most_bytes; /* all of them together */
+	unsigned hand;              /* the class that gives one back next */
 	uint8_t n[LARGE_CLASSES];
 	void *objects[LARGE_CLASSES][LARGE_SLOTS];
 };
@@ -122,7 +119,7 @@ static bool large_push(struct large_cache *large, unsigned class_index, void *ob
 {
 	unsigned n = large->n[class_index];
 
-	if (n == LARGE_SLOTS || large->n_bytes + usable > (large->n_bytes ? large->most_bytes : large->most_alone))
+	if (n == LARGE_SLOTS || large->n_bytes + usable > large->most_bytes)
 		return false;
 	large->n_bytes += usable;
 	STORE(large->objects[class_index][n], object);
@@ -220,13 +217,9 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 		cache->large = overhead_page(heap);
 	if (!cache->large)
 		return;
-	size_t part = scale / (2 + heap->n_caches);
+	size_t part = scale / (2 + heap->n_caches) / (can_grow(heap) ? 1 : FIXED_SHARE);
 
-	if (!can_grow(heap))
-		part /= FIXED_SHARE;
-	cache->large->most_bytes = heap->n_caches ? min_size(part, max_size(part / LARGE_CPUS_SHARE, LARGE_SURE_BYTES))
-	                                          : part / LARGE_SHARE;
-	cache->large->most_alone = min_size(scale / LARGE_ALONE_SHARE, part);
+	cache->large->most_bytes = max_size(part / LARGE_SHARE, heap->n_caches ? min_size(part, LARGE_SURE_BYTES) : 0);
 }
 
 COLD void large_idle(struct kheap *heap, struct cpu_cache *cache)
