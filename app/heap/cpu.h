@@ -20,7 +20,8 @@
 #define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
-#define OWN_SURE_BYTES ((size_t)1 << 20) /* full clips of a CPU, if they are not more than its part of the heap */
+#define OWN_SURE_BYTES ((size_t)1 << 20) /* full clips of a CPU, if they are not more than its part of the heap; */
+#define OWN_MOST_BYTES ((size_t)4 << 20) /* and never more: nobody else can have them, however long that CPU sleeps */
 #define MAGAZINE_SHARE 128               /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
@@ -180,7 +181,8 @@ static inline bool can_grow(const struct kheap *heap)
 
 /*
  * What this CPU may keep in full clips: half of its part of the heap, which is a quarter of the heap where it works alone; where several do, and
- * the heap has no limit, OWN_SURE_BYTES of the part if that is more. Of a heap that cannot grow, all together have no more than a quarter.
+ * the heap has no limit, OWN_SURE_BYTES of the part if that is more; OWN_MOST_BYTES at most. Of a heap that cannot grow, all together have no more
+ * than a quarter.
  */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
@@ -188,9 +190,10 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 	size_t sure = heap->n_caches ? min_size(part, OWN_SURE_BYTES) : DEPOT_MIN_BYTES;
 
 	if (can_grow(heap))
-		cache->own_most = max_size(part / 2, heap->config.limit_bytes ? 0 : sure);
+		part = max_size(part / 2, heap->config.limit_bytes ? 0 : sure);
 	else
-		cache->own_most = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
+		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
+	cache->own_most = min_size(part, OWN_MOST_BYTES);
 }
 
 /* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */

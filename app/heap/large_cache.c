@@ -17,10 +17,10 @@
 #define LARGE_NEAR (((uint64_t)2 << NEAR_CLASSES) - 1) /* a request's own class and the next ones */
 #define LARGE_BUSY 8                                   /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256                        /* pages */
-/* Of a CPU's part of the heap; where several work nearly all of it, if that is not much: waiting for the lock costs more. */
+/* Of a CPU's part of the heap; where several work, all of it: waiting for the lock costs more. */
 #define LARGE_SHARE 3
 #define FIXED_SHARE 8 /* of that, where the heap cannot grow */
-#define LARGE_SURE_BYTES ((size_t)8 << 20)
+#define LARGE_MOST_BYTES ((size_t)8 << 20)
 
 struct large_cache {
 	uint64_t bits;              /* of the classes of blocks that have objects */
@@ -217,9 +217,9 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 		cache->large = overhead_page(heap);
 	if (!cache->large)
 		return;
-	size_t part = scale / (2 + heap->n_caches) / (can_grow(heap) ? 1 : FIXED_SHARE);
+	size_t part = scale / (2 + heap->n_caches) / (heap->n_caches ? 1 : LARGE_SHARE);
 
-	cache->large->most_bytes = max_size(part / LARGE_SHARE, heap->n_caches ? min_size(part, LARGE_SURE_BYTES) : 0);
+	cache->large->most_bytes = min_size(can_grow(heap) ? part : part / FIXED_SHARE, LARGE_MOST_BYTES);
 }
 
 COLD void large_idle(struct kheap *heap, struct cpu_cache *cache)

@@ -479,6 +479,36 @@ static void few_busy_objects_get_a_slab(struct test *t)
 	TRY(test_end_heap(t, heap));
 }
 
+/* What a CPU keeps nobody else can have, so in a large heap it is little, however much that CPU frees. */
+static void a_cpu_keeps_little_of_a_large_heap(struct test *t)
+{
+	enum { SIZE = 256, N_BYTES = 32 << 20, MOST = 4 << 20 };
+	struct kheap *heap = HARDENED ? NULL : test_heap_on_host_pages(t, 2 * (size_t)N_BYTES);
+	void **list = NULL, **next;
+	size_t most = 0;
+
+	if (heap == NULL) {
+		if (HARDENED)
+			test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	for (size_t n = 0; n < N_BYTES; n += SIZE) {
+		void **object = kheap_alloc(heap, SIZE, 0);
+
+		CHECK(t, object != NULL, "%d bytes were refused after %zu", SIZE, n);
+		*object = list;
+		list = object;
+	}
+	for (; list != NULL; list = next) {
+		next = *list;
+		kheap_free(heap, list);
+		most = max_size(most, heap->cpu0.own_bytes);
+	}
+	test_note(t, "at most %zu KiB", most >> 10);
+	CHECK(t, most > MOST / 2 && most <= MOST + CLIP_WORDS * SIZE, "%zu bytes were kept in full magazines", most);
+	TRY(test_sound(t, heap, "all objects were freed"));
+}
+
 static const struct test_case cases[] = {
 	{ "a double free is reported from a magazine, from full clips, and after a flush",
 	  double_frees_are_seen_everywhere },
@@ -489,6 +519,7 @@ static const struct test_case cases[] = {
 	{ "caches are drained before the heap fails", caches_are_drained_before_the_heap_fails },
 	{ "a lone pair of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "few objects that come and go often get a slab", few_busy_objects_get_a_slab },
+	{ "a CPU keeps little of a large heap", a_cpu_keeps_little_of_a_large_heap },
 	{ "kheap_alloc_cached and kheap_free_cached do all, or nothing", cache_alone_does_all_or_nothing },
 };
 
