@@ -482,8 +482,8 @@ static void few_busy_objects_get_a_slab(struct test *t)
 /* What a CPU keeps nobody else can have, so in a large heap it is little, however much that CPU frees. */
 static void a_cpu_keeps_little_of_a_large_heap(struct test *t)
 {
-	enum { SIZE = 256, N_BYTES = 32 << 20, MOST = 4 << 20 };
-	struct kheap *heap = HARDENED ? NULL : test_heap_on_host_pages(t, 2 * (size_t)N_BYTES);
+	enum { SIZE = 256, N_BYTES = 24 << 20, LIMIT = 64 << 20, MOST = 4 << 20 };
+	struct kheap *heap = HARDENED ? NULL : test_heap_on_host_pages(t, LIMIT);
 	void **list = NULL, **next;
 	size_t most = 0;
 
