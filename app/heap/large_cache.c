@@ -18,7 +18,7 @@
 #define LARGE_BUSY 8                                   /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256                        /* pages */
 /* Of a CPU's part of the heap; where several work, all of it: waiting for the lock costs more. */
-#define LARGE_SHARE 3
+#define LARGE_SHARE 6
 #define FIXED_SHARE 8 /* of that, where the heap cannot grow */
 #define LARGE_MOST_BYTES ((size_t)8 << 20)
 
