@@ -225,12 +225,13 @@ INLINE void *pop_near(struct cpu_cache *cache, size_t number)
 	size_t end = min_size(number + 1 + NEAR_CLASSES, MAGAZINES);
 	void *object = NULL;
 
-	if (!cache->block_states || !cpu_enter(cache))
+	if (!cpu_enter(cache))
 		return NULL;
-	if (LIKELY(cache->block_states != NULL))
+	if (cache->block_states) {
 		cache->block_states[number - MAGAZINE_BLOCK].was_missed = true;
-	while (!object && ++number < end)
-		object = magazine_pop(magazine_at(cache, number));
+		while (!object && ++number < end)
+			object = magazine_pop(magazine_at(cache, number));
+	}
 	cpu_leave(cache);
 	return object;
 }

@@ -95,6 +95,29 @@ static void a_lone_pair_stays_in_the_cache(struct test *t)
 	}
 }
 
+/* Where there are several processors a block that shrinks is not cut, which takes the lock, if a smaller one is cached. */
+static void a_block_shrinks_into_the_cache(struct test *t)
+{
+	enum { SIZE = 3000, LESS = 400 };
+	struct kheap *heap = heap_of_two(t);
+	uint8_t *object, *less;
+
+	if (heap == NULL)
+		return;
+	for (unsigned i = 0; i < WARM_PAIRS; i++)
+		kheap_free(heap, kheap_alloc(heap, LESS, 0));
+	object = kheap_alloc(heap, SIZE, 0);
+	less = kheap_alloc(heap, LESS, 0);
+	CHECK(t, object != NULL && less != NULL, "%d and %d bytes were refused", SIZE, LESS);
+	test_fill(object, SIZE, 1);
+	kheap_free(heap, less);
+	CHECK(t, kheap_realloc(heap, object, LESS) == less, "it is not where the cache had room");
+	TRY(test_filled(t, less, LESS, 1, "a block that shrank"));
+	kheap_free(heap, object);
+	TRY(test_expect_error(t, KMALLOC_DOUBLE_FREE, object));
+	kheap_free(heap, less);
+}
+
 static bool replace(struct test *t, struct kheap *heap, unsigned slot, size_t size, size_t alignment)
 {
 	size_t usable;
@@ -201,6 +224,7 @@ static const struct test_case cases[] = {
 	{ "a cached block serves its own class and the two below, no other", a_block_serves_the_classes_below },
 	{ "a lone pair of 4 to 128 KiB stays in the cache where there are several processors",
 	  a_lone_pair_stays_in_the_cache },
+	{ "a block shrinks into the cache where there are several processors", a_block_shrinks_into_the_cache },
 	{ "what is cached serves any size that is a little smaller, and is given back", any_size_is_served },
 	{ "a double free, or a pointer into it, of what is cached is reported", misuse_shows },
 	{ "a block whose header was overrun in the cache is not handed out", a_damaged_block_is_not_handed_out },
