@@ -78,7 +78,7 @@ static inline void fill_words(void *start, uint64_t value, size_t n_bytes)
 #define STORE_FAST(place, value) STORE(place, value)
 #else
 #define LOAD_FAST(place) (place)
-#define STORE_FAST(place, value) (*(volatile __typeof__(place) *)&(place) = (value))
+#define STORE_FAST(place, value) ((place) = (value))
 #endif
 
 static inline void copy_words(void *to, const void *from, size_t n_bytes)

@@ -120,7 +120,10 @@ INLINE unsigned block_bin_of(size_t size)
 	if (units < 1 << BIN_SHIFT)
 		return (unsigned)units;
 	shift = log2_floor(units) - BIN_SHIFT;
-	return (shift << BIN_SHIFT) + (unsigned)(units >> shift);
+	if (shift < BIN_FINE_OCTAVES)
+		return (shift << BIN_SHIFT) + (unsigned)(units >> shift);
+	return BIN_COARSE + ((shift - BIN_FINE_OCTAVES) << BIN_COARSE_SHIFT) +
+	       (unsigned)(units >> (shift + BIN_SHIFT - BIN_COARSE_SHIFT)) - (1u << BIN_COARSE_SHIFT);
 }
 
 /* ---- bin.c -------------------------------------------------------------------------------------------------- */
@@ -144,8 +147,8 @@ INLINE bool bins_have(const struct block_bins *bins, unsigned bin)
 {
 	const uint64_t *word = &bins->bits[bin / 64];
 
-	_Static_assert(BIN_WORDS == 3, "all words are looked at");
-	return ((word[0] & UINT64_MAX << bin % 64) | word[1] | word[2]) != 0;
+	_Static_assert(BIN_WORDS == 2, "all words are looked at");
+	return ((word[0] & UINT64_MAX << bin % 64) | word[1]) != 0;
 }
 
 /* Nothing is in this list any more. */

@@ -56,13 +56,12 @@ const uint16_t kheap_block_sizes[BLOCK_CLASSES] = { SIXTEEN(BLOCK_0), SIXTEEN(BL
 	                                            SIXTEEN(BLOCK_3) };
 
 /* A magazine that is always empty and always full. */
-static void *const no_object;
-#define NO_SLOT ((void **)(uintptr_t)&no_object)
+static void *const no_object[2];
+#define NO_SLOT ((void **)(uintptr_t)no_object)
 #if KPORT_CPUS > 1
 const struct cpu_cache kheap_no_cache = {
-	.tops = { [0 ... MAGAZINES - 1] = NO_SLOT },
-	.limits = { [0 ... MAGAZINES - 1] = NO_SLOT },
-	.runs = { .tops = { [0 ... RUN_CLASSES - 1] = NO_SLOT }, .limits = { [0 ... RUN_CLASSES - 1] = NO_SLOT } },
+	.magazines = { [0 ... MAGAZINES - 1] = { NO_SLOT } },
+	.runs = { .magazines = { [0 ... RUN_CLASSES - 1] = { NO_SLOT } } },
 	.inside = 1,
 };
 #endif
@@ -94,11 +93,13 @@ static void cache_init_small(struct cpu_cache *cache)
 {
 	fill_words(cache, 0, sizeof(*cache));
 	for (unsigned i = 0; i < MAGAZINES; i++)
-		cache->tops[i] = cache->limits[i] = NO_SLOT;
+		cache->magazines[i].top = NO_SLOT;
 	runs_init(cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		cache->states[i].object_words = (uint16_t)(slab_object_size(i) / sizeof(void *));
-		magazine_use(cache, MAGAZINE_SLAB + i, &cache->states[i], cache->small[i], SMALL_WORDS - 1);
+		small_use(cache, MAGAZINE_SLAB + i, &cache->states[i]);
+		for (unsigned n = 1; n <= SMALL_OBJECTS; n++)
+			slot_clear(cache->magazines[MAGAZINE_SLAB + i].top + n);
 	}
 }
 
@@ -143,38 +144,45 @@ static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 	if (LIKELY(state->has_clip) || (number < MAGAZINE_BLOCK && ++state->n_misses < MISSES_FOR_CLIP))
 		return;
 	struct clip *clip = clip_take(heap);
-	size_t n = state->bottom ? (size_t)(cache->tops[number] - state->bottom) : 0;
+	size_t n = 0;
 
 	state->n_misses = 0;
 	if (!clip)
 		return;
-	for (size_t i = 1; i <= n; i++)
-		clip->slots[i] = state->bottom[i];
-	clip_load(heap, cache, number, clip->slots + n);
+	if (state->end) {
+		n = (size_t)(cache->magazines[number].top - bottom_of(state));
+		for (size_t i = 1; i <= n; i++)
+			clip->slots[i] = bottom_of(state)[i];
+	}
+	limit_note(heap, state, number);
+	clip_use(cache, number, state, clip, n);
 	state->has_clip = true;
 }
 
 /* A full clip from the depot for an empty magazine. */
 static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	void **top = state_of(cache, number)->has_clip ? depot_pop(heap, number) : NULL;
+	struct magazine_state *state = state_of(cache, number);
+	void **top = state->has_clip ? depot_pop(heap, number) : NULL;
 
 	if (!top)
 		return false;
-	clip_give(heap, loaded_clip(state_of(cache, number)));
-	clip_load(heap, cache, number, top);
+	limit_note(heap, state, number);
+	clip_give(heap, loaded_clip(state), state->end);
+	clip_use_full(cache, number, state, top);
 	return true;
 }
 
 /* Objects of a slab for an empty magazine. */
-static void refill_from_slab(struct kheap *heap, struct magazine magazine, unsigned class_index)
+static void refill_from_slab(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
-	unsigned n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(*magazine.limit - *magazine.top));
+	struct magazine *magazine = &cache->magazines[MAGAZINE_SLAB + class_index];
+	unsigned n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(cache->states[class_index].end - magazine->top - 1));
 
 	if (!slab_is_earned(heap, class_index))
 		return;
-	n = slab_take(heap, class_index, n, *magazine.top + 1);
-	*magazine.top += n;
+	n = slab_take(heap, class_index, n, magazine->top + 1);
+	magazine->top += n;
 	count_alloc(heap, n, n * slab_object_size(class_index));
 }
 
@@ -193,15 +201,15 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 		clip = clip_take(heap);
 	if (!clip) {
 		/* Blocks merge, which takes as long as two objects of slabs. */
-		magazine_flush(heap, magazine_at(cache, number),
-		               state->has_clip && number < MAGAZINE_BLOCK ? FLUSH : 1);
+		magazine_flush(heap, &cache->magazines[number], state->has_clip && number < MAGAZINE_BLOCK ? FLUSH : 1);
 		return;
 	}
 	if (keeps)
-		own_push(cache, state, cache->tops[number]);
+		own_push(cache, state, cache->magazines[number].top);
 	else
-		depot_push(heap, number, cache->tops[number]);
-	clip_load(heap, cache, number, clip->slots);
+		depot_push(heap, number, cache->magazines[number].top);
+	limit_note(heap, state, number);
+	clip_use(cache, number, state, clip, 0);
 }
 
 /* ---- allocation --------------------------------------------------------------------------------------------------- */
@@ -213,8 +221,8 @@ INLINE void *pop_own(struct cpu_cache *cache, size_t number)
 
 	if (!cpu_enter(cache))
 		return NULL;
-	if ((INTERRUPTS && *cache->tops[number]) || own_refill(cache, number))
-		object = magazine_take(magazine_at(cache, number));
+	if ((INTERRUPTS && !is_empty(&cache->magazines[number])) || own_refill(cache, number))
+		object = magazine_take(&cache->magazines[number]);
 	cpu_leave(cache);
 	return object;
 }
@@ -230,7 +238,7 @@ INLINE void *pop_near(struct cpu_cache *cache, size_t number)
 	if (cache->block_states) {
 		cache->block_states[number - MAGAZINE_BLOCK].was_missed = true;
 		while (!object && ++number < end)
-			object = magazine_pop(magazine_at(cache, number));
+			object = magazine_pop(&cache->magazines[number]);
 	}
 	cpu_leave(cache);
 	return object;
@@ -240,14 +248,14 @@ INLINE void *pop_near(struct cpu_cache *cache, size_t number)
 INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	struct magazine magazine = magazine_at(cache, number);
+	struct magazine *magazine = &cache->magazines[number];
 
 	if (!state)
 		return NULL;
 	state->was_missed = true;
 	earn_clip(heap, cache, number);
-	if (!**magazine.top && !refill_from_depot(heap, cache, number) && number < MAGAZINE_BLOCK)
-		refill_from_slab(heap, magazine, number - MAGAZINE_SLAB);
+	if (is_empty(magazine) && !refill_from_depot(heap, cache, number) && number < MAGAZINE_BLOCK)
+		refill_from_slab(heap, cache, number - MAGAZINE_SLAB);
 	return magazine_pop(magazine);
 }
 
@@ -342,25 +350,25 @@ INLINE bool is_round_done(const struct kheap *heap, const struct magazine_state 
 	return state->n_stand_ins >= (LOAD(heap->n_caches) ? BUSY_CPUS_STAND_INS : BUSY_STAND_INS);
 }
 
-/* The magazine for a live block whose check word holds, in a cell that has none; or NO_MAGAZINE. */
-INLINE struct magazine magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
+/* The magazine for a live block whose check word holds, in a cell that has none; or NULL. */
+INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
 {
 	unsigned label = block_label(block_of_payload(address));
 
 	if (label - LABEL_SIZED < BLOCK_CLASSES)
-		return magazine_at(cache, MAGAZINE_BLOCK + label - LABEL_SIZED);
+		return &cache->magazines[MAGAZINE_BLOCK + label - LABEL_SIZED];
 	unsigned class_index = label - LABEL_SLAB_SIZED;
 
 	if (class_index >= SLAB_CLASSES || (KPORT_CPUS > 1 && cache == NO_CACHE))
-		return NO_MAGAZINE;
+		return NULL;
 	/* Its class has slabs now: they are better company, and blocks merge. */
 	if (LOAD(heap->slabs[class_index].n_slabs))
-		return NO_MAGAZINE;
+		return NULL;
 	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
 	if (class_is_busy(heap, class_index) || is_round_done(heap, &cache->states[class_index]))
-		return NO_MAGAZINE;
+		return NULL;
 	cache->states[class_index].n_stand_ins++;
-	return magazine_at(cache, MAGAZINE_SLAB + class_index);
+	return &cache->magazines[MAGAZINE_SLAB + class_index];
 }
 
 /* A magazine is full: make room, or let its class have what it has earned. */
@@ -371,7 +379,7 @@ static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned 
 	if (state) {
 		state->was_missed = true;
 		earn_clip(heap, cache, number);
-		if (cache->tops[number] == cache->limits[number] && state->bottom)
+		if (is_full(&cache->magazines[number]) && state->end)
 			make_room(heap, cache, number);
 	}
 	note_miss(heap, cache);
@@ -404,7 +412,7 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 static __attribute__((noinline)) void free_shared(struct kheap *heap, void *object)
 {
 	uintptr_t address = (uintptr_t)object;
-	struct magazine magazine = NO_MAGAZINE;
+	struct magazine *magazine = NULL;
 	unsigned number = 0;
 	bool is_block = false; /* whose check word holds */
 
@@ -419,12 +427,12 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 			!number && is_block_kind(place_kind(place)) && block_tag_holds(heap, block_of_payload(address));
 	}
 	if (number)
-		magazine = magazine_at(cache, number);
+		magazine = &cache->magazines[number];
 	else if (is_block)
 		magazine = magazine_of_block(heap, cache, address);
-	if (magazine.top && *magazine.top == *magazine.limit)
-		magazine_full(heap, cache, (unsigned)(magazine.top - cache->tops));
-	if (!magazine.top || !magazine_push(heap, magazine, object)) {
+	if (magazine && is_full(magazine))
+		magazine_full(heap, cache, (unsigned)(magazine - cache->magazines));
+	if (!magazine || !magazine_push(heap, magazine, object)) {
 		bool is_large = is_block && is_large_block(block_size(block_of_payload(address)) - BLOCK_HEADER);
 
 		if (is_block)
@@ -444,23 +452,23 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 /* A block of a cell that has no magazine. */
 static bool push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 {
-	struct magazine magazine = NO_MAGAZINE;
+	struct magazine *magazine = NULL;
 
 	if (!block_tag_holds(heap, block_of_payload((uintptr_t)object)))
 		return false;
 	magazine = magazine_of_block(heap, cache, (uintptr_t)object);
-	return magazine.top ? magazine_push(heap, magazine, object) : large_push_block(heap, cache, object);
+	return magazine ? magazine_push(heap, magazine, object) : large_push_block(heap, cache, object);
 }
 
 /* Without the lock: its magazine is full, but the CPU has an empty one of its own, or after an interruption it has room. */
 INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, size_t number, void *object)
 {
-	struct magazine magazine = magazine_at(cache, number);
+	struct magazine *magazine = &cache->magazines[number];
 	bool is_done = false;
 
 	if (!cpu_enter(cache))
 		return false;
-	if ((INTERRUPTS && *magazine.top != *magazine.limit) || own_make_room(heap, cache, number)) {
+	if ((INTERRUPTS && !is_full(magazine)) || own_make_room(heap, cache, number)) {
 		magazine_put(heap, magazine, object);
 		is_done = true;
 	}

@@ -10,7 +10,7 @@
 
 #pragma GCC visibility push(hidden)
 
-#define CLIP_OBJECTS (CLIP_WORDS - 1)
+#define CLIP_OBJECTS (CLIP_WORDS - 2)
 #define FLUSH 2              /* objects that go from a magazine back to their slabs in one call */
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
 #define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
@@ -70,23 +70,49 @@ INLINE struct magazine_state *state_of(struct cpu_cache *cache, size_t number)
 	return cache->block_states ? &cache->block_states[number - MAGAZINE_BLOCK] : NULL;
 }
 
-INLINE void magazine_use(struct cpu_cache *cache, size_t number, struct magazine_state *state, void **bottom,
-                         size_t n_objects)
+/* The small one of its own, which is empty, becomes the class's magazine. */
+INLINE void small_use(struct cpu_cache *cache, size_t number, struct magazine_state *state)
 {
-	STORE(bottom[0], NULL);
-	state->bottom = bottom;
-	STORE(cache->tops[number], bottom);
-	cache->limits[number] = bottom + n_objects;
+	void **bottom = &cache->small[(number - MAGAZINE_SLAB) * SMALL_WORDS];
+
+	state->end = bottom + SMALL_WORDS;
+	STORE(cache->magazines[number].top, bottom);
 }
 
 /* ---- clips and the depot ------------------------------------------------------------------------------------------ */
 
-/* An empty clip, or NULL; and back. */
+/* An empty clip, in whose slots is no NULL but the first, or NULL; and back, when its slots end here. */
 struct clip *clip_take(struct kheap *heap);
-void clip_give(struct kheap *heap, struct clip *clip);
+void clip_give(struct kheap *heap, struct clip *clip, void **end);
+
+/* What lies in a slot that has no object: not a NULL. */
+INLINE void slot_clear(void **slot)
+{
+	STORE(*slot, (void *)slot);
+}
+
+/* The same for lists of empty clips. */
+INLINE void empty_push(struct clip **list, struct clip *clip, void **end)
+{
+	clip->slots[1] = (void *)end;
+	STORE(clip->slots[0], *list);
+	*list = clip;
+}
+
+INLINE struct clip *empty_pop(struct clip **list)
+{
+	struct clip *clip = *list;
+
+	if (clip) {
+		*list = clip->slots[0];
+		slot_clear(clip->slots[1]);
+		STORE(clip->slots[0], NULL);
+	}
+	return clip;
+}
 
 /*
- * How many objects a magazine may hold: 31, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all
+ * How many objects a magazine may hold: 30, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all
  * magazines of a CPU are at most a quarter of the heap if all are full, and those of all CPUs about as much as the heap.
  */
 static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
@@ -100,7 +126,7 @@ static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 	else
 		n = min_size(scale / BLOCKS_SHARE / BLOCK_CLASSES_BYTES / (1 + heap->n_caches / BLOCKS_SHARE),
 		             BLOCKS_MAX);
-	return (unsigned)max_size(min_size(n, CLIP_OBJECTS), SMALL_WORDS - 1);
+	return (unsigned)max_size(min_size(n, CLIP_OBJECTS), SMALL_OBJECTS);
 }
 
 /* The clip that has this slot. */
@@ -109,28 +135,37 @@ INLINE struct clip *clip_of(void **slot)
 	return (struct clip *)align_down((uintptr_t)slot, sizeof(struct clip));
 }
 
-/* A clip, whose topmost object is here, becomes the class's magazine. */
-INLINE void clip_use(struct cpu_cache *cache, size_t number, struct magazine_state *state, void **top)
+/* An empty clip, or one with n objects that there is room for, becomes the class's magazine. */
+INLINE void clip_use(struct cpu_cache *cache, size_t number, struct magazine_state *state, struct clip *clip, size_t n)
 {
-	void **bottom = clip_of(top)->slots, **limit = bottom + state->limit;
-
-	magazine_use(cache, number, state, bottom, 0);
-	cache->limits[number] = top > limit ? top : limit;
-	STORE(cache->tops[number], top);
+	state->end = &clip->slots[state->limit + 1];
+	STORE(*state->end, NULL);
+	STORE(cache->magazines[number].top, clip->slots + n);
 }
 
-/* The same, where the heap may have changed its size since the last time. */
-static inline void clip_load(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
+/* A full one, whose topmost object is here. */
+INLINE void clip_use_full(struct cpu_cache *cache, size_t number, struct magazine_state *state, void **top)
 {
-	struct magazine_state *state = state_of(cache, number);
+	state->end = top + 1;
+	STORE(clip_of(top)->slots[0], NULL);
+	STORE(cache->magazines[number].top, top);
+}
 
+/* The heap may have changed its size since the last time. */
+static inline void limit_note(const struct kheap *heap, struct magazine_state *state, unsigned number)
+{
 	state->limit = (uint8_t)clip_limit(heap, number);
-	clip_use(cache, number, state, top);
 }
 
-static inline struct clip *loaded_clip(const struct magazine_state *state)
+INLINE struct clip *loaded_clip(const struct magazine_state *state)
 {
-	return (struct clip *)state->bottom;
+	return clip_of(state->end);
+}
+
+/* Below the slots of a magazine that has some. */
+INLINE void **bottom_of(const struct magazine_state *state)
+{
+	return state->has_clip ? loaded_clip(state)->slots : state->end - SMALL_WORDS;
 }
 
 /* A full clip, told by its topmost object, onto a list of them, and off it; NULL: there is none. */
@@ -210,9 +245,8 @@ INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 
 	if (!top)
 		return false;
-	STORE(loaded_clip(state)->slots[0], cache->empty);
-	cache->empty = loaded_clip(state);
-	clip_use(cache, number, state, top);
+	empty_push(&cache->empty, loaded_clip(state), state->end);
+	clip_use_full(cache, number, state, top);
 	return true;
 }
 
@@ -220,14 +254,12 @@ INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 INLINE bool own_make_room(struct kheap *heap, struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	struct clip *clip = cache->empty;
 
-	if (!clip || !state || !state->has_clip || !is_shared(heap, number) ||
+	if (!cache->empty || !state || !state->has_clip || !is_shared(heap, number) ||
 	    (state->full && cache->own_bytes >= cache->own_most))
 		return false;
-	cache->empty = clip->slots[0];
-	own_push(cache, state, cache->tops[number]);
-	magazine_use(cache, number, state, clip->slots, state->limit);
+	own_push(cache, state, cache->magazines[number].top);
+	clip_use(cache, number, state, empty_pop(&cache->empty), 0);
 	return true;
 }
 
@@ -266,7 +298,7 @@ static inline bool depot_has_room(struct kheap *heap, unsigned number)
 /* A live object of a slab, or a block, is nobody's now. If its surroundings are damaged, that is reported, and it stays live. */
 void give_back(struct kheap *heap, struct region *region, uintptr_t address);
 /* The n topmost objects of a magazine, or all that it has. */
-void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n);
+void magazine_flush(struct kheap *heap, struct magazine *magazine, size_t n);
 
 /* A page of zeros for what the caches need of their own, and back; NULL: there is none. */
 void *overhead_page(struct kheap *heap);

@@ -42,24 +42,27 @@ bool has_plenty(const struct kheap *heap, size_t min_pages)
 
 struct clip *clip_take(struct kheap *heap)
 {
-	struct clip *clip = heap->depot.empty;
+	struct clip *clip = empty_pop(&heap->depot.empty);
 
 	if (clip) {
-		heap->depot.empty = clip->slots[0];
 		heap->depot.n_empty--;
 		return clip;
 	}
-	return has_plenty(heap, CLIP_MIN_FOOTPRINT) ? cache_take_internal(&heap->cache_of_clips) : NULL;
+	if (!has_plenty(heap, CLIP_MIN_FOOTPRINT) || (clip = cache_take_internal(&heap->cache_of_clips)) == NULL)
+		return NULL;
+	clip->slots[0] = NULL;
+	for (unsigned i = 1; i < CLIP_WORDS; i++)
+		slot_clear(&clip->slots[i]);
+	return clip;
 }
 
-void clip_give(struct kheap *heap, struct clip *clip)
+void clip_give(struct kheap *heap, struct clip *clip, void **end)
 {
 	if (heap->depot.n_empty >= EMPTY_CLIPS) {
 		cache_free_internal(&heap->cache_of_clips, clip);
 		return;
 	}
-	clip->slots[0] = heap->depot.empty;
-	heap->depot.empty = clip;
+	empty_push(&heap->depot.empty, clip, end);
 	heap->depot.n_empty++;
 }
 
@@ -67,10 +70,8 @@ static void empty_clips_free(struct kheap *heap)
 {
 	struct clip *clip;
 
-	while ((clip = heap->depot.empty) != NULL) {
-		heap->depot.empty = clip->slots[0];
+	while ((clip = empty_pop(&heap->depot.empty)) != NULL)
 		cache_free_internal(&heap->cache_of_clips, clip);
-	}
 	heap->depot.n_empty = 0;
 }
 
@@ -107,10 +108,10 @@ void give_back(struct kheap *heap, struct region *region, uintptr_t address)
 	slab_free(heap, region, address, class_index);
 }
 
-void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n)
+void magazine_flush(struct kheap *heap, struct magazine *magazine, size_t n)
 {
-	while (n-- && **magazine.top) {
-		uintptr_t address = (uintptr_t) * (*magazine.top)--;
+	while (n-- && !is_empty(magazine)) {
+		uintptr_t address = (uintptr_t)*magazine->top--;
 
 		give_back(heap, region_of(heap, address), address);
 	}
@@ -120,10 +121,11 @@ void magazine_flush(struct kheap *heap, struct magazine magazine, size_t n)
 static void clip_flush(struct kheap *heap, void **top)
 {
 	struct clip *clip = clip_of(top);
+	void **end = top + 1;
 
 	for (; top != clip->slots; top--)
 		give_back(heap, region_of(heap, (uintptr_t)*top), (uintptr_t)*top);
-	clip_give(heap, clip);
+	clip_give(heap, clip, end);
 }
 
 /* ---- draining --------------------------------------------------------------------------------------------------- */
@@ -158,10 +160,9 @@ static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsig
 
 static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	struct magazine magazine = magazine_at(cache, number);
-	bool any = **magazine.top != NULL;
+	bool any = !is_empty(&cache->magazines[number]);
 
-	magazine_flush(heap, magazine, SIZE_MAX);
+	magazine_flush(heap, &cache->magazines[number], SIZE_MAX);
 	any |= own_drain(heap, cache, number);
 	return any;
 }
@@ -169,12 +170,11 @@ static bool class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned nu
 /* An own empty clip goes back; false: there is none. */
 static bool empty_give(struct kheap *heap, struct cpu_cache *cache)
 {
-	struct clip *clip = cache->empty;
+	struct clip *clip = empty_pop(&cache->empty);
 
 	if (!clip)
 		return false;
-	cache->empty = clip->slots[0];
-	clip_give(heap, clip);
+	clip_give(heap, clip, &clip->slots[CLIP_WORDS - 1]);
 	return true;
 }
 
@@ -185,12 +185,12 @@ static void class_shrink(struct kheap *heap, struct cpu_cache *cache, unsigned n
 
 	if (!state || !state->has_clip)
 		return;
-	clip_give(heap, loaded_clip(state));
+	clip_give(heap, loaded_clip(state), state->end);
 	*state = (struct magazine_state){ .n_stand_ins = state->n_stand_ins, .object_words = state->object_words };
 	if (number < MAGAZINE_BLOCK)
-		magazine_use(cache, number, state, cache->small[number - MAGAZINE_SLAB], SMALL_WORDS - 1);
+		small_use(cache, number, state);
 	else
-		cache->tops[number] = cache->limits[number] = cache->tops[0];
+		cache->magazines[number].top = cache->magazines[0].top;
 }
 
 /* All classes from this one on. */
@@ -282,8 +282,8 @@ static size_t cached_bytes(struct kheap *heap, unsigned number)
 	for (unsigned end = cache->block_states ? MAGAZINES : MAGAZINE_BLOCK; number < end; number++) {
 		const struct magazine_state *state = state_of(cache, number);
 
-		if (state && state->bottom)
-			n += (size_t)(cache->tops[number] - state->bottom) * magazine_object_size(number);
+		if (state && state->end)
+			n += (size_t)(cache->magazines[number].top - bottom_of(state)) * magazine_object_size(number);
 	}
 	(void)runs_count(cache, &n);
 	return n + large_bytes(cache);
@@ -356,17 +356,19 @@ COLD void kheap_leave(struct kheap *heap)
 static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	struct magazine magazine = magazine_at(cache, number);
+	struct magazine *magazine = &cache->magazines[number];
 	bool is_idle = state && !state->was_missed;
 	void **top;
 
-	if (!state || !state->bottom)
+	if (!state || !state->end)
 		return;
 	state->was_missed = false;
 	/* It may hold what the heap's size allows now. */
-	state->limit = (uint8_t)clip_limit(heap, number);
-	if (state->has_clip && *magazine.top <= state->bottom + state->limit)
-		*magazine.limit = state->bottom + state->limit;
+	limit_note(heap, state, number);
+	if (state->has_clip && magazine->top <= bottom_of(state) + state->limit) {
+		slot_clear(state->end);
+		clip_use(cache, number, state, loaded_clip(state), (size_t)(magazine->top - bottom_of(state)));
+	}
 	if (!is_idle) {
 		magazine_flush(heap, magazine, number >= MAGAZINE_BLOCK);
 		return;
@@ -374,12 +376,13 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 	/* Of the depot too, so that what nobody wants does not stay. */
 	if (!state->full && state->has_clip && (top = depot_pop(heap, number)) != NULL)
 		own_push(cache, state, top);
-	if (!**magazine.top)
+	if (is_empty(magazine))
 		(void)own_refill(cache, number);
 	(void)empty_give(heap, cache);
-	magazine_flush(heap, magazine,
-	               min_size((size_t)(*magazine.top - state->bottom + 1) / 2, number < MAGAZINE_BLOCK ? FLUSH : 1));
-	if (!**magazine.top && !state->full)
+	magazine_flush(
+		heap, magazine,
+		min_size((size_t)(magazine->top - bottom_of(state) + 1) / 2, number < MAGAZINE_BLOCK ? FLUSH : 1));
+	if (is_empty(magazine) && !state->full)
 		class_shrink(heap, cache, number);
 }
 
@@ -493,7 +496,7 @@ COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
 		const struct magazine_state *state = state_of(cache, i);
 
-		top_count(heap, &cache->tops[i], sum);
+		top_count(heap, &cache->magazines[i].top, sum);
 		if (state)
 			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
 	}

@@ -86,51 +86,54 @@ INLINE void cpu_leave(struct cpu_cache *cache)
 #endif
 }
 
-INLINE struct magazine magazine_at(struct cpu_cache *cache, size_t number)
+INLINE bool is_empty(const struct magazine *magazine)
 {
-	return (struct magazine){ &cache->tops[number], &cache->limits[number] };
+	return *magazine->top == NULL;
 }
 
-#define NO_MAGAZINE ((struct magazine){ NULL, NULL })
+INLINE bool is_full(const struct magazine *magazine)
+{
+	return magazine->top[1] == NULL;
+}
 
 /* The object on top, or NULL. */
-INLINE void *magazine_pop(struct magazine magazine)
+INLINE void *magazine_pop(struct magazine *magazine)
 {
-	void **top = *magazine.top;
+	void **top = magazine->top;
 	void *object = *top--;
 
 	if (LIKELY(object != NULL)) {
-		STORE_FAST(*magazine.top, top);
+		STORE_FAST(magazine->top, top);
 		*key_word((uintptr_t)object) = 0;
 	}
 	return object;
 }
 
 /* There is one. */
-INLINE void *magazine_take(struct magazine magazine)
+INLINE void *magazine_take(struct magazine *magazine)
 {
-	void **top = *magazine.top;
+	void **top = magazine->top;
 	void *object = *top;
 
-	STORE_FAST(*magazine.top, top - 1);
+	STORE_FAST(magazine->top, top - 1);
 	*key_word((uintptr_t)object) = 0;
 	return object;
 }
 
 /* There is room. */
-INLINE void magazine_put(const struct kheap *heap, struct magazine magazine, void *object)
+INLINE void magazine_put(const struct kheap *heap, struct magazine *magazine, void *object)
 {
-	void **top = *magazine.top;
+	void **top = magazine->top;
 
 	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
 	STORE_FAST(top[1], object);
-	STORE_FAST(*magazine.top, top + 1);
+	STORE_FAST(magazine->top, top + 1);
 }
 
 /* False: it is full. */
-INLINE bool magazine_push(const struct kheap *heap, struct magazine magazine, void *object)
+INLINE bool magazine_push(const struct kheap *heap, struct magazine *magazine, void *object)
 {
-	if (UNLIKELY(*magazine.top == *magazine.limit))
+	if (UNLIKELY(is_full(magazine)))
 		return false;
 	magazine_put(heap, magazine, object);
 	return true;
@@ -143,7 +146,7 @@ INLINE void *cache_pop(struct kheap *heap, size_t number)
 	void *object = NULL;
 
 	if (cpu_enter(cache)) {
-		object = magazine_pop(magazine_at(cache, number));
+		object = magazine_pop(&cache->magazines[number]);
 		cpu_leave(cache);
 	}
 	return object;
@@ -185,7 +188,7 @@ INLINE enum pushed cache_push(struct kheap *heap, void *object, const uint32_t *
 	    !cpu_enter(cache))
 		return NOT_PUSHED;
 	*number = magazine_of(magazines, granule);
-	is_done = magazine_push(heap, magazine_at(cache, *number), object);
+	is_done = magazine_push(heap, &cache->magazines[*number], object);
 	cpu_leave(cache);
 	return is_done ? PUSHED : NO_ROOM;
 }

@@ -13,6 +13,7 @@
 #define GROWTH_SHARE 16                     /* a chunk is a sixteenth of what the heap has; */
 #define SMALL_SHARE 6                       /* a sixth in small heaps, */
 #define IN_PLACE_SHARE 32                   /* a 32nd, where it lengthens a region; */
+#define EACH_PAGE_FOOTPRINT 32              /* a page, while the heap has fewer than so many; */
 #define OWN_CHUNK_SHARE 64                  /* but what asks for as much of the heap as this gets a chunk of its own, */
 #define OWN_CHUNK_PAGES 16                  /* and of so many pages: smaller ones would come and go too often; */
 #define OWN_IN_PLACE_PAGES 64               /* and of so many, where a region would be lengthened otherwise */
@@ -96,13 +97,14 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	if (region) {
 		size_t room = region->capacity - region->n_pages;
 		size_t allowed = min_size(room, limit - min_size(footprint, limit));
-		size_t share = max_size(footprint / IN_PLACE_SHARE, MIN_CHUNK_PAGES);
+		size_t least = footprint < EACH_PAGE_FOOTPRINT ? 1 : MIN_CHUNK_PAGES;
+		size_t share = max_size(footprint / IN_PLACE_SHARE, least);
 
 		request.min_pages = pages_missing(heap, region, growth);
 		request.want_pages = min_size(max_size(share, request.min_pages), allowed);
 		if (request.min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES))
 			;
-		else if (request.min_pages > room || region->n_chunks == region->capacity / MIN_CHUNK_PAGES)
+		else if (request.min_pages > room)
 			heap->open = NULL;
 		else if (request.min_pages <= allowed)
 			request.best_address = page_address(region, region->n_pages);

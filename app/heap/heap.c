@@ -192,7 +192,14 @@ static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 	       (class->n_slabs || class_is_busy(heap, class_index));
 }
 
-static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
+/* Are there no pages, and none to be had? */
+static bool is_full_up(const struct kheap *heap)
+{
+	return !heap->counters.free_run_pages && (!heap->config.source.get || heap->is_refused);
+}
+
+/* What serves an object of a class whose slabs do not; *slot: how large it is. */
+static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index, size_t *slot)
 {
 	size_t object_size = slab_object_size(class_index);
 	size_t object_alignment = object_size & (0 - object_size);
@@ -200,6 +207,13 @@ static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, uns
 
 	if (has_enough_blocks(heap, class_index))
 		return 0;
+	/* What the next class has to spare first: blocks serve all sizes, and are cut ever smaller. */
+	if (is_full_up(heap) && class_index + 1 < SMALL_CLASSES && alignment == GRANULE) {
+		*slot = slab_object_size(class_index + 1);
+		object = slab_alloc(heap, class_index + 1);
+		if (object)
+			return object;
+	}
 	/* The first few are as large and as well aligned as the class asks, if there is room, so that a CPU cache can keep them. */
 	if (!HARDENED && heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs)
 		object = block_alloc(heap, object_size, max_size(alignment, object_alignment),
@@ -210,19 +224,23 @@ static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, uns
 
 		object = block_alloc(heap, size, alignment, (is_sized ? LABEL_SLAB_SIZED : LABEL_SLAB) + class_index);
 	}
-	if (object)
+	if (object) {
 		heap->slabs[class_index].n_in_blocks++;
+		*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
+	}
 	return object;
 }
 
 void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index)
 {
+	size_t slot;
+
 	size = max_size(size, 1);
-	uintptr_t object =
-		stand_in(heap, size, alignment ? max_size(alignment, GRANULE) : natural_alignment(size), class_index);
+	uintptr_t object = stand_in(heap, size, alignment ? max_size(alignment, GRANULE) : natural_alignment(size),
+	                            class_index, &slot);
 
 	if (object)
-		count_alloc(heap, 1, block_size(block_of_payload(object)) - BLOCK_HEADER);
+		count_alloc(heap, 1, slot);
 	return (void *)object;
 }
 
@@ -233,13 +251,8 @@ static uintptr_t alloc_small(struct kheap *heap, const struct request *request, 
 	if (slab_is_earned(heap, class_index)) {
 		object = slab_alloc(heap, class_index);
 		*slot = slab_object_size(class_index);
-		if (object)
-			return object;
 	}
-	object = stand_in(heap, request->gross, request->alignment, class_index);
-	if (object)
-		*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
-	return object;
+	return object ? object : stand_in(heap, request->gross, request->alignment, class_index, slot);
 }
 
 static uintptr_t alloc_run(struct kheap *heap, const struct request *request, size_t *slot)

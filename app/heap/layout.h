@@ -50,6 +50,7 @@ _Static_assert(PAGE_SIZE == KMALLOC_PAGE_SIZE, "the contract's page is the heap'
 /* ---- pages ------------------------------------------------------------------------------------------------- */
 
 #define SLAB_CLASSES 19
+#define SMALL_CLASSES 16 /* of them: 16, 32 .. 256 bytes; then 512, 1024, 2048 */
 #define SLAB_NO_CLASS 255
 
 /* What a page is. */
@@ -166,10 +167,10 @@ struct window {
 enum zone { ZONE_LOW, ZONE_HIGH, N_ZONES };
 #define ZONE_PAGE ((uintptr_t)1 << (32 - PAGE_SHIFT))
 
-/* Four bins for each octave of lengths; up to RUN_EXACT, all runs of a bin are equally long. */
-#define RUN_SL_SHIFT 2
+/* Two bins for each octave of lengths; up to RUN_EXACT, all runs of a bin are equally long. */
+#define RUN_SL_SHIFT 1
 #define RUN_EXACT ((size_t)2 << RUN_SL_SHIFT)
-#define RUN_BINS 56 /* the last one has all from 7 * 2^12 pages (112 MiB) on: there are few of them */
+#define RUN_BINS 30 /* the last one has all from 3 * 2^13 pages (96 MiB) on: there are few of them */
 
 struct run_bins {
 	uint64_t bits; /* of the bins that are not empty */
@@ -214,9 +215,15 @@ enum block_label {
 /* Larger objects are page runs; buffers of 64 KiB, which are common, take 16 pages then, as blocks they would begin a 17th. */
 #define BLOCK_MAX_REQUEST ((size_t)65535)
 
-/* Bins for free blocks: 16 for each octave of sizes, and a bitmap of those that are not empty. */
+/*
+ * Bins for free blocks, and a bitmap of those that are not empty: 16 for each octave of sizes up to 4 KiB, 4 above, where few blocks are and every heap,
+ * small ones too, pays for the bins.
+ */
 #define BIN_SHIFT 4
-#define BLOCK_BINS 176 /* for a free block that is the largest area */
+#define BIN_FINE_OCTAVES 4
+#define BIN_COARSE ((BIN_FINE_OCTAVES + 1) << BIN_SHIFT)
+#define BIN_COARSE_SHIFT 2
+#define BLOCK_BINS 104 /* for a free block that is the largest area */
 
 #define AREA_MAX_PAGES 64 /* so that one step of kheap_check_step is bounded */
 #define AREA_GROW_MAX 16
@@ -244,29 +251,31 @@ struct slab_class {
 
 /*
  * A magazine: a stack of objects of one size class that are free for their CPU and live for the heap. top points at the object that is
- * handed out next; below the lowest one is a NULL, so one test of what was loaded tells that there is none. The second word
- * of an object in a magazine holds a key, which nothing live holds: that is how a double free shows.
+ * handed out next. Below the lowest slot is a NULL, and above the highest one, and no other slot holds one, whether it is in use or not: so one
+ * test of what lies at the top tells that there is no object, and one of what lies above it that there is no room. The second word of an object in
+ * a magazine holds a key, which nothing live holds: that is how a double free shows.
  */
 struct magazine {
-	void ***top;   /* NULL: no magazine */
-	void ***limit; /* what top may not pass */
+	void **top;
 };
 
 /*
  * The space of a magazine that its class has earned, aligned to its size. A full one waits on a list, which has the addresses of the topmost
- * objects' slots: the first one, and in each clip's first slot the next.
+ * objects' slots: the first one, and in each clip's first slot the next. An empty one waits on a list, too; its second slot has the address
+ * of the NULL above its slots.
  */
 #define CLIP_WORDS 32
 struct clip {
 	void *slots[CLIP_WORDS]; /* the first is the NULL below the lowest object */
 };
 
-/* The space of a magazine until then. */
-#define SMALL_WORDS 3
+/* The space of a magazine until then: the NULL above is that below the next one. */
+#define SMALL_OBJECTS 2
+#define SMALL_WORDS (SMALL_OBJECTS + 1)
 
 /* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded ones go to and fro without the lock. */
 struct magazine_state {
-	void **bottom;
+	void **end;  /* the NULL above its slots; NULL: it has none */
 	void **full; /* own full clips */
 	bool has_clip;
 	uint8_t limit;         /* objects that a clip of it may hold */
@@ -295,12 +304,12 @@ _Static_assert((int)MAGAZINE_SLAB == (int)PAGE_SLAB, "a slab's magazine has the 
 #define RUN_SLOTS (CLIP_WORDS / RUN_CLASSES)
 
 struct run_cache {
-	void **tops[RUN_CLASSES], **limits[RUN_CLASSES];
-	struct clip *clip; /* the slots of all; each begins with a NULL. NULL: not earned yet */
+	struct magazine magazines[RUN_CLASSES];
+	struct clip *clip; /* the slots of all. NULL: not earned yet */
 };
 
 struct cpu_cache {
-	void **tops[MAGAZINES], **limits[MAGAZINES];
+	struct magazine magazines[MAGAZINES];
 	struct magazine_state
 		*block_states; /* of the blocks' magazines; NULL: not earned yet, and all of them empty and full */
 	struct run_cache runs;
@@ -316,7 +325,7 @@ struct cpu_cache {
 	uint32_t drain_epoch;
 	struct large_cache *large; /* NULL: not earned yet */
 	struct magazine_state states[SLAB_CLASSES];
-	void *small[SLAB_CLASSES][SMALL_WORDS];
+	void *small[SLAB_CLASSES * SMALL_WORDS + 1];
 	struct page_desc
 		*partial[SLAB_CLASSES]; /* slabs with free objects and live ones, for this CPU; with the lock */
 };

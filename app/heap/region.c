@@ -110,7 +110,7 @@ struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, si
 	at = align_up(at + capacity * PAGE_MAP_BYTES, GRANULE);
 	if (capacity > n_pages) {
 		made.chunks = (uint32_t *)at;
-		at = align_up(at + capacity / MIN_CHUNK_PAGES * sizeof(uint32_t), GRANULE);
+		at = align_up(at + capacity * sizeof(uint32_t), GRANULE);
 	}
 	made.n_overhead = align_up(at - base, PAGE_SIZE) >> PAGE_SHIFT;
 	size_t rest = base + (made.n_overhead << PAGE_SHIFT) - at;
@@ -453,7 +453,7 @@ static bool region_evict_table(struct kheap *heap, struct region *region)
 	heap->is_draining = true;
 	region_runs(heap, region, region->n_overhead, page, false);
 	region_runs(heap, region, end, region->n_pages, false);
-	bool moved = sections_move(heap, heap->n_sections);
+	bool moved = sections_move(heap, NULL, heap->n_sections);
 
 	if (moved) {
 		/* If it was kept for readers: there are none where this is called. */

@@ -15,7 +15,7 @@
 /* Of starts, magazines and kinds; all that a page costs; and where chunks may be added to the region. */
 #define PAGE_MAP_BYTES (PAGE_WORDS * sizeof(uint32_t) + PAGE_CELLS + 1)
 #define PAGE_OVERHEAD_BYTES (sizeof(struct page_desc) + PAGE_MAP_BYTES)
-#define RESERVE_PAGE_BYTES (PAGE_OVERHEAD_BYTES + sizeof(uint32_t) / MIN_CHUNK_PAGES)
+#define RESERVE_PAGE_BYTES (PAGE_OVERHEAD_BYTES + sizeof(uint32_t))
 
 #pragma GCC visibility push(hidden)
 
@@ -351,8 +351,8 @@ void sections_remove(struct kheap *heap, const struct region *region);
 void sections_resize(struct kheap *heap, const struct region *region, size_t more);
 /* Pages that the table needs to grow for a region that may come to have so many; mostly 0. */
 size_t sections_growth(const struct kheap *heap, size_t n_pages);
-/* Move the table, which needs room for n entries, to a page run of its own. Every region is in the list. */
-bool sections_move(struct kheap *heap, size_t n);
+/* Move the table, which needs room for n entries, to pages of its own, those of a new region if there is one. Every region is in the list. */
+bool sections_move(struct kheap *heap, struct region *region, size_t n);
 /* Free the tables that were outgrown; nobody can be reading them any more. */
 void old_sections_free(struct kheap *heap);
 

@@ -15,10 +15,11 @@
 
 INLINE struct page_desc *run_pop(struct run_cache *runs, unsigned run_class)
 {
-	struct page_desc *desc = *runs->tops[run_class];
+	struct magazine *magazine = &runs->magazines[run_class];
+	struct page_desc *desc = *magazine->top;
 
 	if (LIKELY(desc != NULL)) {
-		STORE(runs->tops[run_class], runs->tops[run_class] - 1);
+		STORE(magazine->top, magazine->top - 1);
 		run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN);
 	}
 	return desc;
@@ -27,11 +28,13 @@ INLINE struct page_desc *run_pop(struct run_cache *runs, unsigned run_class)
 /* False: it is full. */
 INLINE bool run_push(struct run_cache *runs, unsigned run_class, struct page_desc *desc)
 {
-	if (UNLIKELY(runs->tops[run_class] == runs->limits[run_class]))
+	struct magazine *magazine = &runs->magazines[run_class];
+
+	if (UNLIKELY(is_full(magazine)))
 		return false;
 	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN_CACHED);
-	STORE(runs->tops[run_class][1], desc);
-	STORE(runs->tops[run_class], runs->tops[run_class] + 1);
+	STORE(magazine->top[1], desc);
+	STORE(magazine->top, magazine->top + 1);
 	return true;
 }
 
@@ -53,7 +56,7 @@ static void **run_bottom(const struct run_cache *runs, unsigned run_class)
 
 static size_t run_limit(const struct kheap *heap, unsigned run_class)
 {
-	return min_size(heap_scale(heap) / RUN_SHARE >> run_class, RUN_SLOTS - 1);
+	return min_size(heap_scale(heap) / RUN_SHARE >> run_class, RUN_SLOTS - 2);
 }
 
 void give_back_run(struct kheap *heap, struct page_desc *desc)
@@ -154,8 +157,14 @@ COLD bool runs_drain(struct kheap *heap, struct cpu_cache *cache)
 
 COLD void runs_end(struct kheap *heap, struct cpu_cache *cache)
 {
-	if (cache->runs.clip)
-		clip_give(heap, cache->runs.clip);
+	struct clip *clip = cache->runs.clip;
+
+	if (clip) {
+		/* There are several NULLs in it. */
+		for (unsigned i = 1; i < CLIP_WORDS; i++)
+			slot_clear(&clip->slots[i]);
+		clip_give(heap, clip, &clip->slots[CLIP_WORDS - 1]);
+	}
 	runs_init(cache);
 }
 
@@ -170,13 +179,15 @@ COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 			return;
 		for (unsigned i = 0; i < RUN_CLASSES; i++) {
 			*run_bottom(runs, i) = NULL;
-			runs->tops[i] = run_bottom(runs, i);
+			runs->magazines[i].top = run_bottom(runs, i);
 		}
 	}
 	for (unsigned i = 0; i < RUN_CLASSES; i++) {
-		void **limit = run_bottom(runs, i) + run_limit(heap, i);
+		void **slot = runs->magazines[i].top + 1, **limit = run_bottom(runs, i) + run_limit(heap, i);
 
-		runs->limits[i] = limit > runs->tops[i] ? limit : runs->tops[i];
+		for (; slot <= limit; slot++)
+			slot_clear(slot);
+		*slot = NULL;
 	}
 }
 
@@ -195,7 +206,7 @@ COLD void runs_init(struct cpu_cache *cache)
 	cache->runs.clip = NULL;
 	/* The magazine of no class is always empty and full. */
 	for (unsigned i = 0; i < RUN_CLASSES; i++)
-		cache->runs.tops[i] = cache->runs.limits[i] = cache->tops[0];
+		cache->runs.magazines[i].top = cache->magazines[0].top;
 }
 
 COLD size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes)
@@ -204,7 +215,7 @@ COLD size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes)
 
 	/* Of another CPU's magazine this is what can be seen; its runs may be anybody's by now, so they are not looked at. */
 	for (unsigned i = 0; i < RUN_CLASSES; i++) {
-		void **top = __atomic_load_n(&cache->runs.tops[i], __ATOMIC_RELAXED);
+		void **top = __atomic_load_n(&cache->runs.magazines[i].top, __ATOMIC_RELAXED);
 
 		for (; __atomic_load_n(top, __ATOMIC_RELAXED); top--, n++)
 			*n_bytes += PAGE_SIZE << i;

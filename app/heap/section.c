@@ -144,11 +144,19 @@ static size_t table_pages(size_t n)
 	return max_size((sizeof(struct section) << log2_floor(4 * n - 1)) >> PAGE_SHIFT, 1);
 }
 
-bool sections_move(struct kheap *heap, size_t n)
+/* At the front of the new region, so that it does not keep one from becoming shorter again; or anywhere. */
+static struct page_desc *table_alloc(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	if (region && run_free_at(region, region->n_overhead) >= n_pages)
+		return run_alloc_at(heap, region, region->n_overhead, n_pages, PAGE_OVERHEAD);
+	return run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_OVERHEAD);
+}
+
+bool sections_move(struct kheap *heap, struct region *region, size_t n)
 {
 	size_t n_pages = table_pages(n);
 	size_t n_entries = (n_pages << PAGE_SHIFT) / sizeof(struct section);
-	struct page_desc *desc = run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_OVERHEAD);
+	struct page_desc *desc = table_alloc(heap, region, n_pages);
 	struct page_desc *old = heap->sections_run;
 
 	if (!desc)
@@ -197,7 +205,7 @@ static bool add(struct kheap *heap, struct region *region)
 		sections_rebuild(heap, heap->sections, heap->section_mask);
 		return true;
 	}
-	return sections_move(heap, heap->n_sections + more);
+	return sections_move(heap, region, heap->n_sections + more);
 }
 
 bool sections_add(struct kheap *heap, struct region *region)

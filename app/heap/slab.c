@@ -13,7 +13,6 @@
 /* Where free objects of slabs are more than this share of the heap, and than this, a CPU takes another one's slab rather than a new one. */
 #define IDLE_SHARE 32
 #define IDLE_MIN_BYTES ((size_t)64 << 10)
-#define SMALL_CLASSES 16 /* 16, 32 .. 256; then 512, 1024, 2048 */
 
 const uint16_t kheap_object_sizes[SLAB_CLASSES] = { 16,  32,  48,  64,  80,  96,  112, 128,  144, 160,
 	                                            176, 192, 208, 224, 240, 256, 512, 1024, 2048 };

@@ -90,8 +90,14 @@ static bool build(struct test *t, struct wreck *w)
 	w->n_saves = 0;
 	for (unsigned i = 0; i < 5; i++)
 		w->runs[i] = kpages_alloc(w->heap, 20, PAGE_SIZE, UINTPTR_MAX, 0);
-	for (unsigned i = 0; i < 5; i++)
+	for (unsigned i = 0; i < 5; i++) {
 		w->blocks[i] = kheap_alloc(w->heap, 1000, 0);
+		/* Side by side: what is left behind the region's descriptors may have room for the first. */
+		if (i > 0 && w->blocks[i] != w->blocks[i - 1] + block_size(block_of(w->blocks[i - 1]))) {
+			w->blocks[0] = w->blocks[i];
+			i = 0;
+		}
+	}
 	for (unsigned i = 0; i < 300; i++)
 		w->small[i] = kheap_alloc(w->heap, 40, 0);
 	for (unsigned i = 200; i < 300; i += 3)
@@ -200,10 +206,10 @@ static void break_block_head(struct wreck *w)
 
 static void break_block_bitmap(struct wreck *w)
 {
-	uint64_t *word = &w->heap->blocks.bits[BLOCK_BINS / 64 - 1];
+	uint64_t *word = &w->heap->blocks.bits[(BLOCK_BINS - 1) / 64];
 
 	save(w, word, sizeof(*word));
-	*word ^= (uint64_t)1 << 63;
+	*word ^= (uint64_t)1 << (BLOCK_BINS - 1) % 64;
 }
 
 /* Objects of some granules do not start in the last one of a page. */

@@ -90,7 +90,7 @@ static bool all_are_free(struct test *t, struct herd *herd, unsigned n, const ch
 /* Does a CPU have objects of this class in its magazine and in full clips? */
 static bool is_in_both(const struct cpu_cache *cache, unsigned class_index)
 {
-	return *cache->tops[MAGAZINE_SLAB + class_index] != NULL && cache->states[class_index].full != 0;
+	return *cache->magazines[MAGAZINE_SLAB + class_index].top != NULL && cache->states[class_index].full != 0;
 }
 
 /* Do the objects lie in a magazine and in full clips? */

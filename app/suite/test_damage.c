@@ -59,6 +59,23 @@ static bool is_told(struct test *t, const uint8_t *from, const uint8_t *to)
 	return true;
 }
 
+/* The end of the last object, and the beginning of a free block: another object takes its place until there is one. */
+static uint8_t *end_before_free(struct test *t, struct kheap *heap, struct live *last)
+{
+	for (unsigned tries = 0; last->object != NULL && tries < N_LIVE; tries++) {
+		uint8_t *end = last->object + kheap_owner(heap, last->object).size_bytes;
+		struct kheap_range behind = kheap_owner(heap, end + 8);
+
+		if (behind.kind == KHEAP_BLOCK && !behind.is_live)
+			return end;
+		last->object = kheap_alloc(heap, last->size, 0);
+		if (last->object != NULL)
+			test_fill(last->object, last->size, N_LIVE - 1);
+	}
+	test_fail(t, "behind none of the objects that were cut last was a free block");
+	return NULL;
+}
+
 /* Behind the object that was cut last is the free block that the next ones are cut from. */
 static void overrun_of_the_last_object(struct test *t)
 {
@@ -69,13 +86,10 @@ static void overrun_of_the_last_object(struct test *t)
 	for (unsigned is_aligned_first = 0; is_aligned_first < 2; is_aligned_first++) {
 		struct kheap *heap = test_heap(t, ARENA);
 		struct live live[N_LIVE];
-		uint8_t *end = NULL;
+		uint8_t *end;
 
-		TRY(heap != NULL && get_live(t, heap, live, N_LIVE, SMALL));
-		for (unsigned i = 0; i < N_LIVE; i++)
-			if (live[i].object > end)
-				end = live[i].object;
-		end += kheap_owner(heap, end).size_bytes;
+		TRY(heap != NULL && get_live(t, heap, live, N_LIVE, SMALL) &&
+		    (end = end_before_free(t, heap, &live[N_LIVE - 1])) != NULL);
 		t->is_damaged = true;
 		for (unsigned i = 0; i < 8; i++)
 			end[i] = 'A';

@@ -89,6 +89,45 @@ static void full_heap_reuses_one(struct test *t)
 	}
 }
 
+/* Every fourth object of a full heap goes: no page is free then, and few blocks. A class that is a granule smaller lives on what they leave. */
+static void next_class_serves_a_full_heap(struct test *t)
+{
+	enum { SIZE = 184, SMALLER = 168 };
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats before;
+	size_t n, n_smaller, n_freed = 0, i = 0;
+
+	TRY(heap != NULL);
+	rest_stats(heap, &before);
+	void **kept = NULL, **object = fill_up(heap, SIZE, &n), **smaller;
+
+	while (object != NULL) {
+		void **next = *object;
+
+		if (i++ % 4 == 0) {
+			kheap_free(heap, object);
+			n_freed++;
+		} else {
+			*object = kept;
+			kept = object;
+		}
+		object = next;
+	}
+	smaller = fill_up(heap, SMALLER, &n_smaller);
+	CHECK(t, n_smaller >= n_freed - n_freed / 20, "where %zu objects of %d bytes were freed, %zu of %d are had",
+	      n_freed, SIZE, n_smaller, SMALLER);
+	test_note(t, "%zu of %d bytes in the place of %zu", n_smaller, SMALLER, n_freed);
+	for (unsigned list = 0; list < 2; list++) {
+		for (object = list ? kept : smaller; object != NULL;) {
+			void **next = *object;
+
+			kheap_free(heap, object);
+			object = next;
+		}
+	}
+	TRY(is_as_before(t, heap, &before, "filling it with two sizes and freeing all"));
+}
+
 /* Bytes freed as one size serve another. */
 static void memory_moves_between_sizes(struct test *t)
 {
@@ -331,6 +370,7 @@ static void areas_stay_whole(struct test *t)
 
 static const struct test_case cases[] = {
 	{ "in a full heap a freed object can be had again, and all can be freed", full_heap_reuses_one },
+	{ "in a full heap an object serves the class below its own", next_class_serves_a_full_heap },
 	{ "memory of one size serves every other after it was freed", memory_moves_between_sizes },
 	{ "freeing 7 neighbouring blocks in any of 5040 orders leaves one free block", blocks_merge_in_any_order },
 	{ "freeing 7 neighbouring page runs in any of 5040 orders leaves one free run", runs_merge_in_any_order },
