@@ -18,6 +18,7 @@
 #define OWN_CHUNK_PAGES 16                  /* and of so many pages: smaller ones would come and go too often; */
 #define OWN_IN_PLACE_PAGES 64               /* and of so many, where a region would be lengthened otherwise */
 #define RESERVE_SHARE 4                     /* an open region can be lengthened by a quarter of what the heap has, */
+#define FIRST_RESERVE 3                     /* the first one can be so many times as long */
 #define RESERVE_MAX_PAGES ((size_t)1 << 14) /* or 64 MiB: whoever changes its length goes over its sections */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18)   /* 1 GiB: some firmware fails or stalls on more */
 
@@ -214,9 +215,9 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	heap->sections = heap->inline_sections;
 	heap->section_mask = SECTIONS_INLINE - 1;
 	heap->section_shift = SECTION_SHIFT;
-	/* Room for more pages, if there is any where the arrays end anyway. */
+	/* Room for more pages, if there is any where the arrays end anyway; what is left then serves blocks. */
 	size_t overhead = sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * PAGE_OVERHEAD_BYTES;
-	size_t capacity = reserve_of(sizeof(*heap), n_pages);
+	size_t capacity = min_size(reserve_of(sizeof(*heap), n_pages), FIRST_RESERVE * n_pages);
 	bool opens = chunk->n_pages == n_pages && capacity >= n_pages + MIN_CHUNK_PAGES &&
 	             pages_for(sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * RESERVE_PAGE_BYTES) ==
 	                     pages_for(overhead);

@@ -115,7 +115,7 @@ struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, si
 	made.n_overhead = align_up(at - base, PAGE_SIZE) >> PAGE_SHIFT;
 	size_t rest = base + (made.n_overhead << PAGE_SHIFT) - at;
 
-	if (rest >= TAIL_MIN_BYTES && capacity == n_pages)
+	if (rest >= TAIL_MIN_BYTES)
 		made.tail_offset = (uint16_t)(at % PAGE_SIZE);
 	if (made.n_overhead > n_pages || (made.n_overhead == n_pages && !made.tail_offset))
 		return NULL;
