@@ -216,14 +216,14 @@ enum block_label {
 #define BLOCK_MAX_REQUEST ((size_t)65535)
 
 /*
- * Bins for free blocks, and a bitmap of those that are not empty: 16 for each octave of sizes up to 4 KiB, 4 above, where few blocks are and every heap,
+ * Bins for free blocks, and a bitmap of those that are not empty: 16 for each octave of sizes up to 4 KiB, 8 above, where few blocks are and every heap,
  * small ones too, pays for the bins.
  */
 #define BIN_SHIFT 4
 #define BIN_FINE_OCTAVES 4
 #define BIN_COARSE ((BIN_FINE_OCTAVES + 1) << BIN_SHIFT)
-#define BIN_COARSE_SHIFT 2
-#define BLOCK_BINS 104 /* for a free block that is the largest area */
+#define BIN_COARSE_SHIFT 3
+#define BLOCK_BINS 128 /* for a free block that is the largest area */
 
 #define AREA_MAX_PAGES 64 /* so that one step of kheap_check_step is bounded */
 #define AREA_GROW_MAX 16

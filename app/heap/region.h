@@ -286,7 +286,7 @@ INLINE void run_start_set(const struct region *region, size_t page, enum page_ki
 size_t reserve_of(size_t used, size_t n_pages);
 /*
  * Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). The rest of the arrays'
- * last page serves blocks, unless they have room for more pages. Zeros are not written again. NULL: it is too small.
+ * last page serves blocks. Zeros are not written again. NULL: it is too small.
  */
 struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, size_t used, bool is_zero);
 /* The region is laid out; make it part of the heap. */
