@@ -52,8 +52,8 @@ struct kpage_chunk {
 };
 
 struct kpage_request {
-	size_t min_pages;       /* fewer than this are of no use to the heap */
-	size_t want_pages;      /* a generous chunk, so that the source is asked seldom; >= min_pages */
+	size_t min_pages; /* fewer than this are of no use to the heap */
+	size_t want_pages; /* so many that the source is asked seldom, while the heap is small no more than it needs; >= min_pages */
 	uintptr_t max_address;  /* the chunk's last byte may not lie above this */
 	uintptr_t best_address; /* where the chunk would best begin: it then lengthens what the heap has; 0: anywhere */
 };
@@ -142,8 +142,9 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
 
 /*
  * Take the region that holds `memory` back. False, and nothing changed, when it holds a live object or the heap itself
- * (the first region), or no region is there. A region that came from the page source is put back to it. No other CPU may be inside
- * the heap meanwhile, nor may an interrupt handler call this. All CPUs' caches go with it. O(regions + cached objects).
+ * (the first region), or the table of regions and there are no pages elsewhere for that, or no region is there. A region that came
+ * from the page source is put back to it. No other CPU may be inside the heap meanwhile, nor may an interrupt handler call this. All
+ * CPUs' caches go with it. O(regions + cached objects).
  */
 bool kheap_remove_region(struct kheap *heap, void *memory);
 
@@ -397,8 +398,8 @@ void kfree_sized(void *object, size_t size_bytes);
 void kfree_aligned_sized(void *object, size_t alignment, size_t size_bytes);
 size_t kusable_size(const void *object);
 /* What kusable_size would say of a fresh object of this size when its class has a slab: what to round a size up to (some have
- * KMALLOC_ALIGNMENT bytes more, where those would be too few for another object). Never less than size_bytes unless that is
- * above PTRDIFF_MAX: then 0. */
+ * KMALLOC_ALIGNMENT bytes more, where those would be too few for another object, or there is no other room). Never less than
+ * size_bytes unless that is above PTRDIFF_MAX: then 0. */
 size_t kgood_size(size_t size_bytes);
 struct kmalloc_result kmalloc_at_least(size_t size_bytes);
 bool ktry_resize(void *object, size_t size_bytes);

@@ -94,7 +94,7 @@ INLINE void slot_clear(void **slot)
 /* The same for lists of empty clips. */
 INLINE void empty_push(struct clip **list, struct clip *clip, void **end)
 {
-	clip->slots[1] = (void *)end;
+	STORE(clip->slots[1], (void *)end);
 	STORE(clip->slots[0], *list);
 	*list = clip;
 }

@@ -131,7 +131,10 @@ static inline void uncount_free(struct kheap *heap, size_t usable)
 	heap->counters.live_bytes += usable;
 }
 
-/* A block that stands in for an object of a class without slabs, or without room in them; counted. 0 is the natural alignment. */
+/*
+ * What serves an object of a class without slabs, or without room in them: a block, or an object of the next class; counted. An alignment of
+ * 0 is the natural one.
+ */
 void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index);
 /* One attempt to meet a request with what the heap has; the object is counted. */
 uintptr_t alloc_once(struct kheap *heap, const struct request *request);

@@ -216,8 +216,8 @@ enum block_label {
 #define BLOCK_MAX_REQUEST ((size_t)65535)
 
 /*
- * Bins for free blocks, and a bitmap of those that are not empty: 16 for each octave of sizes up to 4 KiB, 8 above, where few blocks are and every heap,
- * small ones too, pays for the bins.
+ * Bins for free blocks, and a bitmap of those that are not empty: 16 for each octave of sizes up to 4 KiB, 8 above, where few blocks are and
+ * every heap, small ones too, pays for the bins.
  */
 #define BIN_SHIFT 4
 #define BIN_FINE_OCTAVES 4
@@ -251,7 +251,7 @@ struct slab_class {
 
 /*
  * A magazine: a stack of objects of one size class that are free for their CPU and live for the heap. top points at the object that is
- * handed out next. Below the lowest slot is a NULL, and above the highest one, and no other slot holds one, whether it is in use or not: so one
+ * handed out next. Below the lowest slot is a NULL, and above the highest one, and no slot between holds one, whether it is in use or not: so one
  * test of what lies at the top tells that there is no object, and one of what lies above it that there is no room. The second word of an object in
  * a magazine holds a key, which nothing live holds: that is how a double free shows.
  */
@@ -262,7 +262,7 @@ struct magazine {
 /*
  * The space of a magazine that its class has earned, aligned to its size. A full one waits on a list, which has the addresses of the topmost
  * objects' slots: the first one, and in each clip's first slot the next. An empty one waits on a list, too; its second slot has the address
- * of the NULL above its slots.
+ * of the one slot behind the first that may hold a NULL.
  */
 #define CLIP_WORDS 32
 struct clip {

@@ -8,7 +8,7 @@
 
 #include "layout.h"
 
-#define MIN_CHUNK_PAGES 2
+#define MIN_CHUNK_PAGES 2 /* that lies apart */
 #define TAIL_MIN_BYTES 128
 #define REGION_PAGES_MAX ((size_t)UINT32_MAX) /* descriptors count pages in 32 bits */
 
@@ -351,7 +351,7 @@ void sections_remove(struct kheap *heap, const struct region *region);
 void sections_resize(struct kheap *heap, const struct region *region, size_t more);
 /* Pages that the table needs to grow for a region that may come to have so many; mostly 0. */
 size_t sections_growth(const struct kheap *heap, size_t n_pages);
-/* Move the table, which needs room for n entries, to pages of its own, those of a new region if there is one. Every region is in the list. */
+/* Move the table, which needs room for n entries, to pages of its own; `region`: it is new, or NULL. Every region is in the list. */
 bool sections_move(struct kheap *heap, struct region *region, size_t n);
 /* Free the tables that were outgrown; nobody can be reading them any more. */
 void old_sections_free(struct kheap *heap);

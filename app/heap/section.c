@@ -144,10 +144,10 @@ static size_t table_pages(size_t n)
 	return max_size((sizeof(struct section) << log2_floor(4 * n - 1)) >> PAGE_SHIFT, 1);
 }
 
-/* At the front of the new region, so that it does not keep one from becoming shorter again; or anywhere. */
+/* At the front of a new region that can be lengthened, so that it keeps neither this nor another one from becoming shorter again; or anywhere. */
 static struct page_desc *table_alloc(struct kheap *heap, struct region *region, size_t n_pages)
 {
-	if (region && run_free_at(region, region->n_overhead) >= n_pages)
+	if (region && region->capacity > region->n_pages && run_free_at(region, region->n_overhead) >= n_pages)
 		return run_alloc_at(heap, region, region->n_overhead, n_pages, PAGE_OVERHEAD);
 	return run_alloc(heap, n_pages, 0, UINTPTR_MAX, PAGE_OVERHEAD);
 }

@@ -336,6 +336,35 @@ static void section_table_moves_out(struct test *t)
 	      before.n_regions, before.footprint_bytes);
 }
 
+/* Where another region has a page for it, it grows there: then the region that was added can go, however full the others are. */
+static void section_table_stays_out(struct test *t)
+{
+	struct kheap *heap = test_heap(t, 16 * PAGE);
+	uint8_t *arena = test_arena(t, 2048 * PAGE), *other = test_arena(t, 64 * PAGE);
+	void **page, **last = NULL, **inside = NULL;
+
+	TRY(heap != NULL && arena != NULL && other != NULL);
+	while ((page = kpages_alloc(heap, 1, PAGE, UINTPTR_MAX, 0)) != NULL)
+		last = page;
+	kpages_free(heap, last);
+	CHECK(t, kheap_add_region(heap, arena, 2048 * PAGE), "a region of 8 MiB was refused");
+	CHECK(t, kheap_add_region(heap, other, 64 * PAGE), "a region of 256 KiB was refused");
+	while ((page = kpages_alloc(heap, 1, PAGE, UINTPTR_MAX, 0)) != NULL) {
+		if ((uintptr_t)page - (uintptr_t)arena >= 2048 * PAGE)
+			continue;
+		*page = inside;
+		inside = page;
+	}
+	CHECK(t, inside != NULL, "no page of a region of 8 MiB was handed out");
+	while ((page = inside) != NULL) {
+		inside = *page;
+		kpages_free(heap, page);
+	}
+	CHECK(t, kheap_remove_region(heap, arena),
+	      "a region that is empty was not given back while the others are full");
+	TRY(test_sound(t, heap, "the region went"));
+}
+
 static void limit_holds_for_regions(struct test *t)
 {
 	struct kheap_config config = test_config(t);
@@ -417,6 +446,7 @@ static const struct test_case cases[] = {
 	{ "hundreds of small regions are added, filled and taken back", hundreds_of_regions },
 	{ "an object of a heap that ended is none of the next one in its memory", pointers_die_with_their_heap },
 	{ "a region goes although the heap keeps its section table there", section_table_moves_out },
+	{ "a region goes although all others are full", section_table_stays_out },
 	{ "a heap's limit holds for regions that are added", limit_holds_for_regions },
 	{ "the region of an address is found within a few looks, however many there are", regions_are_found_soon },
 };
