@@ -339,28 +339,37 @@ static void section_table_moves_out(struct test *t)
 /* Where another region has a page for it, it grows there: then the region that was added can go, however full the others are. */
 static void section_table_stays_out(struct test *t)
 {
+	enum { REGIONS = 40, APART = 32, PAGES = 16 };
 	struct kheap *heap = test_heap(t, 16 * PAGE);
-	uint8_t *arena = test_arena(t, 2048 * PAGE), *other = test_arena(t, 64 * PAGE);
+	uint8_t *arena = test_arena(t, REGIONS * APART * PAGE), *added = arena;
+	struct kheap_stats before, stats;
 	void **page, **last = NULL, **inside = NULL;
 
-	TRY(heap != NULL && arena != NULL && other != NULL);
+	TRY(heap != NULL && arena != NULL);
 	while ((page = kpages_alloc(heap, 1, PAGE, UINTPTR_MAX, 0)) != NULL)
 		last = page;
 	kpages_free(heap, last);
-	CHECK(t, kheap_add_region(heap, arena, 2048 * PAGE), "a region of 8 MiB was refused");
-	CHECK(t, kheap_add_region(heap, other, 64 * PAGE), "a region of 256 KiB was refused");
+	/* Until the table is larger. What describes such a region is less than a page. */
+	for (;; added += APART * PAGE) {
+		CHECK(t, added < arena + REGIONS * APART * PAGE, "%d regions did not make the table larger", REGIONS);
+		kheap_get_stats(heap, &before);
+		CHECK(t, kheap_add_region(heap, added, PAGES * PAGE), "a region of 64 KiB was refused");
+		kheap_get_stats(heap, &stats);
+		if (stats.overhead_bytes > before.overhead_bytes)
+			break;
+	}
 	while ((page = kpages_alloc(heap, 1, PAGE, UINTPTR_MAX, 0)) != NULL) {
-		if ((uintptr_t)page - (uintptr_t)arena >= 2048 * PAGE)
+		if ((uintptr_t)page - (uintptr_t)added >= PAGES * PAGE)
 			continue;
 		*page = inside;
 		inside = page;
 	}
-	CHECK(t, inside != NULL, "no page of a region of 8 MiB was handed out");
+	CHECK(t, inside != NULL, "no page of the last region was handed out");
 	while ((page = inside) != NULL) {
 		inside = *page;
 		kpages_free(heap, page);
 	}
-	CHECK(t, kheap_remove_region(heap, arena),
+	CHECK(t, kheap_remove_region(heap, added),
 	      "a region that is empty was not given back while the others are full");
 	TRY(test_sound(t, heap, "the region went"));
 }
