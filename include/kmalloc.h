@@ -52,8 +52,8 @@ struct kpage_chunk {
 };
 
 struct kpage_request {
-	size_t min_pages; /* fewer than this are of no use to the heap */
-	size_t want_pages; /* so many that the source is asked seldom, while the heap is small no more than it needs; >= min_pages */
+	size_t min_pages;       /* fewer than this are of no use to the heap */
+	size_t want_pages;      /* so that the source is asked seldom; little while the heap is small; >= min_pages */
 	uintptr_t max_address;  /* the chunk's last byte may not lie above this */
 	uintptr_t best_address; /* where the chunk would best begin: it then lengthens what the heap has; 0: anywhere */
 };

@@ -91,7 +91,15 @@ INLINE void slot_clear(void **slot)
 	STORE(*slot, (void *)slot);
 }
 
-/* The same for lists of empty clips. */
+/* Nothing in its slots; the first is the NULL below them. */
+static inline void clip_clear(struct clip *clip)
+{
+	STORE(clip->slots[0], NULL);
+	for (unsigned i = 1; i < CLIP_WORDS; i++)
+		slot_clear(&clip->slots[i]);
+}
+
+/* Onto a list of empty clips, and off it. */
 INLINE void empty_push(struct clip **list, struct clip *clip, void **end)
 {
 	STORE(clip->slots[1], (void *)end);

@@ -50,9 +50,7 @@ struct clip *clip_take(struct kheap *heap)
 	}
 	if (!has_plenty(heap, CLIP_MIN_FOOTPRINT) || (clip = cache_take_internal(&heap->cache_of_clips)) == NULL)
 		return NULL;
-	clip->slots[0] = NULL;
-	for (unsigned i = 1; i < CLIP_WORDS; i++)
-		slot_clear(&clip->slots[i]);
+	clip_clear(clip);
 	return clip;
 }
 

@@ -161,8 +161,7 @@ COLD void runs_end(struct kheap *heap, struct cpu_cache *cache)
 
 	if (clip) {
 		/* There are several NULLs in it. */
-		for (unsigned i = 1; i < CLIP_WORDS; i++)
-			slot_clear(&clip->slots[i]);
+		clip_clear(clip);
 		clip_give(heap, clip, &clip->slots[CLIP_WORDS - 1]);
 	}
 	runs_init(cache);
@@ -185,6 +184,7 @@ COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 	for (unsigned i = 0; i < RUN_CLASSES; i++) {
 		void **slot = runs->magazines[i].top + 1, **limit = run_bottom(runs, i) + run_limit(heap, i);
 
+		/* It may hold more already than the heap's size allows now. */
 		for (; slot <= limit; slot++)
 			slot_clear(slot);
 		*slot = NULL;
