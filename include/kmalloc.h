@@ -48,6 +48,12 @@ struct kheap;
 struct kpage_chunk {
 	uintptr_t base; /* multiple of KMALLOC_PAGE_SIZE */
 	size_t n_pages;
+	/*
+	 * So many pages right behind it the source will give when best_address asks for them: the heap may then be one region, in which
+	 * kfree finds what it looks for at once. Only where is_zero holds: a 48th of them is taken from this chunk to describe them, up to
+	 * three quarters of it.
+	 */
+	uint32_t n_behind;
 	bool is_zero; /* the source knows that all bytes are zero; such pages are taken to cost nothing until they are used */
 };
 
@@ -296,7 +302,8 @@ struct kheap_glance {
 	size_t footprint_bytes;
 	size_t free_page_bytes; /* in free page runs */
 	size_t live_bytes;      /* of all live objects, and of what lies in CPU caches */
-	uint64_t n_operations;  /* n_allocs + n_frees of struct kheap_stats, but for what lies in caches */
+	size_t overhead_bytes; /* of footprint_bytes, descriptors and tables; of what is_zero only little of it was ever used */
+	uint64_t n_operations; /* n_allocs + n_frees of struct kheap_stats, but for what lies in caches */
 };
 
 /* O(1), and takes no lock: where other CPUs are at work, the numbers may be of different moments. */

@@ -435,13 +435,13 @@ static void check_sections(struct check *check)
 		unsigned shift = region->capacity >= LARGE_REGION_PAGES ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
 		uintptr_t section_pages = (uintptr_t)1 << (shift - PAGE_SHIFT);
 
-		/* It is entered under those that it may come to have a part of, too. */
-		for (uintptr_t page = region->first_page; page < region->first_page + region->capacity;
-		     page = align_down(page, section_pages) + section_pages) {
-			const struct section *section = page < end ? section_at(heap, page << PAGE_SHIFT) : NULL;
+		for (uintptr_t page = region->first_page, next; page < end; page = next) {
+			next = min_size(align_down(page, section_pages) + section_pages, end);
+			const struct section *first = section_at(heap, page << PAGE_SHIFT);
+			const struct section *last = section_at(heap, (next << PAGE_SHIFT) - 1);
 
 			expected++;
-			if (page < end && (!section || section->region != region))
+			if (!first || first->region != region || !last || last->region != region)
 				fault(check, KHEAP_FAULT_SECTION_TABLE, page << PAGE_SHIFT);
 		}
 	}

@@ -205,7 +205,7 @@ INLINE void fast_free_at(struct kheap *heap, void *object, const uint32_t *start
 		cpu_free_slow(heap, object);
 }
 
-/* The region of an address, if its bucket of the table has it. */
+/* The region of an address, if its bucket of the table has it. Where there are readers, its length is left out. */
 INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct window *found)
 {
 	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
@@ -216,12 +216,13 @@ INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct windo
 
 	if (HARDENED || UNLIKELY(!is_in_section(section, number)))
 		return false;
-	*found = (struct window){ LOAD_FAST(section->first_granule), LOAD_FAST(section->n_granules),
-		                  LOAD_FAST(section->starts), NULL, LOAD_FAST(section->region) };
+	*found = (struct window){ LOAD_FAST(section->first_granule), 0, LOAD_FAST(section->starts), NULL,
+		                  LOAD_FAST(section->region) };
 	load_fence();
 	if (HAS_READERS && UNLIKELY((sequence & ~1u) != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)))
 		return false;
 	found->magazines = found->region->magazines;
+	found->n_granules = HAS_READERS ? 0 : found->region->n_pages * PAGE_GRANULES;
 	return true;
 }
 
@@ -229,7 +230,7 @@ INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct windo
 INLINE bool is_in_window(const struct kheap *heap, uintptr_t address, size_t *granule)
 {
 	*granule = granule_number(address) - heap->window.first_granule;
-	return LIKELY(*granule < heap->window.n_granules);
+	return LIKELY(*granule < LOAD_FAST(heap->window.n_granules));
 }
 
 INLINE void fast_free(struct kheap *heap, void *object)
@@ -262,7 +263,7 @@ INLINE struct place place_of(struct kheap *heap, uintptr_t address)
 	if (place.region)
 		place.magazines = place.region->magazines;
 	if (!HAS_READERS && place.region)
-		heap->window = window_on(section);
+		heap->window = window_on(place.region);
 	return place;
 }
 

@@ -19,8 +19,10 @@
 #define OWN_IN_PLACE_PAGES 64               /* and of so many, where a region would be lengthened otherwise */
 #define RESERVE_SHARE 4                     /* an open region can be lengthened by a quarter of what the heap has, */
 #define FIRST_RESERVE 3                     /* the first one can be so many times as long */
-#define RESERVE_MAX_PAGES ((size_t)1 << 14) /* or 64 MiB: whoever changes its length goes over its sections */
+#define RESERVE_MAX_PAGES ((size_t)1 << 14) /* or 64 MiB */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18)   /* 1 GiB: some firmware fails or stalls on more */
+#define WAIT_LOOKS \
+	1000000 /* one CPU looks so often whether another one's call of the source is over: about a millisecond */
 
 /* The pages of a chunk in which n pages are left for use, and descriptors for `reserve` more; SIZE_MAX when that is no number. */
 static size_t chunk_pages(size_t n_pages, size_t reserve)
@@ -86,6 +88,16 @@ static size_t pages_missing(const struct kheap *heap, const struct region *regio
 	return n_pages > n_free ? n_pages - n_free : 1;
 }
 
+/* Another CPU is lengthening the region: what it gets may do for this one, too. False: it takes too long, or was interrupted by this call. */
+static bool growth_awaited(const struct kheap *heap)
+{
+	for (unsigned looks = WAIT_LOOKS; looks && LOAD(heap->lengthening) != kport_cpu() + 1; looks--) {
+		if (!LOAD(heap->lengthening))
+			return true;
+	}
+	return false;
+}
+
 /* A chunk that begins where a region ends: the region is longer then. What gets a chunk of its own is not served like this. */
 static bool grow_in_place(struct kheap *heap, struct growth growth)
 {
@@ -95,6 +107,10 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	struct region *region = heap->open;
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
 
+	if (heap->lengthening) {
+		heap_unlock(heap, state);
+		return growth_awaited(heap);
+	}
 	if (region) {
 		size_t room = region->capacity - region->n_pages;
 		size_t allowed = min_size(room, limit - min_size(footprint, limit));
@@ -102,6 +118,7 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 		size_t share = max_size(footprint / IN_PLACE_SHARE, least);
 
 		request.min_pages = pages_missing(heap, region, growth);
+		request.min_pages += sections_growth_at(heap, region, request.min_pages);
 		request.want_pages = min_size(max_size(share, request.min_pages), allowed);
 		if (request.min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES))
 			;
@@ -110,20 +127,23 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 		else if (request.min_pages <= allowed)
 			request.best_address = page_address(region, region->n_pages);
 	}
+	if (request.best_address)
+		STORE(heap->lengthening, kport_cpu() + 1);
 	heap_unlock(heap, state);
 	if (!request.best_address)
 		return false;
 	bool is_got = chunk_get(&heap->config.source, &request, &chunk);
 
 	state = heap_lock(heap);
-	/* Another CPU may have been quicker: then there is something to try again with. */
+	STORE(heap->lengthening, 0);
+	/* The region may have become longer, or gone, meanwhile: then there is something to try again with. */
 	bool is_ours = heap->open == region && page_address(region, region->n_pages) == request.best_address;
 	bool is_next = is_got && is_ours && chunk.base == request.best_address &&
 	               chunk.is_zero == region->chunk.is_zero && chunk.n_pages <= region->capacity - region->n_pages &&
 	               chunk.n_pages <= limit_pages(heap) - heap->counters.footprint_pages;
 
+	is_next = is_next && region_lengthen(heap, region, chunk.n_pages);
 	if (is_next) {
-		region_lengthen(heap, region, chunk.n_pages);
 		heap->counters.n_grown++;
 		heap->has_joined = true;
 	} else if (is_ours) {
@@ -158,7 +178,7 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	                         ? 0
 	                         : min_size(max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES), RESERVE_MAX_PAGES);
 	bool has_joined = heap->has_joined;
-	size_t n_table = sections_growth(heap, n_pages + (reserve ? reserve + PAGE_SIZE / RESERVE_PAGE_BYTES : 0));
+	size_t n_table = sections_growth(heap, n_pages);
 
 	heap_unlock(heap, state);
 	if (n_pages > limit)
@@ -215,13 +235,16 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	heap->sections = heap->inline_sections;
 	heap->section_mask = SECTIONS_INLINE - 1;
 	heap->section_shift = SECTION_SHIFT;
-	/* Room for more pages, if there is any where the arrays end anyway; what is left then serves blocks. */
+	/* Room for more pages, if there is any where the arrays end anyway, or it costs nothing; what is left then serves blocks. */
 	size_t overhead = sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * PAGE_OVERHEAD_BYTES;
 	size_t capacity = min_size(reserve_of(sizeof(*heap), n_pages), FIRST_RESERVE * n_pages);
 	bool opens = chunk->n_pages == n_pages && capacity >= n_pages + MIN_CHUNK_PAGES &&
 	             pages_for(sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * RESERVE_PAGE_BYTES) ==
 	                     pages_for(overhead);
-	struct region *region = region_layout(base, n_pages, opens ? capacity : n_pages, sizeof(*heap), chunk->is_zero);
+	size_t behind = chunk->n_pages == n_pages ? capacity_behind(chunk, sizeof(*heap)) : n_pages;
+
+	capacity = max_size(opens ? capacity : n_pages, behind);
+	struct region *region = region_layout(base, n_pages, capacity, sizeof(*heap), chunk->is_zero);
 
 	if (!region)
 		return NULL;

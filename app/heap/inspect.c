@@ -317,6 +317,7 @@ struct kheap_glance kheap_get_glance(const struct kheap *heap)
 	return (struct kheap_glance){
 		.footprint_bytes = __atomic_load_n(&counters->footprint_pages, __ATOMIC_RELAXED) << PAGE_SHIFT,
 		.live_bytes = __atomic_load_n(&heap->counters.live_bytes, __ATOMIC_RELAXED),
+		.overhead_bytes = __atomic_load_n(&counters->overhead_pages, __ATOMIC_RELAXED) << PAGE_SHIFT,
 		.free_page_bytes = __atomic_load_n(&counters->free_run_pages, __ATOMIC_RELAXED) << PAGE_SHIFT,
 		.n_operations = __atomic_load_n(&counters->n_allocs, __ATOMIC_RELAXED) +
 		                __atomic_load_n(&counters->n_frees, __ATOMIC_RELAXED),

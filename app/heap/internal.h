@@ -373,11 +373,14 @@ size_t check_heap(struct kheap *heap, struct kheap_fault *first);
 /* In a heap of fewer pages each of them counts. */
 #define SMALL_HEAP_PAGES 64
 
-/* The pages that shares of the heap are taken of. Where pages cost nothing until they are used, those that are free do not count. */
+/* The pages that shares of the heap are taken of. Where pages cost nothing until they are used, those that are free, or described
+ * for the time when they come, do not count. */
 #define SCALE_MIN_PAGES 256
 INLINE size_t heap_scale(const struct kheap *heap)
 {
-	size_t footprint = heap->counters.footprint_pages, busy = footprint - heap->counters.free_run_pages;
+	const struct counters *counters = &heap->counters;
+	size_t footprint = counters->footprint_pages;
+	size_t busy = footprint - counters->free_run_pages - counters->overhead_pages;
 
 	return heap->is_sparse ? min_size(footprint, max_size(busy, SCALE_MIN_PAGES)) : footprint;
 }

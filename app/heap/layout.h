@@ -395,8 +395,9 @@ struct kheap {
 	struct kheap_config config;
 
 	struct region *regions, *last_region;
-	struct region *near; /* the one that was looked up last with the lock held */
-	struct region *open; /* the one that the next chunk may lengthen; NULL: none */
+	struct region *near;  /* the one that was looked up last with the lock held */
+	struct region *open;  /* the one that the next chunk may lengthen; NULL: none */
+	unsigned lengthening; /* 1 + the CPU that is asking for that chunk right now; 0: none is */
 	/* The first one that is empty and kept; they end the list, the one used last behind the others. */
 	struct region *spares;
 	size_t n_spare_pages;    /* of all of these */

@@ -13,6 +13,7 @@
 #define SPARE_MIN_PAGES 64    /* or 256 KiB */
 #define SPARE_GROWTH_SHARE 64 /* and while the heap grows, if they are at most so much of it */
 #define SPARES_GIVEN 2        /* so many go back in one call */
+#define DESCRIPTORS_PART 4    /* all but a quarter of a chunk may be descriptors of pages that are to come */
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
@@ -92,6 +93,16 @@ size_t reserve_of(size_t used, size_t n_pages)
 	size_t fixed = align_up(used, GRANULE) + REGION_BYTES + 2 * GRANULE;
 
 	return (align_up(fixed + n_pages * RESERVE_PAGE_BYTES, PAGE_SIZE) - fixed) / RESERVE_PAGE_BYTES;
+}
+
+size_t capacity_behind(const struct kpage_chunk *chunk, size_t used)
+{
+	size_t bytes = (chunk->n_pages << PAGE_SHIFT) / DESCRIPTORS_PART * (DESCRIPTORS_PART - 1);
+
+	if (!chunk->is_zero || bytes <= used + REGION_BYTES + PAGE_SIZE)
+		return chunk->n_pages;
+	bytes -= used + REGION_BYTES + PAGE_SIZE;
+	return max_size(chunk->n_pages, min_size(chunk->n_pages + chunk->n_behind, bytes / RESERVE_PAGE_BYTES));
 }
 
 struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, size_t used, bool is_zero)
@@ -209,6 +220,9 @@ bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t s
 	    heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
 		return false;
 	size_t capacity = reserve ? reserve_of(0, n_pages + reserve) : n_pages;
+
+	if (n_pages == chunk->n_pages)
+		capacity = max_size(capacity, capacity_behind(chunk, 0));
 	struct region *region = region_layout(base, n_pages, capacity, 0, chunk->is_zero);
 
 	if (!region)
@@ -230,9 +244,7 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
 
 void window_reset(struct kheap *heap)
 {
-	const struct section section = region_section(heap->regions);
-
-	heap->window = window_on(&section);
+	heap->window = window_on(heap->regions);
 }
 
 /* Take an empty region out of every list. Its section table must be elsewhere. */
@@ -345,16 +357,29 @@ size_t free_at_end(const struct region *region)
 	return kind == PAGE_FREE || kind == PAGE_FREE_TAIL ? region->descs[region->n_pages - 1].n_pages : 0;
 }
 
-/* What others know of its length. */
-static void region_resized(struct kheap *heap, struct region *region, size_t more)
+/* What others know of its length, which was n pages. Who reads the window without the lock may see the old one: nothing starts in what came or went. */
+static bool region_resized(struct kheap *heap, struct region *region, size_t n_pages)
 {
-	sections_resize(heap, region, more);
-	/* Who reads the window without the lock finds what is new by the table. */
-	if (!HAS_READERS && heap->window.region == region)
-		heap->window.n_granules = region->n_pages * PAGE_GRANULES;
+	if (!sections_resize(heap, region, n_pages))
+		return false;
+	if (heap->window.region == region)
+		STORE(heap->window.n_granules, region->n_pages * PAGE_GRANULES);
+	return true;
 }
 
-void region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
+/* Its last n pages, which are free, leave the bins, and are its own no more. */
+static void end_remove(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	size_t n_free = free_at_end(region), first = region->n_pages - n_free;
+
+	run_remove(heap, &region->descs[first]);
+	if (n_free > n_pages)
+		run_insert(heap, region, first, n_free - n_pages);
+	region->n_pages -= n_pages;
+	region->n_chunks--;
+}
+
+bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 {
 	size_t end = region->n_pages, first = end - free_at_end(region);
 
@@ -371,23 +396,23 @@ void region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 	else
 		first = end;
 	region_runs(heap, region, first, region->n_pages, true);
-	region_resized(heap, region, n_pages);
+	if (!region_resized(heap, region, end)) {
+		end_remove(heap, region, n_pages);
+		return false;
+	}
 	count_pages(heap, n_pages, 0, true);
+	return true;
 }
 
 /* The last chunk that was added is free: it goes back. */
 static void region_cut_last(struct kheap *heap, struct region *region)
 {
-	size_t n_pages = region->chunks[--region->n_chunks];
-	size_t n_free = free_at_end(region), first = region->n_pages - n_free;
+	size_t n_pages = region->chunks[region->n_chunks - 1];
 
-	run_remove(heap, &region->descs[first]);
-	if (n_free > n_pages)
-		run_insert(heap, region, first, n_free - n_pages);
-	region->n_pages -= n_pages;
+	end_remove(heap, region, n_pages);
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;
-	region_resized(heap, region, 0 - n_pages);
+	(void)region_resized(heap, region, region->n_pages + n_pages);
 	count_pages(heap, n_pages, 0, false);
 	heap->counters.n_shrunk++;
 	/* Until it is put back, what is to be known of it stands in it. */
@@ -395,7 +420,7 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 
 	*gone = (struct region){
 		.n_pages = n_pages,
-		.chunk = { (uintptr_t)gone, n_pages, region->chunk.is_zero },
+		.chunk = { .base = (uintptr_t)gone, .n_pages = n_pages, .is_zero = region->chunk.is_zero },
 		.next = heap->detached,
 	};
 	heap->detached = gone;

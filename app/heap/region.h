@@ -166,18 +166,10 @@ static inline bool is_slab(enum page_kind kind)
 	return (unsigned)kind - PAGE_SLAB < SLAB_CLASSES;
 }
 
-/* What the section table says of a region. */
-static inline struct section region_section(struct region *region)
+INLINE struct window window_on(struct region *region)
 {
-	return (struct section){ region->first_page * PAGE_GRANULES, region->n_pages * PAGE_GRANULES, region->starts,
-		                 region };
-}
-
-/* Of a section that is the region's: it may not be touched before that is sure. */
-INLINE struct window window_on(const struct section *section)
-{
-	return (struct window){ section->first_granule, section->n_granules, section->starts,
-		                section->region->magazines, section->region };
+	return (struct window){ region->first_page * PAGE_GRANULES, region->n_pages * PAGE_GRANULES, region->starts,
+		                region->magazines, region };
 }
 
 /* ---- what is where ------------------------------------------------------------------------------------------- */
@@ -285,6 +277,11 @@ INLINE void run_start_set(const struct region *region, size_t page, enum page_ki
  */
 size_t reserve_of(size_t used, size_t n_pages);
 /*
+ * How many a region of this chunk may come to have, by what the source says of the pages behind it: more than it has only where descriptors
+ * of pages to come cost nothing yet. Most of the chunk may be such descriptors.
+ */
+size_t capacity_behind(const struct kpage_chunk *chunk, size_t used);
+/*
  * Lay out [base, base + n pages), of which `used` bytes are taken already (the struct kheap in the first region). The rest of the arrays'
  * last page serves blocks. Zeros are not written again. NULL: it is too small.
  */
@@ -300,8 +297,8 @@ bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t s
 void window_reset(struct kheap *heap);
 /* Free pages at the end of a region. */
 size_t free_at_end(const struct region *region);
-/* A chunk of n pages begins where the region ends. */
-void region_lengthen(struct kheap *heap, struct region *region, size_t n_pages);
+/* A chunk of n pages begins where the region ends; false: there is no room in the table from addresses to regions. */
+bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages);
 /* Empty regions that were of no use for a request go, unless they are few pages. */
 void spares_trim_for_growth(struct kheap *heap);
 
@@ -347,10 +344,11 @@ void region_put(const struct kpage_source *source, const struct region *region);
 /* Enter a new region, which is in the list and whose pages are in the bins already: the table may have to grow on them. */
 bool sections_add(struct kheap *heap, struct region *region);
 void sections_remove(struct kheap *heap, const struct region *region);
-/* It has become longer, or shorter, by so many pages. */
-void sections_resize(struct kheap *heap, const struct region *region, size_t more);
-/* Pages that the table needs to grow for a region that may come to have so many; mostly 0. */
+/* It had n pages before, and has become longer or shorter. False: the table has no room for more, and could not grow; nothing was done. */
+bool sections_resize(struct kheap *heap, struct region *region, size_t n_pages);
+/* Pages that the table needs to grow for a new region of n pages, or one that becomes longer by so many; mostly 0. */
 size_t sections_growth(const struct kheap *heap, size_t n_pages);
+size_t sections_growth_at(const struct kheap *heap, const struct region *region, size_t more);
 /* Move the table, which needs room for n entries, to pages of its own; `region`: it is new, or NULL. Every region is in the list. */
 bool sections_move(struct kheap *heap, struct region *region, size_t n);
 /* Free the tables that were outgrown; nobody can be reading them any more. */

@@ -16,12 +16,28 @@ static unsigned shift_of(const struct region *region)
 	return is_large(region) ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
 }
 
-/* Sections that it has a part of, or may come to have. */
-static size_t n_sections_of(const struct region *region)
+/* Sections that its first n pages have a part of. */
+static size_t sections_of_pages(const struct region *region, size_t n_pages)
 {
 	unsigned shift = shift_of(region) - PAGE_SHIFT;
 
-	return ((region->first_page + region->capacity - 1) >> shift) - (region->first_page >> shift) + 1;
+	return ((region->first_page + n_pages - 1) >> shift) - (region->first_page >> shift) + 1;
+}
+
+static size_t n_sections_of(const struct region *region)
+{
+	return sections_of_pages(region, region->n_pages);
+}
+
+/* The entry of its n-th section: all of the region up to that section's end, so that a region that changes its length changes few entries. */
+static struct section section_of(struct region *region, size_t n)
+{
+	unsigned shift = shift_of(region) - PAGE_SHIFT;
+	uintptr_t end = ((region->first_page >> shift) + n + 1) << shift;
+
+	return (struct section){ region->first_page * PAGE_GRANULES,
+		                 min_size(region->n_pages, end - region->first_page) * PAGE_GRANULES, region->starts,
+		                 region };
 }
 
 /* Where the entries of its n-th section are looked for. */
@@ -62,47 +78,51 @@ static void section_set(struct section *section, struct section value)
 	STORE(section->region, value.region);
 }
 
-static void sections_insert(struct kheap *heap, struct region *region)
+/* The region's sections from this one on, up to the one before `end`. */
+static void insert(struct kheap *heap, struct region *region, size_t n, size_t end)
 {
-	for (size_t n = n_sections_of(region); n--;) {
+	for (; n < end; n++) {
 		size_t i = place_in_table(region, n) & heap->section_mask;
 
 		while (heap->sections[i].region && heap->sections[i].n_granules)
 			i = (i + 1) & heap->section_mask;
 		if (!heap->sections[i].region)
 			heap->n_sections_used++;
-		section_set(&heap->sections[i], region_section(region));
+		section_set(&heap->sections[i], section_of(region, n));
 		heap->n_sections++;
+	}
+}
+
+/* Is this the entry of the region's section with this number? The last granule that it has tells. */
+static bool is_entry_of(const struct section *section, const struct region *region, uintptr_t number)
+{
+	return section->region == region && section->n_granules &&
+	       (section->first_granule + section->n_granules - 1) >> (shift_of(region) - GRANULE_SHIFT) == number;
+}
+
+static struct section *entry_of(struct kheap *heap, const struct region *region, size_t n)
+{
+	uintptr_t number = (region->first_page >> (shift_of(region) - PAGE_SHIFT)) + n;
+	size_t i = place_in_table(region, n) & heap->section_mask;
+
+	while (!is_entry_of(&heap->sections[i], region, number))
+		i = (i + 1) & heap->section_mask;
+	return &heap->sections[i];
+}
+
+static void erase(struct kheap *heap, const struct region *region, size_t n, size_t end)
+{
+	for (; n < end; n++) {
+		STORE(entry_of(heap, region, n)->n_granules, 0);
+		heap->n_sections--;
 	}
 }
 
 void sections_remove(struct kheap *heap, const struct region *region)
 {
 	sections_begin(heap);
-	for (size_t n = n_sections_of(region); n--;) {
-		size_t i = place_in_table(region, n) & heap->section_mask;
-
-		while (heap->sections[i].region != region || !heap->sections[i].n_granules)
-			i = (i + 1) & heap->section_mask;
-		STORE(heap->sections[i].n_granules, 0);
-		heap->n_sections--;
-	}
+	erase(heap, region, 0, n_sections_of(region));
 	note_large(heap, region, 0 - region->n_pages);
-	sections_end(heap);
-}
-
-void sections_resize(struct kheap *heap, const struct region *region, size_t more)
-{
-	sections_begin(heap);
-	for (size_t n = n_sections_of(region); n--;) {
-		for (size_t i = place_in_table(region, n); heap->sections[i & heap->section_mask].region; i++) {
-			struct section *section = &heap->sections[i & heap->section_mask];
-
-			if (section->region == region && section->n_granules)
-				STORE(section->n_granules, region->n_pages * PAGE_GRANULES);
-		}
-	}
-	note_large(heap, region, more);
 	sections_end(heap);
 }
 
@@ -117,7 +137,7 @@ static void sections_rebuild(struct kheap *heap, struct section *table, size_t m
 	heap->n_sections = 0;
 	heap->n_sections_used = 0;
 	for (struct region *region = heap->regions; region; region = region->next)
-		sections_insert(heap, region);
+		insert(heap, region, 0, n_sections_of(region));
 	sections_end(heap);
 }
 
@@ -181,23 +201,34 @@ static size_t table_room(const struct kheap *heap)
 	return heap->sections == heap->inline_sections ? room + room / 2 : room;
 }
 
-size_t sections_growth(const struct kheap *heap, size_t n_pages)
+static size_t growth_by(const struct kheap *heap, size_t n)
 {
-	/* With its descriptors, which are less than a 32nd, and wherever it begins. */
-	const struct region region = { .capacity = n_pages + n_pages / 32 + 2 };
-	size_t n = heap->n_sections + n_sections_of(&region) + 1;
-
+	n += heap->n_sections;
 	return n <= table_room(heap) ? 0 : table_pages(n);
 }
 
-static bool add(struct kheap *heap, struct region *region)
+size_t sections_growth(const struct kheap *heap, size_t n_pages)
 {
-	size_t more = n_sections_of(region);
+	/* With its descriptors, which are less than a 32nd, and wherever it begins. */
+	const struct region region = { .capacity = n_pages, .n_pages = n_pages + n_pages / 32 + 2 };
+
+	return growth_by(heap, n_sections_of(&region) + 1);
+}
+
+size_t sections_growth_at(const struct kheap *heap, const struct region *region, size_t more)
+{
+	return growth_by(heap, sections_of_pages(region, region->n_pages + more) - n_sections_of(region));
+}
+
+/* The region's sections from this one on. */
+static bool add(struct kheap *heap, struct region *region, size_t from)
+{
+	size_t end = n_sections_of(region), more = end - from;
 	size_t room = table_room(heap);
 
 	if (heap->n_sections_used + more <= room) {
 		sections_begin(heap);
-		sections_insert(heap, region);
+		insert(heap, region, from, end);
 		sections_end(heap);
 		return true;
 	}
@@ -210,8 +241,23 @@ static bool add(struct kheap *heap, struct region *region)
 
 bool sections_add(struct kheap *heap, struct region *region)
 {
-	if (!add(heap, region))
+	if (!add(heap, region, 0))
 		return false;
 	note_large(heap, region, region->n_pages);
+	return true;
+}
+
+bool sections_resize(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	size_t before = sections_of_pages(region, n_pages), after = n_sections_of(region);
+	size_t last = min_size(before, after) - 1;
+
+	if (after > before && !add(heap, region, before))
+		return false;
+	sections_begin(heap);
+	STORE(entry_of(heap, region, last)->n_granules, section_of(region, last).n_granules);
+	erase(heap, region, after, before);
+	note_large(heap, region, region->n_pages - n_pages);
+	sections_end(heap);
 	return true;
 }

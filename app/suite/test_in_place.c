@@ -138,10 +138,94 @@ static void obstacles_are_passed(struct test *t)
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }
 
+/* Objects to the end of a heap whose source tells what lies behind the first chunk. */
+static bool fill_behind(struct test *t, bool is_zero, struct kheap **heap, struct kheap_stats *stats)
+{
+	struct kheap_config config;
+
+	if (!test_source(t, ARENA))
+		return false;
+	t->source.gives_zeros = is_zero;
+	t->source.tells_behind = true;
+	config = test_source_config(t);
+	*heap = test_heap_in(t, NULL, ARENA / 16, &config);
+	if (*heap == NULL)
+		return false;
+	kheap_get_stats(*heap, stats);
+	return fill(t, *heap);
+}
+
+static void promised_pages_are_one_region(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats stats;
+	size_t full;
+
+	TRY(fill_behind(t, true, &heap, &stats));
+	TRY(test_sound(t, heap, "growth into what was promised"));
+	kheap_get_stats(heap, &stats);
+	full = t->source.given_pages;
+	CHECK(t, t->source.n_given > 8, "only %u chunks were needed", t->source.n_given);
+	CHECK(t, stats.n_regions == 1, "a heap whose source promised all that it gave has %zu regions",
+	      stats.n_regions);
+	for (unsigned i = 0; i < N_OBJECTS; i++) {
+		TRY(test_filled(t, objects[i], SIZE, i, "an object"));
+		kheap_free(heap, objects[i]);
+	}
+	(void)kheap_trim(heap);
+	CHECK(t, t->source.given_pages < full / 4, "with nothing live %zu of %zu pages are held after kheap_trim",
+	      t->source.given_pages, full);
+	TRY(fill(t, heap));
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.n_regions == 1, "it has %zu regions when it has grown again", stats.n_regions);
+	TRY(test_end_heap(t, heap));
+	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
+}
+
+/* Descriptors of what may come would be real memory. */
+static void promises_cost_no_real_pages(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats of_zeros, of_others;
+
+	TRY(fill_behind(t, true, &heap, &of_zeros));
+	TRY(test_end_heap(t, heap));
+	TRY(fill_behind(t, false, &heap, &of_others));
+	TRY(test_end_heap(t, heap));
+	CHECK(t, of_zeros.overhead_bytes > ARENA / 64, "%zu bytes do not describe the pages to come",
+	      of_zeros.overhead_bytes);
+	CHECK(t, of_others.overhead_bytes < of_zeros.overhead_bytes / 2,
+	      "%zu bytes of pages that cost something are descriptors, %zu where they cost nothing",
+	      of_others.overhead_bytes, of_zeros.overhead_bytes);
+}
+
+/* It closes the region, and the heap grows elsewhere. */
+static void broken_promises_are_survived(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_config config;
+	struct kheap_stats stats;
+
+	TRY(test_source(t, ARENA));
+	t->source.gives_zeros = t->source.tells_behind = true;
+	t->source.gap_pages = 1;
+	config = test_source_config(t);
+	heap = test_heap_in(t, NULL, ARENA / 16, &config);
+	TRY(heap != NULL && fill(t, heap));
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.n_regions > 1, "the heap has one region although no two chunks lie together");
+	TRY(test_end_heap(t, heap));
+	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
+}
+
 static const struct test_case cases[] = {
 	{ "chunks that lie together are one region, and objects lie across them", chunks_are_one_region },
 	{ "such chunks go back one by one, from the end", chunks_go_back_from_the_end },
 	{ "a source whose chunks lie apart is asked for a place once", apart_is_noticed },
 	{ "what lies behind a region and is somebody else's is passed", obstacles_are_passed },
+	{ "a source that promises the pages behind its first chunk makes a heap of one region",
+	  promised_pages_are_one_region },
+	{ "descriptors of promised pages are made where they cost nothing", promises_cost_no_real_pages },
+	{ "a source that does not keep its promise is asked elsewhere", broken_promises_are_survived },
 };
 TEST_GROUP(in_place, cases);

@@ -29,7 +29,7 @@ struct fresh {
 	uintptr_t base, begin, from, end;
 };
 
-/* The first chunk, which is large, and the last one. */
+/* The first chunk with what lengthened it, and the last one elsewhere. */
 static struct fresh fresh[2];
 static struct kport_lock lock;
 static bool is_unknown; /* the kernel is older than this (Linux 5.14) */
@@ -52,7 +52,10 @@ void preload_ahead_chunk(uintptr_t base, size_t size_bytes)
 {
 	kport_lock_state state = kport_lock(&lock);
 
-	fresh_set(&fresh[fresh[0].base != 0], base, size_bytes);
+	if (fresh[0].base && fresh[0].end == base)
+		__atomic_store_n(&fresh[0].end, base + size_bytes, __ATOMIC_RELAXED);
+	else
+		fresh_set(&fresh[fresh[0].base != 0], base, size_bytes);
 	kport_unlock(&lock, state);
 }
 
@@ -63,6 +66,12 @@ void preload_ahead_forget(uintptr_t base)
 	for (unsigned i = 0; i < 2; i++) {
 		if (fresh[i].base == base)
 			fresh_set(&fresh[i], base, 0);
+	}
+	/* Off the end of the first one. */
+	if (base > fresh[0].base && base < fresh[0].end) {
+		__atomic_store_n(&fresh[0].end, base, __ATOMIC_RELAXED);
+		if (fresh[0].from > base)
+			__atomic_store_n(&fresh[0].from, base, __ATOMIC_RELAXED);
 	}
 	kport_unlock(&lock, state);
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The page source: anonymous memory from mmap. Pages that were never touched cost nothing (MAP_NORESERVE). The first chunk is large: a free
- * looks first whether the object lies in the heap's first region, and where that holds most of the heap, this is all it looks at. What
- * is free in it goes back page by page (purge.c). Later chunks are whole mebibytes at whole mebibytes: then the heap's table from
- * addresses to regions is right at the first look. They stay small enough that an empty one is found, and goes back, before all of the
- * program's memory is free.
+ * The page source: anonymous memory from mmap. Pages that were never touched cost nothing (MAP_NORESERVE). A free looks first whether the object
+ * lies in the heap's first region, and where that holds most of the heap, this is all it looks at: so the first chunk is large, and behind
+ * it addresses are reserved, from which the region is lengthened. What is free in it goes back page by page (purge.c), and from its end.
+ * Chunks elsewhere are whole mebibytes at whole mebibytes: then the heap's table from addresses to regions is right at the first look. They
+ * stay small enough that an empty one is found, and goes back, before all of the program's memory is free.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -21,20 +22,34 @@
 #define CHUNK_SHARE 64               /* what grows or trims the heap looks at every chunk */
 
 /*
- * The first chunk. Not larger, because it never goes back as a whole: what is free in it must be found, which purge.c does now and then
- * only, and all of it is resident in a program that locks what it has in memory (mlockall), as much as the stacks of four threads.
+ * The first chunk. Not larger, because all of it is resident in a program that locks what it has in memory (mlockall), as much as the
+ * stacks of four threads. Two thirds of it describe what is reserved; the rest is as much as small programs need.
  */
 #define FIRST_BYTES ((size_t)32 << 20)
-#define LIMIT_SHARE 16 /* but no more than this share of what the process may have (ulimit -v, -d) */
+#define RESERVED_SHARE 32 /* the first chunk is this share of what is reserved with it, 1 GiB, */
+#define LIMIT_SHARE 16    /* which is no more than this share of what the process may have (ulimit -v, -d) */
 
 /*
  * Where the kernel makes pages huge unasked, the first touch of the first chunk would cost a whole one. Not at its front: there are
- * its descriptors, 0.7 MiB that a small program hardly touches, and what such a program has.
+ * its descriptors, of which most programs touch little, and what a small program has.
  */
+#define DESCRIPTORS_SHARE 40 /* they are less than this share of what is reserved */
 #define FRONT_BYTES ((size_t)4 << 20)
 
 /* Chunks of one unit that were put back and wait for the next get: a program whose heap oscillates would fault their pages in each time. */
 #define KEPT_CHUNKS 2
+
+/*
+ * The addresses that are reserved behind the first chunk. The heap has the first ones; `held` bytes are those and what it is just giving back.
+ * From `fresh` on none was in use yet.
+ */
+static struct {
+	uintptr_t begin, end, fresh;
+	size_t held;
+} range;
+
+/* So often a get looks whether what another thread is giving back, of the same addresses, is given back. */
+#define WAIT_TRIES 1000
 
 static uintptr_t kept[KEPT_CHUNKS]; /* 0: none */
 static size_t mapped_bytes;
@@ -50,24 +65,26 @@ size_t preload_mapped_bytes(void)
 /* What is so large is left to the kernel to refuse: without MAP_NORESERVE it does, if it is more than it has. */
 #define VAST ((size_t)1 << 30)
 
-static void *map(size_t size_bytes)
+static void *map(size_t size_bytes, int protection)
 {
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | (size_bytes < VAST ? MAP_NORESERVE : 0);
-	void *memory = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | (size_bytes < VAST || !protection ? MAP_NORESERVE : 0);
+	void *memory = mmap(NULL, size_bytes, protection, flags, -1, 0);
 
 	return memory == MAP_FAILED ? NULL : memory;
 }
 
+#define READ_WRITE (PROT_READ | PROT_WRITE)
+
 /* At a multiple of CHUNK_UNIT. The kernel places each mapping beside the last one, so it mostly is at one already. */
-static void *map_aligned(size_t size_bytes)
+static void *map_aligned(size_t size_bytes, int protection)
 {
-	char *memory = map(size_bytes);
+	char *memory = map(size_bytes, protection);
 	size_t excess;
 
 	if (!memory || (uintptr_t)memory % CHUNK_UNIT == 0)
 		return memory;
 	munmap(memory, size_bytes);
-	memory = map(size_bytes + CHUNK_UNIT);
+	memory = map(size_bytes + CHUNK_UNIT, protection);
 	if (!memory)
 		return NULL;
 	excess = -(uintptr_t)memory % CHUNK_UNIT;
@@ -152,68 +169,166 @@ static bool is_accounted(void)
 	return mode == '2';
 }
 
-/* A large one, unless address space costs something. In the hardened build free pages hold poison, and only whole chunks go back. */
-static size_t first_bytes(void)
+static size_t whole_units(size_t size_bytes)
 {
-	if (IS_HARDENED || is_accounted())
-		return 0;
-	return lesser(FIRST_BYTES, lesser(limit_of(RLIMIT_AS), limit_of(RLIMIT_DATA)) / LIMIT_SHARE);
+	return (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
 }
 
 static size_t chunk_bytes(size_t min_bytes, size_t want_bytes)
 {
 	size_t most = greater(preload_mapped_bytes() / CHUNK_SHARE, CHUNK_MAX);
-	size_t size_bytes = greater(lesser(want_bytes, most), min_bytes);
 
-	/* The first time there is one thread only. */
-	if (!__atomic_load_n(&has_begun, __ATOMIC_RELAXED))
-		size_bytes = greater(size_bytes, first_bytes());
-	return (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
+	return whole_units(greater(lesser(want_bytes, most), min_bytes));
 }
 
 /* ---- the source ------------------------------------------------------------------------------------------------------ */
 
-static void note_chunk(char *memory, size_t size_bytes)
+static void note_chunk(uintptr_t base, size_t size_bytes)
 {
-	if (!has_begun && size_bytes > FRONT_BYTES)
-		madvise(memory, FRONT_BYTES, MADV_NOHUGEPAGE);
-	__atomic_store_n(&has_begun, true, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
 	preload_note_mapped(size_bytes);
-	preload_ahead_chunk((uintptr_t)memory, size_bytes);
+	preload_ahead_chunk(base, size_bytes);
+}
+
+/*
+ * The first chunk, with what is reserved behind it, unless address space costs something. In the hardened build free pages hold poison, and only
+ * whole chunks go back. There is one thread only.
+ */
+static bool get_first(size_t min_bytes, struct kpage_chunk *chunk)
+{
+	size_t limit = lesser(limit_of(RLIMIT_AS), limit_of(RLIMIT_DATA));
+	size_t reserved = lesser(FIRST_BYTES * RESERVED_SHARE, limit / LIMIT_SHARE) & ~(CHUNK_UNIT - 1);
+	size_t size_bytes = whole_units(reserved / RESERVED_SHARE);
+	char *memory;
+
+	if (IS_HARDENED || is_accounted() || size_bytes < min_bytes)
+		return false;
+	memory = map_aligned(reserved, PROT_NONE);
+	if (!memory)
+		return false;
+	if (mprotect(memory, size_bytes, READ_WRITE) != 0) {
+		munmap(memory, reserved);
+		return false;
+	}
+	madvise(memory, lesser(FRONT_BYTES + reserved / DESCRIPTORS_SHARE, size_bytes), MADV_NOHUGEPAGE);
+	chunk->base = (uintptr_t)memory;
+	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
+	chunk->n_behind = (uint32_t)((reserved - size_bytes) / KMALLOC_PAGE_SIZE);
+	range.begin = range.fresh = chunk->base + size_bytes;
+	range.end = chunk->base + reserved;
+	return true;
+}
+
+/* The heap holds what lies in front of this address, and nothing behind it is still being given back; so many bytes more are held now. */
+static bool hold(uintptr_t base, size_t size_bytes)
+{
+	size_t held = base - range.begin;
+
+	for (unsigned tries = WAIT_TRIES; tries; tries--) {
+		size_t expected = held;
+
+		if (__atomic_compare_exchange_n(&range.held, &expected, held + size_bytes, false, __ATOMIC_ACQ_REL,
+		                                __ATOMIC_RELAXED))
+			return true;
+		sched_yield();
+	}
+	return false;
+}
+
+static void let_go(size_t size_bytes)
+{
+	__atomic_fetch_sub(&range.held, size_bytes, __ATOMIC_RELEASE);
+}
+
+static bool is_behind(uintptr_t address)
+{
+	return address >= range.begin && address < range.end;
+}
+
+/* Where the first region ends. The heap asks for this by one thread at a time. */
+static bool get_behind(const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	uintptr_t base = request->best_address, end;
+	size_t min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
+	/* Much, because threads that want more at the same time wait for each other. */
+	size_t size_bytes = lesser(chunk_bytes(min_bytes, CHUNK_MAX), range.end - base);
+
+	if (size_bytes < min_bytes || !hold(base, size_bytes))
+		return false;
+	end = base + size_bytes;
+	if (end > range.fresh) {
+		if (mprotect((void *)range.fresh, end - range.fresh, READ_WRITE) != 0) {
+			let_go(size_bytes);
+			return false;
+		}
+		range.fresh = end;
+	}
+	chunk->base = base;
+	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
+	return true;
+}
+
+/* Zero from now on, and not in memory. Locked memory (mlockall) is refused, but can be replaced. What cannot stays held, so that nobody gets it. */
+static void put_behind(uintptr_t base, size_t size_bytes)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+
+	__atomic_fetch_sub(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
+	if (madvise((void *)base, size_bytes, MADV_DONTNEED) == 0 ||
+	    mmap((void *)base, size_bytes, READ_WRITE, flags, -1, 0) != MAP_FAILED)
+		let_go(size_bytes);
+}
+
+/* Anywhere. */
+static bool get_apart(const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	size_t min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
+	size_t size_bytes = chunk_bytes(min_bytes, request->want_pages * KMALLOC_PAGE_SIZE);
+	void *memory = map_aligned(size_bytes, READ_WRITE);
+
+	if (!memory) {
+		/* Near a limit every page counts. */
+		size_bytes = min_bytes;
+		memory = map(size_bytes, READ_WRITE);
+	}
+	chunk->base = (uintptr_t)memory;
+	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
+	return memory != NULL;
+}
+
+static bool get_fresh(const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	bool is_first = !__atomic_load_n(&has_begun, __ATOMIC_RELAXED);
+
+	__atomic_store_n(&has_begun, true, __ATOMIC_RELAXED);
+	if (is_first && get_first(request->min_pages * KMALLOC_PAGE_SIZE, chunk))
+		return true;
+	if (request->best_address)
+		return is_behind(request->best_address) && get_behind(request, chunk);
+	return get_apart(request, chunk);
 }
 
 static bool get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
 {
-	size_t min_bytes, size_bytes;
 	int saved = errno;
-	char *memory;
+	bool is_got;
 
 	(void)ctx;
 	/* An address limit is never asked for: malloc has none. */
 	if (request->max_address != UINTPTR_MAX || request->min_pages > PTRDIFF_MAX / KMALLOC_PAGE_SIZE)
 		return false;
-	min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
-	size_bytes = chunk_bytes(min_bytes, request->want_pages * KMALLOC_PAGE_SIZE);
-	if (size_bytes == CHUNK_UNIT && (chunk->base = take_kept()) != 0) {
+	if (!request->best_address && request->want_pages <= CHUNK_UNIT / KMALLOC_PAGE_SIZE &&
+	    (chunk->base = take_kept()) != 0) {
 		chunk->n_pages = CHUNK_UNIT / KMALLOC_PAGE_SIZE;
 		return true;
 	}
-	memory = map_aligned(size_bytes);
-	if (!memory) {
-		/* Near a limit every page counts. */
-		size_bytes = min_bytes;
-		memory = map(size_bytes);
+	is_got = get_fresh(request, chunk);
+	if (is_got) {
+		chunk->is_zero = true;
+		note_chunk(chunk->base, chunk->n_pages * KMALLOC_PAGE_SIZE);
 	}
-	if (memory)
-		note_chunk(memory, size_bytes);
 	errno = saved;
-	if (!memory)
-		return false;
-	chunk->base = (uintptr_t)memory;
-	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
-	chunk->is_zero = true;
-	return true;
+	return is_got;
 }
 
 static void put(void *ctx, const struct kpage_chunk *chunk)
@@ -224,8 +339,11 @@ static void put(void *ctx, const struct kpage_chunk *chunk)
 	(void)ctx;
 	preload_note_unmapped(size_bytes);
 	preload_ahead_forget(chunk->base);
-	if (size_bytes != CHUNK_UNIT || chunk->base % CHUNK_UNIT || !keep(chunk->base))
+	if (is_behind(chunk->base)) {
+		put_behind(chunk->base, size_bytes);
+	} else if (size_bytes != CHUNK_UNIT || chunk->base % CHUNK_UNIT || !keep(chunk->base)) {
 		unmap(chunk->base, size_bytes);
+	}
 	errno = saved;
 }
 

@@ -187,9 +187,10 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 {
 	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
 	size_t n_free = glance->free_page_bytes, given_back = notice(n_free, now);
-	size_t share = less(glance->footprint_bytes, given_back) / IDLE_SHARE;
+	size_t in_use = less(glance->footprint_bytes, glance->overhead_bytes);
+	size_t share = less(in_use, given_back) / IDLE_SHARE;
 	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
-	size_t hollow = less(glance->footprint_bytes, n_free + glance->live_bytes);
+	size_t hollow = less(in_use, n_free + glance->live_bytes);
 	bool is_idle = lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms);
 	bool is_hollow = hollow > IDLE_MIN && 2 * hollow > 3 * glance->live_bytes && is_time(since_ms) &&
 	                 since_ms >= (uint64_t)HOLLOW_MS << GET(n_in_vain);
