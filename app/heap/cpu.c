@@ -193,9 +193,9 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 	struct clip *clip = NULL;
 
 	own_note_most(heap, cache);
-	if (own_make_room(heap, cache, number))
+	if (own_make_room(cache, number))
 		return;
-	bool keeps = (!state->full || cache->own_bytes < cache->own_most) && depot_list(heap, number);
+	bool keeps = !state->full || cache->own_bytes < cache->own_most;
 
 	if (state->has_clip && (keeps || depot_has_room(heap, number)))
 		clip = clip_take(heap);
@@ -285,11 +285,14 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	struct cpu_cache *cache = own_cache(heap);
 	void *object = NULL;
 
-	if (LIKELY(cache != NULL) && is_shared(heap, number))
+	/* The victim, by alloc_missed. */
+	bool is_tried = number >= MAGAZINE_BLOCK && !depot_has(heap, number);
+
+	if (LIKELY(cache != NULL) && !is_tried)
 		object = take_miss(heap, cache, number);
 	if (!object)
 		object = number < MAGAZINE_BLOCK ? alloc_stand_in(heap, size, alignment, number - MAGAZINE_SLAB)
-		                                 : find_block(heap, number - MAGAZINE_BLOCK, !is_shared(heap, number));
+		                                 : find_block(heap, number - MAGAZINE_BLOCK, is_tried);
 	if (LIKELY(cache != NULL)) {
 		if (number >= MAGAZINE_BLOCK)
 			note_block_miss(cache, number - MAGAZINE_BLOCK);
@@ -327,7 +330,7 @@ static __attribute__((noinline)) void *alloc_missed(struct kheap *heap, size_t s
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 
-	if (!is_shared(heap, number) &&
+	if (number >= MAGAZINE_BLOCK && !depot_has(heap, (unsigned)number) &&
 	    LIKELY((object = alloc_block(heap, (unsigned)number - MAGAZINE_BLOCK)) != NULL)) {
 		heap_unlock_inline(heap, state);
 		return object;
@@ -337,7 +340,7 @@ static __attribute__((noinline)) void *alloc_missed(struct kheap *heap, size_t s
 
 __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment, size_t number)
 {
-	void *object = is_shared(heap, number) ? pop_own(cpu_of(heap), number) : NULL;
+	void *object = pop_own(cpu_of(heap), number);
 
 	return LIKELY(object != NULL) ? object : alloc_missed(heap, size, alignment, number);
 }
@@ -468,7 +471,7 @@ INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, size_t number,
 
 	if (!cpu_enter(cache))
 		return false;
-	if ((INTERRUPTS && !is_full(magazine)) || own_make_room(heap, cache, number)) {
+	if ((INTERRUPTS && !is_full(magazine)) || own_make_room(cache, number)) {
 		magazine_put(heap, magazine, object);
 		is_done = true;
 	}

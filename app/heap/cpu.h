@@ -20,9 +20,9 @@
 #define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
-#define OWN_SURE_BYTES ((size_t)1 << 20) /* full clips of a CPU, if they are not more than its part of the heap; */
-#define OWN_MOST_BYTES ((size_t)4 << 20) /* and never more: nobody else can have them, however long that CPU sleeps */
-#define MAGAZINE_SHARE 128               /* a magazine holds at most this share of the heap, within these limits */
+#define OWN_MOST_BYTES \
+	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
+#define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
 #define BLOCKS_SHARE 2
@@ -223,26 +223,18 @@ static inline bool can_grow(const struct kheap *heap)
 }
 
 /*
- * What this CPU may keep in full clips: half of its part of the heap, which is a quarter of the heap where it works alone; where several do, and
- * the heap has no limit, OWN_SURE_BYTES of the part if that is more; OWN_MOST_BYTES at most. Of a heap that cannot grow, all together have no more
- * than a quarter.
+ * What this CPU may keep in full clips: three quarters of its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of
+ * a heap that cannot grow, all together have no more than a quarter.
  */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
-	size_t scale = heap_scale(heap) << PAGE_SHIFT, part = scale / (2 + heap->n_caches);
-	size_t sure = heap->n_caches ? min_size(part, OWN_SURE_BYTES) : DEPOT_MIN_BYTES;
+	size_t scale = heap_scale(heap) << PAGE_SHIFT, part;
 
 	if (can_grow(heap))
-		part = max_size(part / 2, heap->config.limit_bytes ? 0 : sure);
+		part = max_size(scale / 4 * 3, DEPOT_MIN_BYTES) / (1 + heap->n_caches);
 	else
 		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 	cache->own_most = min_size(part, OWN_MOST_BYTES);
-}
-
-/* Where the depot has no blocks, a CPU has no full clips of them, and the loaded one is earned by frees. */
-INLINE bool is_shared(struct kheap *heap, size_t number)
-{
-	return number < MAGAZINE_BLOCK || __atomic_load_n(&heap->depot.full_blocks, __ATOMIC_RELAXED);
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
@@ -258,13 +250,11 @@ INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 	return true;
 }
 
-/* Blocks are kept like this only where the depot has some: one CPU alone is served better by fresh ones, which lie closer together. */
-INLINE bool own_make_room(struct kheap *heap, struct cpu_cache *cache, size_t number)
+INLINE bool own_make_room(struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
 
-	if (!cache->empty || !state || !state->has_clip || !is_shared(heap, number) ||
-	    (state->full && cache->own_bytes >= cache->own_most))
+	if (!cache->empty || !state || !state->has_clip || (state->full && cache->own_bytes >= cache->own_most))
 		return false;
 	own_push(cache, state, cache->magazines[number].top);
 	clip_use(cache, number, state, empty_pop(&cache->empty), 0);
@@ -277,6 +267,13 @@ INLINE void ***depot_list(struct kheap *heap, unsigned number)
 	if (number < MAGAZINE_BLOCK)
 		return &heap->depot.full[number - MAGAZINE_SLAB];
 	return heap->depot.full_blocks ? &heap->depot.full_blocks[number - MAGAZINE_BLOCK] : NULL;
+}
+
+INLINE bool depot_has(struct kheap *heap, unsigned number)
+{
+	void ***list = depot_list(heap, number);
+
+	return list && *list;
 }
 
 static inline void depot_push(struct kheap *heap, unsigned number, void **top)
