@@ -88,10 +88,16 @@ static size_t pages_missing(const struct kheap *heap, const struct region *regio
 	return n_pages > n_free ? n_pages - n_free : 1;
 }
 
+/* How it is noted in a byte that this CPU lengthens the region. Two may be noted alike: then one does not wait for the other. */
+INLINE uint8_t own_mark(void)
+{
+	return (uint8_t)(1 + kport_cpu() % UINT8_MAX);
+}
+
 /* Another CPU is lengthening the region: what it gets may do for this one, too. False: it takes too long, or was interrupted by this call. */
 static bool growth_awaited(const struct kheap *heap)
 {
-	for (unsigned looks = WAIT_LOOKS; looks && LOAD(heap->lengthening) != kport_cpu() + 1; looks--) {
+	for (unsigned looks = WAIT_LOOKS; looks && LOAD(heap->lengthening) != own_mark(); looks--) {
 		if (!LOAD(heap->lengthening))
 			return true;
 	}
@@ -128,7 +134,7 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 			request.best_address = page_address(region, region->n_pages);
 	}
 	if (request.best_address)
-		STORE(heap->lengthening, kport_cpu() + 1);
+		STORE(heap->lengthening, own_mark());
 	heap_unlock(heap, state);
 	if (!request.best_address)
 		return false;

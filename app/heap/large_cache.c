@@ -17,9 +17,7 @@
 #define LARGE_NEAR (((uint64_t)2 << NEAR_CLASSES) - 1) /* a request's own class and the next ones */
 #define LARGE_BUSY 8                                   /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256                        /* pages */
-/* Of a CPU's part of the heap; where several work, all of it: waiting for the lock costs more. */
-#define LARGE_SHARE 6
-#define FIXED_SHARE 8 /* of that, where the heap cannot grow */
+#define FIXED_SHARE 8                                  /* of a CPU's part, where the heap cannot grow */
 #define LARGE_MOST_BYTES ((size_t)8 << 20)
 
 struct large_cache {
@@ -217,7 +215,7 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 		cache->large = overhead_page(heap);
 	if (!cache->large)
 		return;
-	size_t part = scale / (2 + heap->n_caches) / (heap->n_caches ? 1 : LARGE_SHARE);
+	size_t part = scale / (2 + heap->n_caches);
 
 	cache->large->most_bytes = min_size(can_grow(heap) ? part : part / FIXED_SHARE, LARGE_MOST_BYTES);
 }

@@ -395,9 +395,8 @@ struct kheap {
 	struct kheap_config config;
 
 	struct region *regions, *last_region;
-	struct region *near;  /* the one that was looked up last with the lock held */
-	struct region *open;  /* the one that the next chunk may lengthen; NULL: none */
-	unsigned lengthening; /* 1 + the CPU that is asking for that chunk right now; 0: none is */
+	struct region *near; /* the one that was looked up last with the lock held */
+	struct region *open; /* the one that the next chunk may lengthen; NULL: none */
 	/* The first one that is empty and kept; they end the list, the one used last behind the others. */
 	struct region *spares;
 	size_t n_spare_pages;    /* of all of these */
@@ -428,7 +427,8 @@ struct kheap {
 	struct block_bins blocks;
 	struct slab_class slabs[SLAB_CLASSES];
 	uint8_t slab_rounds[SLAB_CLASSES]; /* see SLAB_BUSY */
-	uint32_t empty_slabs;              /* the classes that have one without live objects */
+	uint8_t lengthening; /* the CPU that is asking for a chunk to lengthen the open region, see growth.c; 0: none is */
+	uint32_t empty_slabs;          /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache cache_of_clips;
 	struct kcache *caches;
