@@ -223,7 +223,7 @@ static inline bool can_grow(const struct kheap *heap)
 }
 
 /*
- * What this CPU may keep in full clips: three quarters of its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of
+ * What this CPU may keep in full clips: its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of
  * a heap that cannot grow, all together have no more than a quarter.
  */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
@@ -231,7 +231,7 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 	size_t scale = heap_scale(heap) << PAGE_SHIFT, part;
 
 	if (can_grow(heap))
-		part = max_size(scale / 4 * 3, DEPOT_MIN_BYTES) / (1 + heap->n_caches);
+		part = max_size(scale, DEPOT_MIN_BYTES) / (1 + heap->n_caches);
 	else
 		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 	cache->own_most = min_size(part, OWN_MOST_BYTES);
