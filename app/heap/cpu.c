@@ -266,11 +266,11 @@ INLINE void note_block_miss(struct cpu_cache *cache, unsigned block_class)
 		cache->block_states[block_class].was_missed = true;
 }
 
-/* A block of a class; the victim was tried if the depot has none. */
-static void *find_block(struct kheap *heap, unsigned block_class, bool is_tried)
+/* A block of a class; is_tried: the victim does not serve it. */
+static void *find_block(struct kheap *heap, unsigned block_class, size_t alignment, bool is_tried)
 {
 	size_t need = block_class_size(block_class);
-	uintptr_t object = is_tried ? block_search(heap, need, GRANULE, LABEL_SIZED + block_class)
+	uintptr_t object = is_tried ? block_search(heap, need, alignment, LABEL_SIZED + block_class)
 	                            : block_cut(heap, need, LABEL_SIZED + block_class);
 
 	if (LIKELY(object != 0))
@@ -292,7 +292,7 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 		object = take_miss(heap, cache, number);
 	if (!object)
 		object = number < MAGAZINE_BLOCK ? alloc_stand_in(heap, size, alignment, number - MAGAZINE_SLAB)
-		                                 : find_block(heap, number - MAGAZINE_BLOCK, is_tried);
+		                                 : find_block(heap, number - MAGAZINE_BLOCK, GRANULE, is_tried);
 	if (LIKELY(cache != NULL)) {
 		if (number >= MAGAZINE_BLOCK)
 			note_block_miss(cache, number - MAGAZINE_BLOCK);
@@ -343,6 +343,41 @@ __attribute__((noinline)) void *cpu_alloc_miss(struct kheap *heap, size_t size, 
 	void *object = pop_own(cpu_of(heap), number);
 
 	return LIKELY(object != NULL) ? object : alloc_missed(heap, size, alignment, number);
+}
+
+/* The topmost object, if it lies right: of a class that is asked for like this it does, once some were freed. */
+INLINE void *pop_aligned(struct cpu_cache *cache, size_t number, size_t alignment)
+{
+	struct magazine *magazine = &cache->magazines[number];
+	void *object = NULL;
+
+	if (!cpu_enter(cache))
+		return NULL;
+	if (is_empty(magazine))
+		(void)own_refill(cache, number);
+	if (((uintptr_t)*magazine->top & (alignment - 1)) == 0)
+		object = magazine_pop(magazine);
+	cpu_leave(cache);
+	return object;
+}
+
+__attribute__((noinline)) void *cpu_alloc_aligned(struct kheap *heap, size_t size, size_t alignment, size_t number)
+{
+	void *object = pop_aligned(cpu_of(heap), number, alignment);
+
+	if (object)
+		return object;
+	cpu_begin();
+	kport_lock_state state = heap_lock_inline(heap);
+	struct cpu_cache *cache = own_cache(heap);
+
+	object = find_block(heap, (unsigned)number - MAGAZINE_BLOCK, alignment, true);
+	if (LIKELY(cache != NULL)) {
+		note_block_miss(cache, (unsigned)number - MAGAZINE_BLOCK);
+		note_miss(heap, cache);
+	}
+	heap_unlock_inline(heap, state);
+	return LIKELY(object != NULL) ? object : alloc_any(heap, size, alignment, 0);
 }
 
 /* ---- free --------------------------------------------------------------------------------------------------------- */

@@ -486,8 +486,12 @@ void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignmen
 			return fast_alloc(heap, size, max_size(alignment, GRANULE));
 	}
 	/* As it lies anyway. */
-	if ((alignment < GRANULE && size_bytes <= FAST_MAX) || (alignment == size_bytes && size_bytes <= NATURAL_MAX))
+	if ((alignment < GRANULE && size_bytes <= FAST_MAX) || (alignment == size_bytes && size_bytes <= NATURAL_MAX) ||
+	    (alignment < size_bytes && size_bytes <= PAGE_SIZE && is_power_of_two(size_bytes)))
 		return kheap_alloc(heap, size_bytes, flags);
+	if (!HARDENED && flags == 0 && size_bytes <= FAST_MAX && alignment < PAGE_SIZE &&
+	    magazine_of_size(size_bytes) >= MAGAZINE_BLOCK)
+		return cpu_alloc_aligned(heap, size_bytes, alignment, magazine_of_size(size_bytes));
 	return alloc_slow(heap, size_bytes, alignment, flags);
 }
 

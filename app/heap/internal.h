@@ -299,6 +299,8 @@ void cpu_heap_made(struct kheap *heap);
  * NULL: there is no memory. Called without the lock.
  */
 void *cpu_alloc_miss(struct kheap *heap, size_t size, size_t alignment, size_t number);
+/* The same for a magazine of blocks, empty or not, and an alignment of more than a granule, up to half a page. */
+void *cpu_alloc_aligned(struct kheap *heap, size_t size, size_t alignment, size_t number);
 /* Free what the fast path did not. Called without the lock. */
 void cpu_free_slow(struct kheap *heap, void *object);
 /* Free what is live and has this magazine, which was full; 0: none has it. */

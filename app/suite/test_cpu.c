@@ -509,6 +509,70 @@ static void a_cpu_keeps_little_of_a_large_heap(struct test *t)
 	TRY(test_sound(t, heap, "all objects were freed"));
 }
 
+/* How many objects left the shared storeys while a herd was freed, n_rounds times, and allocated again. */
+static bool herd_turns(struct test *t, struct herd *herd, size_t alignment, unsigned n_rounds, uint64_t *n_shared)
+{
+	struct kheap_stats before, after;
+	unsigned n = herd->n;
+
+	kheap_get_stats(herd->heap, &before);
+	for (unsigned round = 0; round < n_rounds; round++) {
+		herd_free(herd);
+		for (; herd->n < n; herd->n++) {
+			uint8_t *object = kheap_alloc_aligned(herd->heap, herd->size, alignment, 0);
+
+			herd->objects[herd->n] = object;
+			REQUIRE(t, object != NULL && (uintptr_t)object % alignment == 0,
+			        "%zu bytes aligned to %zu are at %p", herd->size, alignment, (void *)object);
+		}
+	}
+	kheap_get_stats(herd->heap, &after);
+	*n_shared = after.n_allocs - before.n_allocs;
+	return true;
+}
+
+/* One CPU takes many blocks and frees all of them, again and again. */
+static void bursts_of_blocks_stay_in_the_cache(struct test *t)
+{
+	enum { SIZE = 1000, ROUNDS = 8 };
+	static struct herd herd;
+	uint64_t n_shared;
+
+	herd = (struct herd){ .heap = rich_heap(t), .size = SIZE };
+	TRY(herd.heap != NULL && herd_grow(t, &herd, N_OBJECTS));
+	TRY(herd_turns(t, &herd, KMALLOC_ALIGNMENT, ROUNDS, &n_shared) &&
+	    herd_turns(t, &herd, KMALLOC_ALIGNMENT, ROUNDS, &n_shared));
+	test_note(t, "%llu of %d came from the shared storeys", (unsigned long long)n_shared, ROUNDS * N_OBJECTS);
+	CHECK(t, HARDENED || n_shared < ROUNDS * N_OBJECTS / 16, "%llu of %d blocks came from the shared storeys",
+	      (unsigned long long)n_shared, ROUNDS * N_OBJECTS);
+	herd_free(&herd);
+	TRY(test_end_heap(t, herd.heap));
+}
+
+/* What was asked for with an alignment serves the next one that is. */
+static void aligned_objects_come_from_the_cache(struct test *t)
+{
+	static const size_t shapes[][2] = { { 24, 32 },   { 100, 64 },  { 320, 64 },   { 512, 64 },
+		                            { 700, 128 }, { 1000, 32 }, { 2048, 256 }, { 3000, 1024 } };
+	enum { N_ALIGNED = 12, ROUNDS = 200 };
+	static struct herd herd;
+	uint64_t n_shared;
+
+	herd = (struct herd){ .heap = rich_heap(t) };
+	TRY(herd.heap != NULL);
+	for (unsigned i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		herd.size = shapes[i][0];
+		TRY(herd_grow(t, &herd, N_ALIGNED) && herd_turns(t, &herd, shapes[i][1], ROUNDS, &n_shared) &&
+		    herd_turns(t, &herd, shapes[i][1], ROUNDS, &n_shared));
+		CHECK(t, HARDENED || n_shared < ROUNDS * N_ALIGNED / 16,
+		      "%llu of %d objects of %zu bytes, aligned to %zu, came from the shared storeys",
+		      (unsigned long long)n_shared, ROUNDS * N_ALIGNED, shapes[i][0], shapes[i][1]);
+		herd_free(&herd);
+		TRY(test_sound(t, herd.heap, "aligned objects were cached"));
+	}
+	TRY(test_end_heap(t, herd.heap));
+}
+
 static const struct test_case cases[] = {
 	{ "a double free is reported from a magazine, from full clips, and after a flush",
 	  double_frees_are_seen_everywhere },
@@ -519,6 +583,8 @@ static const struct test_case cases[] = {
 	{ "caches are drained before the heap fails", caches_are_drained_before_the_heap_fails },
 	{ "a lone pair of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "few objects that come and go often get a slab", few_busy_objects_get_a_slab },
+	{ "bursts of blocks stay in the cache", bursts_of_blocks_stay_in_the_cache },
+	{ "aligned objects come from the cache, too", aligned_objects_come_from_the_cache },
 	{ "a CPU keeps little of a large heap", a_cpu_keeps_little_of_a_large_heap },
 	{ "kheap_alloc_cached and kheap_free_cached do all, or nothing", cache_alone_does_all_or_nothing },
 };

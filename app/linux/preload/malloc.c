@@ -220,19 +220,15 @@ static void zero_pages(char *start, size_t size_bytes)
 	}
 }
 
-static void *alloc_zeroed(struct kheap *heap, size_t size_bytes)
+static void *alloc_zeroed(size_t size_bytes)
 {
 	char *object;
 
-	if (size_bytes < ZERO_BY_PAGES) {
-		object = kheap_alloc_aligned(heap, size_bytes, KMALLOC_ALIGNMENT, KMALLOC_ZERO);
-		if (object)
-			preload_ahead(object, size_bytes + 1);
-		return object;
-	}
 	object = preload_alloc(size_bytes);
 	if (!object)
 		return NULL;
+	if (size_bytes < ZERO_BY_PAGES)
+		return memset(object, 0, size_bytes);
 	/* What lies before the first and behind the last whole page. */
 	size_t front = -(uintptr_t)object % KMALLOC_PAGE_SIZE;
 	size_t back = ((uintptr_t)object + size_bytes) % KMALLOC_PAGE_SIZE;
@@ -284,12 +280,11 @@ __attribute__((flatten)) EXPORT void free(void *object)
 
 EXPORT void *calloc(size_t n, size_t size_bytes)
 {
-	struct kheap *heap = heap_get();
 	size_t total;
 
 	if (UNLIKELY(__builtin_mul_overflow(n, size_bytes, &total)))
 		total = SIZE_MAX;
-	return or_enomem(heap ? alloc_zeroed(heap, total) : NULL);
+	return or_enomem(alloc_zeroed(total));
 }
 
 /* Does an object of `old` bytes stay as it is? */
