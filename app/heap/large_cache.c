@@ -53,7 +53,7 @@ static void *take_top(struct large_cache *large, unsigned class_index)
 	return large->objects[class_index][n];
 }
 
-static void *block_pop(const struct kheap *heap, struct large_cache *large, size_t size)
+static void *block_pop(const struct kheap *heap, struct large_cache *large, size_t size, size_t alignment)
 {
 	uint64_t near = large->bits & LARGE_NEAR << large_class_of(max_size(size, LARGE_MIN));
 
@@ -63,7 +63,7 @@ static void *block_pop(const struct kheap *heap, struct large_cache *large, size
 		size_t usable = usable_of_block(heap, (uintptr_t)object);
 
 		/* Also false if it is too small, or damaged: whoever gives it back tells. */
-		if (usable - size > usable / RESIZE_SHARE || !usable)
+		if (usable - size > usable / RESIZE_SHARE || !usable || (uintptr_t)object & (alignment - 1))
 			continue;
 		*key_word((uintptr_t)object) = 0;
 		large->n_bytes -= usable;
@@ -97,7 +97,7 @@ static void *large_pop(struct kheap *heap, struct large_cache *large, size_t siz
 {
 	if (size > BLOCK_MAX_REQUEST)
 		return run_pop(heap, large, pages_for(size), alignment);
-	return alignment == GRANULE ? block_pop(heap, large, size) : NULL;
+	return block_pop(heap, large, size, alignment);
 }
 
 void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
