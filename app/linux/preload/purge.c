@@ -7,8 +7,8 @@
  *
  * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
  *
- * A program that takes memory again soon after it was given back pays for new pages each time. Each time that happens memory is given
- * back a quarter as often, down to once in a second.
+ * A program that takes memory again soon after it was given back pays for new pages each time. Once that happened memory is given back no more
+ * often than each 64 milliseconds, and each further time a quarter as often, down to once in a second.
  */
 #define _GNU_SOURCE
 #include <time.h>
@@ -26,7 +26,8 @@
 
 /* Memory that is needed again within this time should not have been given back. */
 #define REGRET_MS 1000
-#define REGRET 2       /* so often the time between two times doubles for each */
+#define REGRET 2       /* so often the time between two times doubles for each, */
+#define REGRET_FIRST 6 /* and to 2^6 milliseconds for the first one */
 #define REGRETS_MAX 10 /* 2^10 milliseconds */
 #define BURST_MS 8     /* what is freed so soon after each other goes together */
 /*
@@ -135,7 +136,7 @@ static size_t notice(size_t n_free, uint64_t now)
 
 	if (given_back < GET(needed)) {
 		if (now - GET(purged_at) < REGRET_MS && GET(n_regrets) < REGRETS_MAX)
-			SET(n_regrets, GET(n_regrets) + REGRET);
+			SET(n_regrets, GET(n_regrets) ? GET(n_regrets) + REGRET : REGRET_FIRST);
 		SET(needed, 0);
 	}
 	SET(given_back, given_back);
@@ -179,7 +180,8 @@ static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool
 	/* In the hardened build whole chunks went, which do not count as free any more, but no single pages. */
 	SET(given_back, IS_HARDENED ? 0 : n_free);
 	SET(free_before, n_free);
-	SET(needed, n_free - idle / 2);
+	/* Little is no loss, and comes back by itself. */
+	SET(needed, idle > IDLE_MIN ? n_free - idle / 2 : 0);
 	SET(purged_at, now);
 }
 
