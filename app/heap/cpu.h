@@ -11,7 +11,7 @@
 #pragma GCC visibility push(hidden)
 
 #define CLIP_OBJECTS (CLIP_WORDS - 2)
-#define FLUSH 2              /* objects that go from a magazine back to their slabs in one call */
+#define FLUSH 8              /* objects that go from a magazine back to their slabs in one call */
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
 #define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
 #define IDLE_MISSES 32       /* from one look at what is idle to the next */
@@ -305,8 +305,8 @@ void give_back(struct kheap *heap, struct region *region, uintptr_t address);
 /* The n topmost objects of a magazine, or all that it has. */
 void magazine_flush(struct kheap *heap, struct magazine *magazine, size_t n);
 
-/* A page of zeros for what the caches need of their own, and back; NULL: there is none. */
-void *overhead_page(struct kheap *heap);
+/* A page for what the caches need of their own, its first bytes zero, and back; NULL: there is none. */
+void *overhead_page(struct kheap *heap, size_t n_zeros);
 void overhead_free(struct kheap *heap, void *pages);
 /* Is there memory to be had for speed? Not in a small heap, nor in one that cannot grow and is nearly full. */
 bool has_plenty(const struct kheap *heap, size_t min_pages);

@@ -384,14 +384,14 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		class_shrink(heap, cache, number);
 }
 
-COLD void *overhead_page(struct kheap *heap)
+COLD void *overhead_page(struct kheap *heap, size_t n_zeros)
 {
 	struct page_desc *run = run_alloc(heap, 1, 0, UINTPTR_MAX, PAGE_OVERHEAD);
 
 	if (!run)
 		return NULL;
 	heap->counters.overhead_pages++;
-	fill_words((void *)desc_address(run), 0, PAGE_SIZE);
+	fill_words((void *)desc_address(run), 0, n_zeros);
 	return (void *)desc_address(run);
 }
 
@@ -403,14 +403,15 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 
 	heap->is_blocks_busy = is_busy;
 	if (!cache->block_states && has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT)) {
-		cache->block_states = overhead_page(heap);
+		cache->block_states = overhead_page(heap, BLOCK_CLASSES * sizeof(*cache->block_states));
 		for (unsigned i = 0; cache->block_states && i < BLOCK_CLASSES; i++)
 			cache->block_states[i].object_words =
 				(uint16_t)(magazine_object_size(MAGAZINE_BLOCK + i) / sizeof(void *));
 	}
 	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
 	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)
-		__atomic_store_n(&heap->depot.full_blocks, overhead_page(heap), __ATOMIC_RELAXED);
+		__atomic_store_n(&heap->depot.full_blocks, overhead_page(heap, BLOCK_CLASSES * sizeof(void *)),
+		                 __ATOMIC_RELAXED);
 }
 
 /* One class is looked at, and now and then the page runs. */

@@ -212,7 +212,7 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 
 	cache->n_large_misses = 0;
 	if (!cache->large && is_busy && has_plenty(heap, LARGE_MIN_FOOTPRINT))
-		cache->large = overhead_page(heap);
+		cache->large = overhead_page(heap, offsetof(struct large_cache, objects));
 	if (!cache->large)
 		return;
 	size_t part = scale / (2 + heap->n_caches);
