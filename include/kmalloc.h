@@ -275,7 +275,7 @@ size_t kcache_prefill(struct kcache *cache, size_t n);
 struct kheap_stats {
 	size_t live_bytes; /* usable bytes of all live objects */
 	size_t live_objects;
-	size_t peak_live_bytes; /* the most that live_bytes ever was, with what lay in CPU caches */
+	size_t peak_live_bytes; /* the most that live_bytes ever was, with what lay in CPU caches: of large objects half of the heap */
 	size_t footprint_bytes; /* all pages of all regions, the heap's own included */
 	size_t peak_footprint_bytes;
 	size_t overhead_bytes;     /* pages that hold the heap's own descriptors */
