@@ -48,13 +48,13 @@ struct kheap;
 struct kpage_chunk {
 	uintptr_t base; /* multiple of KMALLOC_PAGE_SIZE */
 	size_t n_pages;
+	bool is_zero; /* the source knows that all bytes are zero; such pages are taken to cost nothing until they are used */
 	/*
-	 * So many pages right behind it the source will give when best_address asks for them: the heap may then be one region, in which
-	 * kfree finds what it looks for at once. Only where is_zero holds: a 48th of them is taken from this chunk to describe them, up to
-	 * three quarters of it.
+	 * Of a heap's first chunk: so many pages right behind it the source will give when best_address asks for them. The heap may then be one
+	 * region, in which kfree finds what it looks for at once. Only where is_zero holds: a 48th of them is taken from this chunk to
+	 * describe them, up to three quarters of it.
 	 */
 	uint32_t n_behind;
-	bool is_zero; /* the source knows that all bytes are zero; such pages are taken to cost nothing until they are used */
 };
 
 struct kpage_request {
@@ -275,7 +275,7 @@ size_t kcache_prefill(struct kcache *cache, size_t n);
 struct kheap_stats {
 	size_t live_bytes; /* usable bytes of all live objects */
 	size_t live_objects;
-	size_t peak_live_bytes; /* the most that live_bytes ever was, with what lay in CPU caches: of large objects half of the heap */
+	size_t peak_live_bytes; /* the most that live_bytes ever was, with what lay in CPU caches, which may be much of the heap */
 	size_t footprint_bytes; /* all pages of all regions, the heap's own included */
 	size_t peak_footprint_bytes;
 	size_t overhead_bytes;     /* pages that hold the heap's own descriptors */

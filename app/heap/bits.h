@@ -97,6 +97,16 @@ static inline void copy_words(void *to, const void *from, size_t n_bytes)
 		*out = *in;
 }
 
+/* In a loop that waits for another CPU. */
+static inline void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
 /* Loads before it come before loads after it. x86 keeps them in order by itself. */
 static inline void load_fence(void)
 {

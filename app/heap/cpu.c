@@ -200,7 +200,7 @@ static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned numb
 	if (state->has_clip && (keeps || depot_has_room(heap, number)))
 		clip = clip_take(heap);
 	if (!clip) {
-		/* Blocks merge, which takes as long as two objects of slabs. */
+		/* Blocks merge, which takes long. */
 		magazine_flush(heap, &cache->magazines[number], state->has_clip && number < MAGAZINE_BLOCK ? FLUSH : 1);
 		return;
 	}

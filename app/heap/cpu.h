@@ -20,6 +20,7 @@
 #define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
+#define LIMITED_SHARE 4     /* where the heap has a limit, all CPUs' full clips are a quarter of it */
 #define OWN_MOST_BYTES \
 	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
 #define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
@@ -223,15 +224,16 @@ static inline bool can_grow(const struct kheap *heap)
 }
 
 /*
- * What this CPU may keep in full clips: its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of
- * a heap that cannot grow, all together have no more than a quarter.
+ * What this CPU may keep in full clips: its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of a heap that
+ * cannot grow, or has a limit, all together have a quarter. A class may have one in any case.
  */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
 	size_t scale = heap_scale(heap) << PAGE_SHIFT, part;
 
 	if (can_grow(heap))
-		part = max_size(scale, DEPOT_MIN_BYTES) / (1 + heap->n_caches);
+		part = max_size(scale / (heap->config.limit_bytes ? LIMITED_SHARE : 1), DEPOT_MIN_BYTES) /
+		       (1 + heap->n_caches);
 	else
 		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 	cache->own_most = min_size(part, OWN_MOST_BYTES);

@@ -408,7 +408,7 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 			cache->block_states[i].object_words =
 				(uint16_t)(magazine_object_size(MAGAZINE_BLOCK + i) / sizeof(void *));
 	}
-	/* One CPU alone would only wait longer for what its magazine had no room for: fresh blocks lie closer together. */
+	/* One CPU alone has its own full clips. */
 	if (!heap->depot.full_blocks && heap->n_caches > 0 && cache->block_states)
 		__atomic_store_n(&heap->depot.full_blocks, overhead_page(heap, BLOCK_CLASSES * sizeof(void *)),
 		                 __ATOMIC_RELAXED);

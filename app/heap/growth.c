@@ -22,7 +22,8 @@
 #define RESERVE_MAX_PAGES ((size_t)1 << 14) /* or 64 MiB */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18)   /* 1 GiB: some firmware fails or stalls on more */
 #define WAIT_LOOKS \
-	1000000 /* one CPU looks so often whether another one's call of the source is over: about a millisecond */
+	20000        /* one CPU looks so often whether another one's call of the source is over: about a millisecond, */
+#define WAIT_TURNS 8 /* and that of so many */
 
 /* The pages of a chunk in which n pages are left for use, and descriptors for `reserve` more; SIZE_MAX when that is no number. */
 static size_t chunk_pages(size_t n_pages, size_t reserve)
@@ -94,49 +95,78 @@ INLINE uint8_t own_mark(void)
 	return (uint8_t)(1 + kport_cpu() % UINT8_MAX);
 }
 
-/* Another CPU is lengthening the region: what it gets may do for this one, too. False: it takes too long, or was interrupted by this call. */
-static bool growth_awaited(const struct kheap *heap)
+/* Another CPU is lengthening the region. False: it takes too long, or was interrupted by this call. */
+static bool growth_awaited(struct kheap *heap)
 {
 	for (unsigned looks = WAIT_LOOKS; looks && LOAD(heap->lengthening) != own_mark(); looks--) {
 		if (!LOAD(heap->lengthening))
 			return true;
+		pause_briefly();
 	}
 	return false;
 }
 
-/* A chunk that begins where a region ends: the region is longer then. What gets a chunk of its own is not served like this. */
+/* The source said that it can give what lies behind, so that it is asked again when it once could not. */
+static bool is_promised(const struct region *region)
+{
+	return region->is_first && region->chunk.n_behind;
+}
+
+/* The open region, if it is to become longer for this; what gets a chunk of its own is not served like this. */
+static struct region *region_to_lengthen(struct kheap *heap, struct growth growth, struct kpage_request *request)
+{
+	struct region *region = heap->open;
+	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
+
+	if (!region)
+		return NULL;
+	size_t room = region->capacity - region->n_pages;
+	size_t allowed = min_size(room, limit - min_size(footprint, limit));
+	size_t least = footprint < EACH_PAGE_FOOTPRINT ? 1 : MIN_CHUNK_PAGES;
+	size_t share = max_size(footprint / IN_PLACE_SHARE, least);
+
+	request->min_pages = pages_missing(heap, region, growth);
+	request->min_pages += sections_growth_at(heap, region, request->min_pages);
+	request->want_pages = min_size(max_size(share, request->min_pages), allowed);
+	request->best_address = page_address(region, region->n_pages);
+	if (request->min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES))
+		return NULL;
+	/* Until it is cut: see region.c. */
+	if (request->min_pages > room)
+		heap->open = NULL;
+	return request->min_pages <= allowed ? region : NULL;
+}
+
+/* Whoever could not lengthen a region that none has lengthened does not try with the next one, unless that was the first time. */
+static void close_region(struct kheap *heap, const struct region *region)
+{
+	heap->open = NULL;
+	if (region->n_chunks)
+		return;
+	heap->is_apart = !heap->has_joined;
+	heap->has_joined = false;
+}
+
+/* A chunk that begins where a region ends: the region is longer then. */
 static bool grow_in_place(struct kheap *heap, struct growth growth)
 {
 	struct kpage_request request = { .max_address = UINTPTR_MAX };
 	struct kpage_chunk chunk;
 	kport_lock_state state = heap_lock(heap);
-	struct region *region = heap->open;
-	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
+	struct region *region;
 
-	if (heap->lengthening) {
+	/* One after the other, and each for its own request. */
+	for (unsigned turns = WAIT_TURNS; (region = region_to_lengthen(heap, growth, &request)) && heap->lengthening;
+	     turns--) {
 		heap_unlock(heap, state);
-		return growth_awaited(heap);
+		if (!turns || !growth_awaited(heap))
+			return false;
+		state = heap_lock(heap);
 	}
-	if (region) {
-		size_t room = region->capacity - region->n_pages;
-		size_t allowed = min_size(room, limit - min_size(footprint, limit));
-		size_t least = footprint < EACH_PAGE_FOOTPRINT ? 1 : MIN_CHUNK_PAGES;
-		size_t share = max_size(footprint / IN_PLACE_SHARE, least);
-
-		request.min_pages = pages_missing(heap, region, growth);
-		request.min_pages += sections_growth_at(heap, region, request.min_pages);
-		request.want_pages = min_size(max_size(share, request.min_pages), allowed);
-		if (request.min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES))
-			;
-		else if (request.min_pages > room)
-			heap->open = NULL;
-		else if (request.min_pages <= allowed)
-			request.best_address = page_address(region, region->n_pages);
-	}
-	if (request.best_address)
+	if (region)
 		STORE(heap->lengthening, own_mark());
 	heap_unlock(heap, state);
-	if (!request.best_address)
+	if (!region)
 		return false;
 	bool is_got = chunk_get(&heap->config.source, &request, &chunk);
 
@@ -152,9 +182,8 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	if (is_next) {
 		heap->counters.n_grown++;
 		heap->has_joined = true;
-	} else if (is_ours) {
-		heap->open = NULL;
-		heap->is_apart = !heap->has_joined;
+	} else if (is_ours && !is_promised(region)) {
+		close_region(heap, region);
 	}
 	heap_unlock(heap, state);
 	if (is_got && !is_next)
@@ -173,7 +202,7 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 
 	spares_trim_for_growth(heap);
 	heap_unlock(heap, state);
-	if (max_address == UINTPTR_MAX && grow_in_place(heap, growth))
+	if (max_address == UINTPTR_MAX && !growth.is_apart && grow_in_place(heap, growth))
 		return true;
 	state = heap_lock(heap);
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
@@ -184,7 +213,7 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	                         ? 0
 	                         : min_size(max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES), RESERVE_MAX_PAGES);
 	bool has_joined = heap->has_joined;
-	size_t n_table = sections_growth(heap, n_pages);
+	size_t n_table = sections_growth(heap, n_pages + (reserve ? reserve + PAGE_SIZE / RESERVE_PAGE_BYTES : 0));
 
 	heap_unlock(heap, state);
 	if (n_pages > limit)
@@ -249,6 +278,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	                     pages_for(overhead);
 	size_t behind = chunk->n_pages == n_pages ? capacity_behind(chunk, sizeof(*heap)) : n_pages;
 
+	behind = min_size(behind, max_size(limit_pages(heap), n_pages));
 	capacity = max_size(opens ? capacity : n_pages, behind);
 	struct region *region = region_layout(base, n_pages, capacity, sizeof(*heap), chunk->is_zero);
 

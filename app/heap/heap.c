@@ -340,7 +340,8 @@ static struct growth growth_for(const struct request *request, bool is_last)
 			                        max_size(align_up(request->gross + BLOCK_HEADER, GRANULE), BLOCK_MIN) };
 	if (slack >= PAGE_SIZE)
 		slack -= PAGE_SIZE;
-	return (struct growth){ .n_pages = pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack) };
+	return (struct growth){ .n_pages = pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack),
+		                .is_apart = is_last };
 }
 
 /* The heap cannot grow, or may not for this one: what other storeys have to spare, in the end all that this CPU can reach. */

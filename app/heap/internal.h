@@ -31,7 +31,8 @@
  *                  interrupts may call the heap, it also belongs to whoever set its `inside` mark first: code that finds the mark set
  *                  leaves the cache alone.
  *   read without a lock, by fast.h: where a live object starts, and its magazine (which do not change while it lives,
- *                  but for a run's, which its CPU's cache clears and sets, also without the lock), a run's length, and the section
+ *                  but for a run's, which its CPU's cache clears and sets, also without the lock), a run's length, the window's (an
+ *                  old one will do: nothing starts in pages that come or go), and the section
  *                  table, which has a sequence number that is odd while it changes; where there are several CPUs a table that was
  *                  outgrown stays readable.
  */

@@ -144,6 +144,7 @@ struct region {
 #define LARGE_SECTION_SHIFT 21
 #define LARGE_REGION_PAGES 256
 #define SECTIONS_INLINE 16
+#define SECTIONS_AHEAD 64
 
 struct section {
 	uintptr_t first_granule; /* its address in granules */

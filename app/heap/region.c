@@ -102,7 +102,9 @@ size_t capacity_behind(const struct kpage_chunk *chunk, size_t used)
 	if (!chunk->is_zero || bytes <= used + REGION_BYTES + PAGE_SIZE)
 		return chunk->n_pages;
 	bytes -= used + REGION_BYTES + PAGE_SIZE;
-	return max_size(chunk->n_pages, min_size(chunk->n_pages + chunk->n_behind, bytes / RESERVE_PAGE_BYTES));
+	size_t n_pages = min_size(chunk->n_pages + chunk->n_behind, REGION_PAGES_MAX);
+
+	return max_size(chunk->n_pages, min_size(n_pages, bytes / RESERVE_PAGE_BYTES));
 }
 
 struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, size_t used, bool is_zero)
@@ -220,9 +222,6 @@ bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t s
 	    heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
 		return false;
 	size_t capacity = reserve ? reserve_of(0, n_pages + reserve) : n_pages;
-
-	if (n_pages == chunk->n_pages)
-		capacity = max_size(capacity, capacity_behind(chunk, 0));
 	struct region *region = region_layout(base, n_pages, capacity, 0, chunk->is_zero);
 
 	if (!region)
@@ -397,7 +396,11 @@ bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 		first = end;
 	region_runs(heap, region, first, region->n_pages, true);
 	if (!region_resized(heap, region, end)) {
-		end_remove(heap, region, n_pages);
+		region_runs(heap, region, first, region->n_pages, false);
+		region->n_pages = end;
+		region->n_chunks--;
+		if (first < end)
+			region_runs(heap, region, first, end, true);
 		return false;
 	}
 	count_pages(heap, n_pages, 0, true);
@@ -413,6 +416,9 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;
 	(void)region_resized(heap, region, region->n_pages + n_pages);
+	/* Now it may become longer again. */
+	if (!heap->open)
+		heap->open = region;
 	count_pages(heap, n_pages, 0, false);
 	heap->counters.n_shrunk++;
 	/* Until it is put back, what is to be known of it stands in it. */

@@ -277,7 +277,7 @@ INLINE void run_start_set(const struct region *region, size_t page, enum page_ki
  */
 size_t reserve_of(size_t used, size_t n_pages);
 /*
- * How many a region of this chunk may come to have, by what the source says of the pages behind it: more than it has only where descriptors
+ * How many the first region may come to have, by what the source says of the pages behind it: more than it has only where descriptors
  * of pages to come cost nothing yet. Most of the chunk may be such descriptors.
  */
 size_t capacity_behind(const struct kpage_chunk *chunk, size_t used);
@@ -307,6 +307,7 @@ void spares_trim_for_growth(struct kheap *heap);
 /* What a chunk is to have room for: whole pages, or if block_bytes is not 0 a block of so many bytes, header included. */
 struct growth {
 	size_t n_pages, block_bytes;
+	bool is_apart; /* in a chunk that need not be shared with what others wait for */
 };
 
 /* Get a chunk for a request that failed. Called without the lock. */
@@ -346,7 +347,7 @@ bool sections_add(struct kheap *heap, struct region *region);
 void sections_remove(struct kheap *heap, const struct region *region);
 /* It had n pages before, and has become longer or shorter. False: the table has no room for more, and could not grow; nothing was done. */
 bool sections_resize(struct kheap *heap, struct region *region, size_t n_pages);
-/* Pages that the table needs to grow for a new region of n pages, or one that becomes longer by so many; mostly 0. */
+/* Pages that the table needs to grow for a new region that may come to have n pages, or one that becomes longer by so many; mostly 0. */
 size_t sections_growth(const struct kheap *heap, size_t n_pages);
 size_t sections_growth_at(const struct kheap *heap, const struct region *region, size_t more);
 /* Move the table, which needs room for n entries, to pages of its own; `region`: it is new, or NULL. Every region is in the list. */

@@ -188,7 +188,12 @@ bool sections_move(struct kheap *heap, struct region *region, size_t n)
 		old->next = heap->old_sections;
 		heap->old_sections = old;
 	} else if (old) {
+		/* A region may be about to change its length for this: none settles now. */
+		bool was_draining = heap->is_draining;
+
+		heap->is_draining = true;
 		table_free(heap, old);
+		heap->is_draining = was_draining;
 	}
 	return true;
 }
@@ -201,31 +206,48 @@ static size_t table_room(const struct kheap *heap)
 	return heap->sections == heap->inline_sections ? room + room / 2 : room;
 }
 
+/* The entries of a region that the table has room for from the first on, lest it move, to where it is in the way, when the region becomes longer. */
+static size_t sections_ahead(const struct region *region)
+{
+	return max_size(min_size(sections_of_pages(region, region->capacity), SECTIONS_AHEAD), n_sections_of(region));
+}
+
+/* Of all regions that are entered, and n more entries. */
+static size_t sections_wanted(const struct kheap *heap, size_t n)
+{
+	for (const struct region *region = heap->regions; region; region = region->next)
+		n += sections_ahead(region);
+	return n;
+}
+
 static size_t growth_by(const struct kheap *heap, size_t n)
 {
-	n += heap->n_sections;
 	return n <= table_room(heap) ? 0 : table_pages(n);
 }
 
 size_t sections_growth(const struct kheap *heap, size_t n_pages)
 {
 	/* With its descriptors, which are less than a 32nd, and wherever it begins. */
-	const struct region region = { .capacity = n_pages, .n_pages = n_pages + n_pages / 32 + 2 };
+	const struct region region = { .capacity = n_pages + n_pages / 32 + 2 };
 
-	return growth_by(heap, n_sections_of(&region) + 1);
+	return growth_by(heap, sections_wanted(heap, sections_of_pages(&region, region.capacity) + 1));
 }
 
 size_t sections_growth_at(const struct kheap *heap, const struct region *region, size_t more)
 {
-	return growth_by(heap, sections_of_pages(region, region->n_pages + more) - n_sections_of(region));
+	return growth_by(heap,
+	                 heap->n_sections + sections_of_pages(region, region->n_pages + more) - n_sections_of(region));
 }
 
-/* The region's sections from this one on. */
+/* The region's sections from this one on. It is in the list. */
 static bool add(struct kheap *heap, struct region *region, size_t from)
 {
 	size_t end = n_sections_of(region), more = end - from;
 	size_t room = table_room(heap);
 
+	/* Or at least those. */
+	if (!from && sections_wanted(heap, 0) > room && sections_move(heap, region, sections_wanted(heap, 0)))
+		return true;
 	if (heap->n_sections_used + more <= room) {
 		sections_begin(heap);
 		insert(heap, region, from, end);

@@ -23,9 +23,11 @@
 
 /*
  * The first chunk. Not larger, because all of it is resident in a program that locks what it has in memory (mlockall), as much as the
- * stacks of four threads. Two thirds of it describe what is reserved; the rest is as much as small programs need.
+ * stacks of four threads. Two thirds of it describe what is reserved; the rest is as much as small programs need. What is reserved costs no memory,
+ * but counts as address space: for limits that are set while the program runs, and for mlockall without the privilege.
  */
 #define FIRST_BYTES ((size_t)32 << 20)
+#define KEPT_SHARE 4
 #define RESERVED_SHARE 32 /* the first chunk is this share of what is reserved with it, 1 GiB, */
 #define LIMIT_SHARE 16    /* which is no more than this share of what the process may have (ulimit -v, -d) */
 
@@ -250,8 +252,12 @@ static bool get_behind(const struct kpage_request *request, struct kpage_chunk *
 {
 	uintptr_t base = request->best_address, end;
 	size_t min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
-	/* Much, because threads that want more at the same time wait for each other. */
-	size_t size_bytes = lesser(chunk_bytes(min_bytes, CHUNK_MAX), range.end - base);
+	/*
+	 * Much, because threads that want more at the same time wait for each other; but no more than the heap keeps when it is empty again, a
+	 * quarter, lest it come and go.
+	 */
+	size_t most = lesser(preload_mapped_bytes() / KEPT_SHARE, CHUNK_MAX);
+	size_t size_bytes = lesser(chunk_bytes(min_bytes, most), range.end - base);
 
 	if (size_bytes < min_bytes || !hold(base, size_bytes))
 		return false;

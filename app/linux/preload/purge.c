@@ -46,7 +46,7 @@ static size_t moved_bytes;
 static struct {
 	size_t free_before; /* free bytes at the last look, */
 	size_t given_back;  /* and the least since pages were given back, or came: so much is not resident */
-	size_t needed;      /* when it falls below this, most of what was given back was needed again; 0: it was */
+	size_t needed; /* when it falls below this, most of what was given back was needed again; 0: it was, or little went back */
 	uint64_t purged_at;
 	uint64_t released_at; /* a large object, by itself */
 	unsigned n_regrets;
@@ -129,14 +129,20 @@ void preload_note_moved(size_t size_bytes)
 	__atomic_fetch_add(&moved_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
+static unsigned regret(unsigned n)
+{
+	n += REGRET;
+	return n < REGRET_FIRST ? REGRET_FIRST : n > REGRETS_MAX ? REGRETS_MAX : n;
+}
+
 /* What of the free memory is still as it was given back; was most of it needed again? */
 static size_t notice(size_t n_free, uint64_t now)
 {
 	size_t given_back = lesser(n_free, GET(given_back));
 
 	if (given_back < GET(needed)) {
-		if (now - GET(purged_at) < REGRET_MS && GET(n_regrets) < REGRETS_MAX)
-			SET(n_regrets, GET(n_regrets) ? GET(n_regrets) + REGRET : REGRET_FIRST);
+		if (now - GET(purged_at) < REGRET_MS)
+			SET(n_regrets, regret(GET(n_regrets)));
 		SET(needed, 0);
 	}
 	SET(given_back, given_back);
