@@ -41,7 +41,7 @@ struct test_source {
 	bool give_less;      /* min_pages - 1 */
 	bool from_top;       /* the highest free pages first */
 	bool gives_zeros;    /* and says so */
-	bool tells_behind;   /* that all behind the first chunk can be had */
+	bool tells_behind;   /* that all behind a chunk can be had; of others than the first that is of no use */
 	size_t gap_pages;    /* left free between chunks, so that no two are adjacent */
 	size_t alignment;    /* chunks begin one page past a multiple of this; 0: anywhere */
 	struct kheap *enter; /* get() and put() allocate from this heap and free again */

@@ -214,6 +214,11 @@ static void broken_promises_are_survived(struct test *t)
 	TRY(heap != NULL && fill(t, heap));
 	kheap_get_stats(heap, &stats);
 	CHECK(t, stats.n_regions > 1, "the heap has one region although no two chunks lie together");
+	/* What is promised of a chunk that is just large enough must not take its pages. */
+	void *large = kheap_alloc(heap, ARENA / 8, 0);
+
+	CHECK(t, large != NULL, "%zu bytes were refused", ARENA / 8);
+	kheap_free(heap, large);
 	TRY(test_end_heap(t, heap));
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }

@@ -352,7 +352,7 @@ static bool source_get(void *ctx, const struct kpage_request *request, struct kp
 	chunk->is_zero = source->gives_zeros;
 	if (chunk->is_zero)
 		test_zero((void *)chunk->base, chunk->n_pages * KMALLOC_PAGE_SIZE);
-	if (source->tells_behind && source->n_given == 0)
+	if (source->tells_behind)
 		chunk->n_behind = (uint32_t)((source->end - chunk->base) / KMALLOC_PAGE_SIZE - chunk->n_pages);
 	source->given[source->n_given++] = *chunk;
 	source->given_pages += chunk->n_pages;
