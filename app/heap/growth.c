@@ -4,7 +4,8 @@
  * but for a large object for no more than that needs: its chunk goes back with it.
  *
  * One region is open: the next chunk is asked for where that ends. Once a chunk was got there, growth goes by smaller steps, and each region that
- * becomes full is followed by an open one. If none ever is, the source's chunks lie apart, and it is not asked again.
+ * becomes full is followed by an open one. If the first one cannot be lengthened, or two in a row, the source's chunks
+ * lie apart, and it is not asked again, unless it said that it has what follows (n_behind).
  */
 #include "small.h"
 #include "internal.h"
@@ -95,7 +96,7 @@ INLINE uint8_t own_mark(void)
 	return (uint8_t)(1 + kport_cpu() % UINT8_MAX);
 }
 
-/* Another CPU is lengthening the region. False: it takes too long, or was interrupted by this call. */
+/* Another CPU is lengthening the region. False: it takes too long, or it is this one, which was interrupted. */
 static bool growth_awaited(struct kheap *heap)
 {
 	for (unsigned looks = WAIT_LOOKS; looks && LOAD(heap->lengthening) != own_mark(); looks--) {
@@ -131,13 +132,13 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	request->best_address = page_address(region, region->n_pages);
 	if (request->min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES))
 		return NULL;
-	/* Until it is cut: see region.c. */
-	if (request->min_pages > room)
+	/* Closed until it is cut (region.c); not while somebody waits for more of it. */
+	if (request->min_pages > room && !heap->lengthening)
 		heap->open = NULL;
 	return request->min_pages <= allowed ? region : NULL;
 }
 
-/* Whoever could not lengthen a region that none has lengthened does not try with the next one, unless that was the first time. */
+/* Of a region that was never lengthened: once it may be chance, but if none was since the last such one, the source's chunks lie apart. */
 static void close_region(struct kheap *heap, const struct region *region)
 {
 	heap->open = NULL;

@@ -366,18 +366,6 @@ static bool region_resized(struct kheap *heap, struct region *region, size_t n_p
 	return true;
 }
 
-/* Its last n pages, which are free, leave the bins, and are its own no more. */
-static void end_remove(struct kheap *heap, struct region *region, size_t n_pages)
-{
-	size_t n_free = free_at_end(region), first = region->n_pages - n_free;
-
-	run_remove(heap, &region->descs[first]);
-	if (n_free > n_pages)
-		run_insert(heap, region, first, n_free - n_pages);
-	region->n_pages -= n_pages;
-	region->n_chunks--;
-}
-
 bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 {
 	size_t end = region->n_pages, first = end - free_at_end(region);
@@ -410,9 +398,13 @@ bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 /* The last chunk that was added is free: it goes back. */
 static void region_cut_last(struct kheap *heap, struct region *region)
 {
-	size_t n_pages = region->chunks[region->n_chunks - 1];
+	size_t n_pages = region->chunks[--region->n_chunks];
+	size_t n_free = free_at_end(region), first = region->n_pages - n_free;
 
-	end_remove(heap, region, n_pages);
+	run_remove(heap, &region->descs[first]);
+	if (n_free > n_pages)
+		run_insert(heap, region, first, n_free - n_pages);
+	region->n_pages -= n_pages;
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;
 	(void)region_resized(heap, region, region->n_pages + n_pages);

@@ -245,7 +245,7 @@ static bool add(struct kheap *heap, struct region *region, size_t from)
 	size_t end = n_sections_of(region), more = end - from;
 	size_t room = table_room(heap);
 
-	/* Or at least those. */
+	/* With room for what is to come; if there are no pages for that, for what is there. */
 	if (!from && sections_wanted(heap, 0) > room && sections_move(heap, region, sections_wanted(heap, 0)))
 		return true;
 	if (heap->n_sections_used + more <= room) {

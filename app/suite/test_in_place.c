@@ -22,6 +22,17 @@ static bool fill(struct test *t, struct kheap *heap)
 	return true;
 }
 
+/* Each is as it was filled. */
+static bool free_filled(struct test *t, struct kheap *heap)
+{
+	for (unsigned i = 0; i < N_OBJECTS; i++) {
+		if (!test_filled(t, objects[i], SIZE, i, "an object"))
+			return false;
+		kheap_free(heap, objects[i]);
+	}
+	return true;
+}
+
 static bool is_across(const struct kpage_chunk *chunk, const void *object)
 {
 	uintptr_t end = chunk->base + chunk->n_pages * PAGE;
@@ -49,10 +60,7 @@ static void chunks_are_one_region(struct test *t)
 	      "%zu bytes are held for %zu live ones", stats.footprint_bytes, stats.live_bytes);
 	test_note(t, "%u chunks in %zu regions, %u objects across two, %zu bytes for %zu", t->source.n_given,
 	          stats.n_regions, n_across, stats.footprint_bytes, stats.live_bytes);
-	for (unsigned i = 0; i < N_OBJECTS; i++) {
-		TRY(test_filled(t, objects[i], SIZE, i, "an object"));
-		kheap_free(heap, objects[i]);
-	}
+	TRY(free_filled(t, heap));
 	TRY(test_end_heap(t, heap));
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }
@@ -85,10 +93,7 @@ static void chunks_go_back_from_the_end(struct test *t)
 		CHECK(t, objects[i] != NULL, "%zu bytes were refused", SIZE);
 		test_fill(objects[i], SIZE, i);
 	}
-	for (unsigned i = 0; i < N_OBJECTS; i++) {
-		TRY(test_filled(t, objects[i], SIZE, i, "an object"));
-		kheap_free(heap, objects[i]);
-	}
+	TRY(free_filled(t, heap));
 	(void)kheap_trim(heap);
 	CHECK(t, t->source.given_pages < full / 8, "with nothing live %zu of %zu pages are held after kheap_trim",
 	      t->source.given_pages, full);
@@ -168,10 +173,7 @@ static void promised_pages_are_one_region(struct test *t)
 	CHECK(t, t->source.n_given > 8, "only %u chunks were needed", t->source.n_given);
 	CHECK(t, stats.n_regions == 1, "a heap whose source promised all that it gave has %zu regions",
 	      stats.n_regions);
-	for (unsigned i = 0; i < N_OBJECTS; i++) {
-		TRY(test_filled(t, objects[i], SIZE, i, "an object"));
-		kheap_free(heap, objects[i]);
-	}
+	TRY(free_filled(t, heap));
 	(void)kheap_trim(heap);
 	CHECK(t, t->source.given_pages < full / 4, "with nothing live %zu of %zu pages are held after kheap_trim",
 	      t->source.given_pages, full);
@@ -199,7 +201,7 @@ static void promises_cost_no_real_pages(struct test *t)
 	      of_others.overhead_bytes, of_zeros.overhead_bytes);
 }
 
-/* It closes the region, and the heap grows elsewhere. */
+/* It is asked each time, and then elsewhere. */
 static void broken_promises_are_survived(struct test *t)
 {
 	struct kheap *heap;

@@ -27,7 +27,7 @@
  * but counts as address space: for limits that are set while the program runs, and for mlockall without the privilege.
  */
 #define FIRST_BYTES ((size_t)32 << 20)
-#define KEPT_SHARE 4
+#define KEPT_SHARE 4      /* of the heap, which its first region may have free at its end before chunks go back */
 #define RESERVED_SHARE 32 /* the first chunk is this share of what is reserved with it, 1 GiB, */
 #define LIMIT_SHARE 16    /* which is no more than this share of what the process may have (ulimit -v, -d) */
 
