@@ -156,8 +156,7 @@ struct block *area_create(struct kheap *heap, struct region *region, size_t page
 
 	heap->is_laden = true;
 	guard_poison(page_address(region, page) + offset, (n_pages << PAGE_SHIFT) - offset);
-	for (size_t i = page; i < end; i++)
-		page_kind_set(region, i, PAGE_BLOCK);
+	page_kinds_set(region, page, n_pages, PAGE_BLOCK);
 	start = offset ? NULL : join_before(heap, region, page, n_pages, &head, &flags);
 	if (!start)
 		start = block_at(page_address(region, page) + offset + GRANULE - BLOCK_HEADER);
@@ -165,12 +164,13 @@ struct block *area_create(struct kheap *heap, struct region *region, size_t page
 	if (stop) {
 		page_kind_set(region, end, PAGE_BLOCK);
 		end += more;
+		block_make_free(heap, start, (uintptr_t)stop - (uintptr_t)start, flags);
 	} else {
 		stop = area_sentinel(region, end);
-		seal(heap, stop, BLOCK_USED, 0);
+		seal(heap, stop, BLOCK_USED | BLOCK_PREV_FREE, 0);
+		seal(heap, start, (uint32_t)((uintptr_t)stop - (uintptr_t)start) | flags, 0);
 	}
 	area_set_length(region, head, end - head);
-	block_make_free(heap, start, (uintptr_t)stop - (uintptr_t)start, flags);
 	heap->counters.block_pages += n_pages;
 	return start;
 }
@@ -291,8 +291,7 @@ static void area_cut(struct kheap *heap, struct region *region, struct block *bl
 			     block_label(first));
 		area_set_length(region, span->to, span->end - span->to);
 	}
-	for (size_t i = span->from; i < span->to; i++)
-		page_kind_set(region, i, PAGE_BODY);
+	page_kinds_set(region, span->from, span->to - span->from, PAGE_BODY);
 	heap->counters.block_pages -= span->to - span->from;
 	run_free(heap, region, span->from, span->to - span->from);
 }

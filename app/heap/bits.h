@@ -11,6 +11,7 @@
 
 /* Words that may overlay any object, for filling and copying. */
 typedef uint64_t __attribute__((may_alias)) word_alias;
+typedef uint64_t __attribute__((may_alias, aligned(1))) unaligned_word;
 
 static inline bool is_power_of_two(size_t n)
 {
@@ -20,7 +21,7 @@ static inline bool is_power_of_two(size_t n)
 /* The index of the highest set bit; n != 0. */
 static inline unsigned log2_floor(size_t n)
 {
-	return (unsigned)(8 * sizeof(unsigned long long) - 1) - (unsigned)__builtin_clzll(n);
+	return (unsigned)__builtin_clzll(n) ^ (8 * sizeof(unsigned long long) - 1);
 }
 
 /* The index of the lowest set bit; n != 0. */
@@ -95,6 +96,17 @@ static inline void copy_words(void *to, const void *from, size_t n_bytes)
 #endif
 	for (word_alias *end = out + n_words; out < end; out++, in++)
 		*out = *in;
+}
+
+/* A few bytes, each of which others may be reading. */
+static inline void fill_bytes(uint8_t *byte, uint8_t value, size_t n_bytes)
+{
+#ifndef __SANITIZE_THREAD__
+	for (; n_bytes >= 8; byte += 8, n_bytes -= 8)
+		*(unaligned_word *)byte = value * (uint64_t)0x0101010101010101;
+#endif
+	for (uint8_t *end = byte + n_bytes; byte < end; byte++)
+		STORE(*byte, value);
 }
 
 /* In a loop that waits for another CPU. */

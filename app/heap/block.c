@@ -168,26 +168,23 @@ static void block_wake(struct kheap *heap, struct block *block, uintptr_t payloa
 		guard_verify(heap, start, end - start);
 }
 
-/* A free block for the request, in no list. */
-INLINE struct block *block_take(struct kheap *heap, size_t need, size_t alignment)
+uintptr_t block_search(struct kheap *heap, size_t need, size_t alignment, unsigned label)
 {
 	struct block *block;
 
+	heap->is_laden = true;
 	if (alignment != GRANULE)
 		victim_retire(heap);
 	block = block_find(heap, need, alignment);
-	if (LIKELY(block != NULL))
-		return block;
-	return area_grow(heap, need, alignment);
-}
-
-uintptr_t block_search(struct kheap *heap, size_t need, size_t alignment, unsigned label)
-{
-	struct block *block = block_take(heap, need, alignment);
-
-	heap->is_laden = true;
-	if (!block)
-		return 0;
+	if (!block) {
+		block = area_grow(heap, need, alignment);
+		if (!block)
+			return 0;
+		if (!HARDENED && alignment == GRANULE && block_size(block) >= need + VICTIM_MIN) {
+			victim_set(heap, block);
+			return victim_cut(heap, need, BLOCK_BINS, label, magazine_of_label(heap, label));
+		}
+	}
 	uintptr_t payload = alignment == GRANULE ? block_payload(block) : block_fit(block, need, alignment);
 	size_t total = block_size(block);
 	uint32_t flags = block->size_flags & BLOCK_FIRST;

@@ -61,7 +61,6 @@ static void *const no_object[2];
 #if KPORT_CPUS > 1
 const struct cpu_cache kheap_no_cache = {
 	.magazines = { [0 ... MAGAZINES - 1] = { NO_SLOT } },
-	.runs = { .magazines = { [0 ... RUN_CLASSES - 1] = { NO_SLOT } } },
 	.inside = 1,
 };
 #endif
@@ -94,7 +93,6 @@ static void cache_init_small(struct cpu_cache *cache)
 	fill_words(cache, 0, sizeof(*cache));
 	for (unsigned i = 0; i < MAGAZINES; i++)
 		cache->magazines[i].top = NO_SLOT;
-	runs_init(cache);
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		cache->states[i].object_words = (uint16_t)(slab_object_size(i) / sizeof(void *));
 		small_use(cache, MAGAZINE_SLAB + i, &cache->states[i]);

@@ -20,6 +20,7 @@
 #define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
+#define FIXED_SHARE 8       /* of a CPU's part of large objects and runs, where the heap cannot grow */
 #define LIMITED_SHARE 4     /* where the heap has a limit, all CPUs' full clips are a quarter of it */
 #define OWN_MOST_BYTES \
 	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
@@ -239,6 +240,17 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 	cache->own_most = min_size(part, OWN_MOST_BYTES);
 }
 
+/*
+ * What a CPU may keep of runs, and as much of large objects: all of the heap if it works alone, since they go before the heap grows; where
+ * several do, less than its part, since they have only their own to give.
+ */
+static inline size_t large_part(const struct kheap *heap, size_t scale)
+{
+	size_t part = heap->n_caches ? scale / 2 / (1 + heap->n_caches) : scale;
+
+	return can_grow(heap) ? part : part / FIXED_SHARE;
+}
+
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
 INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 {
@@ -330,7 +342,7 @@ INLINE bool is_large_run(const struct page_desc *desc)
 
 /* A live block whose check word holds, or a live run. False: there is no room, or it is none of those. Without the lock. */
 bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object);
-bool large_push_run(struct kheap *heap, struct cpu_cache *cache, void *object, const struct page_desc *desc);
+bool large_push_run(struct cpu_cache *cache, struct page_desc *desc);
 /* All go back, true if there were any; and the space, too. */
 bool large_drain(struct kheap *heap, struct cpu_cache *cache);
 void large_end(struct kheap *heap, struct cpu_cache *cache);
@@ -338,23 +350,39 @@ void large_end(struct kheap *heap, struct cpu_cache *cache);
 void large_earn(struct kheap *heap, struct cpu_cache *cache);
 void large_idle(struct kheap *heap, struct cpu_cache *cache);
 size_t large_bytes(const struct cpu_cache *cache);
-/* The n-th place's object, or NULL. Of other CPUs' caches, too. */
-#define LARGE_PLACES 486
+/* The n-th place's block, or NULL; how many runs there are, whose bytes are added to *n_bytes. Of other CPUs' caches, too. */
+#define LARGE_PLACES 362
 void *large_nth(const struct cpu_cache *cache, unsigned n);
+size_t large_runs(const struct cpu_cache *cache, size_t *n_bytes);
 
 /* ---- page runs (run_cache.c) ----------------------------------------------------------------------------------------- */
 
-void runs_init(struct cpu_cache *cache);
+/* A live run onto a list, through its descriptor; and off it the first one, if it is aligned to so many bytes. */
+INLINE void run_list_push(struct page_desc **list, struct page_desc *desc)
+{
+	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN_CACHED);
+	desc->next = *list;
+	*list = desc;
+}
+
+INLINE struct page_desc *run_list_pop(struct page_desc **list, size_t alignment)
+{
+	struct page_desc *desc = *list;
+
+	if (UNLIKELY(!desc) || UNLIKELY(desc_address(desc) & (alignment - 1)))
+		return NULL;
+	*list = desc->next;
+	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN);
+	return desc;
+}
+
 /* A run that is live for the heap goes back. */
 void give_back_run(struct kheap *heap, struct page_desc *desc);
-/* All runs of a cache go back; true if there were any. Then its space, too. */
+/* All runs of a cache go back; true if there were any. */
 bool runs_drain(struct kheap *heap, struct cpu_cache *cache);
-void runs_end(struct kheap *heap, struct cpu_cache *cache);
-/* Every so many misses: let the magazines have what the heap's size allows. Less often: one of each class goes. */
+/* Every so many misses: whoever misses them often may have what the heap's size allows. Less often: one of each length goes. */
 void runs_earn(struct kheap *heap, struct cpu_cache *cache);
 void runs_idle(struct kheap *heap, struct cpu_cache *cache);
-/* How many are cached; their bytes are added to *n_bytes. Of other CPUs' caches, too. */
-size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes);
 
 /* ---- what is not needed is given up --------------------------------------------------------------------------------- */
 

@@ -208,7 +208,7 @@ static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 		class_shrink(heap, cache, i);
 	while (empty_give(heap, cache))
 		;
-	runs_end(heap, cache);
+	cache->runs.most_pages = 0;
 	large_end(heap, cache);
 	if (cache->block_states)
 		overhead_free(heap, cache->block_states);
@@ -252,10 +252,22 @@ COLD bool cpu_drain(struct kheap *heap)
 	return any;
 }
 
-/* The depot, and of this CPU's cache all but small objects, which are few bytes. */
+/* Of this CPU's cache: page runs, and what is larger than magazines' objects. */
+static size_t large_cached_bytes(const struct cpu_cache *cache)
+{
+	return (cache->runs.n_pages << PAGE_SHIFT) + large_bytes(cache);
+}
+
+/* The depot, and of this CPU's cache all but small objects, which are few bytes; if it has many large ones, these alone. */
 static bool drain_large(struct kheap *heap)
 {
 	struct cpu_cache *cache = present_cache(heap);
+
+	if (cache && large_cached_bytes(cache) > (heap_scale(heap) << PAGE_SHIFT) / DRAIN_SHARE) {
+		(void)runs_drain(heap, cache);
+		(void)large_drain(heap, cache);
+		return true;
+	}
 	bool any = !HARDENED && depot_drain(heap);
 
 	if (cache) {
@@ -283,8 +295,7 @@ static size_t cached_bytes(struct kheap *heap, unsigned number)
 		if (state && state->end)
 			n += (size_t)(cache->magazines[number].top - bottom_of(state)) * magazine_object_size(number);
 	}
-	(void)runs_count(cache, &n);
-	return n + large_bytes(cache);
+	return n + large_cached_bytes(cache);
 }
 
 COLD bool cpu_spare(struct kheap *heap)
@@ -499,7 +510,9 @@ COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct
 		if (state)
 			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
 	}
-	sum->n_objects += runs_count(cache, &sum->n_bytes);
+	sum->n_objects += LOAD(cache->runs.n_runs);
+	sum->n_bytes += LOAD(cache->runs.n_pages) << PAGE_SHIFT;
+	sum->n_objects += large_runs(cache, &sum->n_bytes);
 	for (unsigned i = 0; i < LARGE_PLACES && __atomic_load_n(&cache->large, __ATOMIC_RELAXED); i++) {
 		void *object = large_nth(cache, i);
 

@@ -419,12 +419,12 @@ void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flag
 
 /* ---- the caches, and what they do not answer ------------------------------------------------------------------------- */
 
-/* A power of two that is a run of a few pages. */
-static __attribute__((noinline)) void *alloc_few_pages(struct kheap *heap, size_t size)
+/* What is a run of a few pages. */
+static __attribute__((noinline)) void *alloc_few_pages(struct kheap *heap, size_t size, size_t alignment)
 {
-	void *object = cpu_alloc_run(heap, log2_floor(size) - PAGE_SHIFT);
+	void *object = cpu_alloc_run(heap, pages_for(size), alignment);
 
-	return object ? object : alloc_any(heap, size, size, 0);
+	return object ? object : alloc_any(heap, size, alignment, 0);
 }
 
 /* From the caches, too. An alignment of 0 is the natural one. */
@@ -448,10 +448,10 @@ static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t siz
 		if (object)
 			return object;
 	}
-	if (!HARDENED && !flags && !alignment && size - PAGE_SIZE <= RUN_CACHE_MAX - PAGE_SIZE && is_power_of_two(size))
-		return alloc_few_pages(heap, size);
 	if (!alignment)
 		alignment = natural_alignment(size);
+	if (!HARDENED && !flags && alignment >= PAGE_SIZE && size - 1 < RUN_CACHE_PAGES * PAGE_SIZE)
+		return alloc_few_pages(heap, size, alignment);
 	if (!HARDENED && !flags && size - FAST_MAX <= LARGE_MAX - FAST_MAX) {
 		void *object = cpu_alloc_large(heap, size, alignment);
 

@@ -89,7 +89,7 @@ bool heap_drain(struct kheap *heap);
 
 /* A request could not be met: get pages, or ask on_low_memory once; true: try again. Called without the lock. */
 bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size, bool *has_asked);
-#define GROWTH_TRIES 4
+#define GROWTH_TRIES 5
 
 /* A call returns NULL. Called without the lock. */
 void count_failure(struct kheap *heap);
@@ -194,13 +194,11 @@ bool run_extend(struct kheap *heap, struct region *region, size_t page, size_t n
 /* Put pages that are in no list under the bins, or take a free run out of them. */
 void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages);
 void run_remove(struct kheap *heap, struct page_desc *head);
-static inline unsigned run_bin_of(size_t n_pages)
+INLINE unsigned run_bin_of(size_t n_pages)
 {
-	if (n_pages < RUN_EXACT)
-		return (unsigned)n_pages;
-	unsigned shift = log2_floor(n_pages) - RUN_SL_SHIFT;
+	size_t octave = log2_floor(n_pages);
 
-	return (unsigned)min_size((shift << RUN_SL_SHIFT) + (n_pages >> shift), RUN_BINS - 1);
+	return (unsigned)min_size(2 * octave + (2 * n_pages >> octave) - 2, RUN_BINS - 1);
 }
 
 static inline enum zone page_zone(uintptr_t page_number)
@@ -263,10 +261,8 @@ INLINE bool is_cached(const struct kheap *heap, uintptr_t object)
 	return !HARDENED && *key_word(object) == cached_key(heap, object);
 }
 
-/* Largest power of two that is a page run in a CPU's magazine. */
-#define RUN_CACHE_MAX (PAGE_SIZE << (RUN_CLASSES - 1))
-/* 2^run_class pages, aligned to their length. NULL: the heap has none now. Called without the lock. */
-void *cpu_alloc_run(struct kheap *heap, unsigned run_class);
+/* Up to RUN_CACHE_PAGES pages, aligned to so many bytes. NULL: the heap has none now. Called without the lock. */
+void *cpu_alloc_run(struct kheap *heap, size_t n_pages, size_t alignment);
 /* Free what lies in a page that is the first of a live run. Called without the lock. */
 void cpu_free_run(struct kheap *heap, void *object);
 

@@ -168,9 +168,8 @@ struct window {
 enum zone { ZONE_LOW, ZONE_HIGH, N_ZONES };
 #define ZONE_PAGE ((uintptr_t)1 << (32 - PAGE_SHIFT))
 
-/* Two bins for each octave of lengths; up to RUN_EXACT, all runs of a bin are equally long. */
-#define RUN_SL_SHIFT 1
-#define RUN_EXACT ((size_t)2 << RUN_SL_SHIFT)
+/* Two bins for each octave of lengths; below RUN_EXACT, all runs of a bin are equally long. */
+#define RUN_EXACT ((size_t)4)
 #define RUN_BINS 30 /* the last one has all from 3 * 2^13 pages (96 MiB) on: there are few of them */
 
 struct run_bins {
@@ -298,15 +297,14 @@ struct magazine_state {
 _Static_assert((int)MAGAZINE_SLAB == (int)PAGE_SLAB, "a slab's magazine has the number of its page's kind");
 
 /*
- * Runs of 1, 2, 4 and 8 pages, aligned to their length. The magazines hold their descriptors, so that nothing is written into free pages;
- * the kind of the first page says that a run is in one.
+ * Runs of 1 to 8 pages, listed by length through their descriptors, so that nothing is written into free pages; the kind of the first page says
+ * that a run is in a cache. Of 2, 4 and 8 pages only those that are aligned to their length.
  */
-#define RUN_CLASSES 4
-#define RUN_SLOTS (CLIP_WORDS / RUN_CLASSES)
-
+#define RUN_CACHE_PAGES 8
 struct run_cache {
-	struct magazine magazines[RUN_CLASSES];
-	struct clip *clip; /* the slots of all. NULL: not earned yet */
+	struct page_desc *runs[RUN_CACHE_PAGES];
+	size_t n_runs, n_pages; /* in all lists */
+	size_t most_pages;
 };
 
 struct cpu_cache {

@@ -264,6 +264,12 @@ INLINE void page_kind_set(const struct region *region, size_t page, unsigned kin
 	__atomic_store_n(&region->kinds[page], (uint8_t)kind_byte, __ATOMIC_RELAXED);
 }
 
+/* The same for n pages. */
+INLINE void page_kinds_set(const struct region *region, size_t page, size_t n, enum page_kind kind)
+{
+	fill_bytes(&region->kinds[page], (uint8_t)kind, n);
+}
+
 /* The first page of a run becomes live, or is so no more. */
 INLINE void run_start_set(const struct region *region, size_t page, enum page_kind kind)
 {

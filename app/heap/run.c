@@ -63,8 +63,8 @@ INLINE void run_unlink(struct run_bins *bins, struct page_desc *desc)
 		bins->bits &= ~((uint64_t)1 << bin);
 }
 
-/* Its first n pages leave it; it stays in the bin, and where it is in the list. */
-INLINE void run_cut(struct run_bins *bins, struct region *region, struct page_desc *desc, size_t n_pages)
+/* Its first n pages leave it; it stays in this bin, and where it is in the list. */
+INLINE void run_cut(struct run_bins *bins, unsigned bin, struct region *region, struct page_desc *desc, size_t n_pages)
 {
 	size_t left = desc->n_pages - n_pages;
 	struct page_desc *rest = region_desc(region, desc_page(desc) + n_pages);
@@ -79,7 +79,7 @@ INLINE void run_cut(struct run_bins *bins, struct region *region, struct page_de
 	if (prev)
 		prev->next = rest;
 	else
-		bins->heads[run_bin_of(left)] = rest;
+		bins->heads[bin] = rest;
 	set_kind(region, desc_page(rest), PAGE_FREE);
 }
 
@@ -166,8 +166,8 @@ INLINE struct page_desc *zone_first(const struct run_bins *bins, size_t n_pages,
 }
 
 /* A free run, and the number of the page in it where n_pages will start. */
-INLINE struct page_desc *run_find(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
-                                  uintptr_t *start)
+static __attribute__((noinline)) struct page_desc *run_find(struct kheap *heap, size_t n_pages, unsigned align_shift,
+                                                            uintptr_t max_address, uintptr_t *start)
 {
 	const uintptr_t top_low = (ZONE_PAGE << PAGE_SHIFT) - 1;
 	size_t tries = heap->is_thorough ? THOROUGH_TRIES : RUN_TRIES;
@@ -175,18 +175,9 @@ INLINE struct page_desc *run_find(struct kheap *heap, size_t n_pages, unsigned a
 	struct page_desc *desc = NULL;
 
 	/* Memory below 4 GiB is kept for those who need it. */
-	if (max_address == UINTPTR_MAX) {
-		if (high->bits) {
-			desc = zone_first(high, n_pages, align_shift, start);
-			if (!desc)
-				desc = zone_find(high, n_pages, align_shift, max_address, tries, start);
-		}
-		if (!desc)
-			desc = zone_first(low, n_pages, align_shift, start);
-		return desc ? desc : zone_find(low, n_pages, align_shift, max_address, tries, start);
-	}
 	if (max_address > top_low)
-		desc = zone_find(high, n_pages, align_shift, max_address, SIZE_MAX, start);
+		desc = zone_find(high, n_pages, align_shift, max_address, max_address == UINTPTR_MAX ? tries : SIZE_MAX,
+		                 start);
 	if (!desc)
 		desc = zone_find(low, n_pages, align_shift, max_address, max_address >= top_low ? tries : SIZE_MAX,
 		                 start);
@@ -217,8 +208,11 @@ INLINE struct page_desc *run_take(struct kheap *heap, struct page_desc *desc, ui
 	size_t start = number - region->first_page;
 	struct run_bins *bins = bins_of(heap, region, first);
 
-	if (start == first && end - start > n_pages && run_bin_of(end - start - n_pages) == run_bin_of(end - start)) {
-		run_cut(bins, region, desc, n_pages);
+	size_t total = end - first;
+	unsigned bin = run_bin_of(total);
+
+	if (LIKELY(start == first && total > n_pages && run_bin_of(total - n_pages) == bin)) {
+		run_cut(bins, bin, region, desc, n_pages);
 	} else {
 		run_unlink(bins, desc);
 		if (start > first)
@@ -243,7 +237,12 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 	struct page_desc *desc = NULL;
 	uintptr_t number;
 
-	if (n_pages <= heap->counters.free_run_pages)
+	if (n_pages > heap->counters.free_run_pages)
+		return NULL;
+	if (LIKELY(max_address == UINTPTR_MAX))
+		desc = zone_first(&heap->runs[heap->runs[ZONE_HIGH].bits ? ZONE_HIGH : ZONE_LOW], n_pages, align_shift,
+		                  &number);
+	if (!desc)
 		desc = run_find(heap, n_pages, align_shift, max_address, &number);
 	return desc ? run_take(heap, desc, number, n_pages, kind) : NULL;
 }

@@ -1,62 +1,49 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPU caches, page runs: magazines for 1, 2, 4 and 8 pages aligned to their length, as a power of two is allocated, and the way to the runs
- * and back for what they do not answer.
+ * CPU caches, page runs: lists of runs of 1 to 8 pages, and the way to the runs and back for what they do not answer.
  *
- * A run in a magazine is live for the heap, and its cell says that it is free for its CPU, so that a double free, or a pointer into
- * it, shows without a look at its pages. Each class holds at most a share of the heap, so small heaps have nothing of this.
+ * A run in a cache is live for the heap, and its kind says that it is free for its CPU, so that a double free, or a pointer into
+ * it, shows without a look at its pages. All together are at most a share of the heap, so small heaps have nothing of this.
  */
 #include "cpu.h"
 
-#define RUN_SHARE 64 /* a magazine holds at most this share of the heap */
-#define RUNS_BUSY 8  /* frees among IDLE_MISSES misses that earn the magazines their space */
+#define RUNS_MIN_FOOTPRINT 64 /* pages */
+#define RUNS_BUSY 8           /* frees among IDLE_MISSES misses that earn a CPU its part of the heap */
+#define RUNS_MOST_BYTES ((size_t)4 << 20)
 
-/* ---- magazines ---------------------------------------------------------------------------------------------------- */
+/* ---- the lists ------------------------------------------------------------------------------------------------------ */
 
-INLINE struct page_desc *run_pop(struct run_cache *runs, unsigned run_class)
+/* The first one of a length, if it is aligned to so many bytes. */
+INLINE struct page_desc *run_pop(struct run_cache *cache, size_t n_pages, size_t alignment)
 {
-	struct magazine *magazine = &runs->magazines[run_class];
-	struct page_desc *desc = *magazine->top;
+	struct page_desc *desc = run_list_pop(&cache->runs[n_pages - 1], alignment);
 
 	if (LIKELY(desc != NULL)) {
-		STORE(magazine->top, magazine->top - 1);
-		run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN);
+		STORE(cache->n_runs, cache->n_runs - 1);
+		STORE(cache->n_pages, cache->n_pages - n_pages);
 	}
 	return desc;
 }
 
-/* False: it is full. */
-INLINE bool run_push(struct run_cache *runs, unsigned run_class, struct page_desc *desc)
+/* False: there is no room. */
+INLINE bool run_push(struct run_cache *cache, struct page_desc *desc)
 {
-	struct magazine *magazine = &runs->magazines[run_class];
+	size_t n_pages = cache->n_pages + desc->n_pages;
 
-	if (UNLIKELY(is_full(magazine)))
+	if (UNLIKELY(n_pages > cache->most_pages))
 		return false;
-	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN_CACHED);
-	STORE(magazine->top[1], desc);
-	STORE(magazine->top, magazine->top + 1);
+	run_list_push(&cache->runs[desc->n_pages - 1], desc);
+	STORE(cache->n_runs, cache->n_runs + 1);
+	STORE(cache->n_pages, n_pages);
 	return true;
 }
 
-/* The magazine that a live run belongs into; RUN_CLASSES: none. */
-INLINE unsigned run_class_of(const struct page_desc *desc, uintptr_t address)
+/* Does this live run belong into a list? */
+INLINE bool is_cacheable(const struct page_desc *desc, uintptr_t address)
 {
-	size_t n_pages = desc->n_pages;
+	size_t n_pages = desc->n_pages, alignment = is_power_of_two(n_pages) ? n_pages << PAGE_SHIFT : PAGE_SIZE;
 
-	if (n_pages > 1u << (RUN_CLASSES - 1) || !is_power_of_two(n_pages) || desc->is_bare ||
-	    address & ((n_pages << PAGE_SHIFT) - 1))
-		return RUN_CLASSES;
-	return lowest_bit(n_pages);
-}
-
-static void **run_bottom(const struct run_cache *runs, unsigned run_class)
-{
-	return &runs->clip->slots[run_class * RUN_SLOTS];
-}
-
-static size_t run_limit(const struct kheap *heap, unsigned run_class)
-{
-	return min_size(heap_scale(heap) / RUN_SHARE >> run_class, RUN_SLOTS - 2);
+	return n_pages <= RUN_CACHE_PAGES && !desc->is_bare && !(address & (alignment - 1));
 }
 
 void give_back_run(struct kheap *heap, struct page_desc *desc)
@@ -67,13 +54,13 @@ void give_back_run(struct kheap *heap, struct page_desc *desc)
 
 /* ---- allocation and freeing ---------------------------------------------------------------------------------------- */
 
-void *cpu_alloc_run(struct kheap *heap, unsigned run_class)
+void *cpu_alloc_run(struct kheap *heap, size_t n_pages, size_t alignment)
 {
 	struct cpu_cache *cache = cpu_of(heap);
 	struct page_desc *desc;
 
 	if (cpu_enter(cache)) {
-		desc = run_pop(&cache->runs, run_class);
+		desc = run_pop(&cache->runs, n_pages, alignment);
 		cpu_leave(cache);
 		if (LIKELY(desc != NULL))
 			return (void *)desc_address(desc);
@@ -81,10 +68,10 @@ void *cpu_alloc_run(struct kheap *heap, unsigned run_class)
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 
-	desc = run_alloc(heap, (size_t)1 << run_class, run_class, UINTPTR_MAX, PAGE_RUN);
+	desc = run_alloc(heap, n_pages, log2_floor(alignment) - PAGE_SHIFT, UINTPTR_MAX, PAGE_RUN);
 	if (desc) {
 		desc->is_bare = false;
-		count_alloc(heap, 1, PAGE_SIZE << run_class);
+		count_alloc(heap, 1, n_pages << PAGE_SHIFT);
 	}
 	cache = own_cache(heap);
 	if (cache)
@@ -93,9 +80,23 @@ void *cpu_alloc_run(struct kheap *heap, unsigned run_class)
 	return desc ? (void *)desc_address(desc) : NULL;
 }
 
-/* No magazine has room for it, or none takes it. */
+/* Some run of another length, so that those that nobody wants now do not keep out what is wanted. False: there is none. */
+static bool give_back_other(struct kheap *heap, struct run_cache *cache, const struct page_desc *desc)
+{
+	struct page_desc *other = NULL;
+
+	for (size_t n_pages = RUN_CACHE_PAGES; n_pages && !other; n_pages--) {
+		if (n_pages != desc->n_pages)
+			other = run_pop(cache, n_pages, 1);
+	}
+	if (other)
+		give_back_run(heap, other);
+	return other != NULL;
+}
+
+/* No list has room for it, or none takes it. */
 static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintptr_t address, struct page_desc *desc,
-                                                      unsigned run_class)
+                                                      bool is_small)
 {
 	struct cpu_cache *cache;
 
@@ -105,13 +106,12 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 	bool is_large = is_large_run(desc);
 
 	cache = own_cache(heap);
-	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc_region(desc), desc_page(desc)) != PAGE_RUN)) {
+	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc_region(desc), desc_page(desc)) != PAGE_RUN))
 		free_locked(heap, address);
-	} else {
+	else if (!(is_small && cache && give_back_other(heap, &cache->runs, desc) && run_push(&cache->runs, desc)))
 		give_back_run(heap, desc);
-	}
 	if (cache) {
-		if (run_class < RUN_CLASSES)
+		if (is_small)
 			cache->n_run_misses++;
 		else if (is_large)
 			cache->n_large_misses++;
@@ -125,100 +125,61 @@ void cpu_free_run(struct kheap *heap, void *object)
 	uintptr_t address = (uintptr_t)object;
 	struct region *region = place_at(heap, address).region;
 	struct page_desc *desc = &region->descs[region_page(region, address)];
-	unsigned run_class = run_class_of(desc, address);
 	struct cpu_cache *cache = cpu_of(heap);
+	bool is_small = is_cacheable(desc, address);
 
 	if (cpu_enter(cache)) {
-		bool is_done = run_class < RUN_CLASSES ? run_push(&cache->runs, run_class, desc)
-		                                       : large_push_run(heap, cache, object, desc);
+		bool is_done = is_small ? run_push(&cache->runs, desc) : large_push_run(cache, desc);
 
 		cpu_leave(cache);
 		if (LIKELY(is_done))
 			return;
 	}
-	free_run_shared(heap, address, desc, run_class);
+	free_run_shared(heap, address, desc, is_small);
 }
 
 /* ---- what is not needed is given up --------------------------------------------------------------------------------- */
 
-COLD bool runs_drain(struct kheap *heap, struct cpu_cache *cache)
+/* One of each length; false: there are none. */
+COLD static bool give_some_back(struct kheap *heap, struct run_cache *cache)
 {
 	bool any = false;
 	struct page_desc *desc;
 
-	for (unsigned i = 0; i < RUN_CLASSES; i++) {
-		while ((desc = run_pop(&cache->runs, i)) != NULL) {
-			give_back_run(heap, desc);
-			any = true;
-		}
+	for (size_t n_pages = 1; n_pages <= RUN_CACHE_PAGES; n_pages++) {
+		desc = run_pop(cache, n_pages, 1);
+		if (!desc)
+			continue;
+		give_back_run(heap, desc);
+		any = true;
 	}
 	return any;
 }
 
-COLD void runs_end(struct kheap *heap, struct cpu_cache *cache)
+COLD bool runs_drain(struct kheap *heap, struct cpu_cache *cache)
 {
-	struct clip *clip = cache->runs.clip;
+	bool any = false;
 
-	if (clip) {
-		/* There are several NULLs in it. */
-		clip_clear(clip);
-		clip_give(heap, clip, &clip->slots[CLIP_WORDS - 1]);
-	}
-	runs_init(cache);
+	while (give_some_back(heap, &cache->runs))
+		any = true;
+	return any;
 }
 
 COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 {
 	struct run_cache *runs = &cache->runs;
+	size_t scale = heap_scale(heap);
 	bool is_busy = cache->n_run_misses >= RUNS_BUSY;
 
 	cache->n_run_misses = 0;
-	if (!runs->clip) {
-		if (!is_busy || !run_limit(heap, 0) || (runs->clip = clip_take(heap)) == NULL)
-			return;
-		for (unsigned i = 0; i < RUN_CLASSES; i++) {
-			*run_bottom(runs, i) = NULL;
-			runs->magazines[i].top = run_bottom(runs, i);
-		}
-	}
-	for (unsigned i = 0; i < RUN_CLASSES; i++) {
-		void **slot = runs->magazines[i].top + 1, **limit = run_bottom(runs, i) + run_limit(heap, i);
-
-		/* It may hold more already than the heap's size allows now. */
-		for (; slot <= limit; slot++)
-			slot_clear(slot);
-		*slot = NULL;
-	}
+	if (!runs->most_pages && !is_busy)
+		return;
+	runs->most_pages = 0;
+	if (scale >= RUNS_MIN_FOOTPRINT)
+		runs->most_pages = min_size(large_part(heap, scale), RUNS_MOST_BYTES >> PAGE_SHIFT);
 }
 
 COLD void runs_idle(struct kheap *heap, struct cpu_cache *cache)
 {
-	struct page_desc *desc;
-
-	for (unsigned i = 0; i < RUN_CLASSES; i++) {
-		if ((desc = run_pop(&cache->runs, i)) != NULL)
-			give_back_run(heap, desc);
-	}
-}
-
-COLD void runs_init(struct cpu_cache *cache)
-{
-	cache->runs.clip = NULL;
-	/* The magazine of no class is always empty and full. */
-	for (unsigned i = 0; i < RUN_CLASSES; i++)
-		cache->runs.magazines[i].top = cache->magazines[0].top;
-}
-
-COLD size_t runs_count(const struct cpu_cache *cache, size_t *n_bytes)
-{
-	size_t n = 0;
-
-	/* Of another CPU's magazine this is what can be seen; its runs may be anybody's by now, so they are not looked at. */
-	for (unsigned i = 0; i < RUN_CLASSES; i++) {
-		void **top = __atomic_load_n(&cache->runs.magazines[i].top, __ATOMIC_RELAXED);
-
-		for (; __atomic_load_n(top, __ATOMIC_RELAXED); top--, n++)
-			*n_bytes += PAGE_SIZE << i;
-	}
-	return n;
+	(void)give_some_back(heap, &cache->runs);
 }
