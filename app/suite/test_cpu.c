@@ -531,7 +531,7 @@ static bool herd_turns(struct test *t, struct herd *herd, size_t alignment, unsi
 	return true;
 }
 
-/* One CPU takes many blocks, or runs, and frees all of them, again and again. What is cached of one size keeps no other out for long. */
+/* One CPU takes many and frees all of them, again and again. What is cached of one size keeps no other out for long. */
 static void bursts_stay_in_the_cache(struct test *t)
 {
 	/* Several CPUs keep few of the last two. */
@@ -550,11 +550,9 @@ static void bursts_stay_in_the_cache(struct test *t)
 		herd.size = bursts[i][0];
 		TRY(herd_grow(t, &herd, n) && herd_turns(t, &herd, bursts[i][1], ROUNDS, &n_shared) &&
 		    herd_turns(t, &herd, bursts[i][1], ROUNDS, &n_shared));
-		CHECK(t, HARDENED || n_shared < ROUNDS * n / 16,
-		      "%llu of %u objects of %zu bytes came from the shared storeys", (unsigned long long)n_shared,
-		      ROUNDS * n, herd.size);
+		CHECK(t, HARDENED || n_shared < ROUNDS * n / 16, "%zu of %u objects of %zu bytes were not cached",
+		      (size_t)n_shared, ROUNDS * n, herd.size);
 		herd_free(&herd);
-		TRY(test_sound(t, herd.heap, "bursts were cached"));
 	}
 	TRY(test_end_heap(t, herd.heap));
 }
