@@ -37,6 +37,8 @@ COLUMNS = (*WORKLOADS, "worst", "fit b", "fit c")
 KNOWN = dict(zip(COLUMNS, (39, 39, 53, 36, 37, 120, 32, 46, 25, 107, 1.06, 1.17)))
 TARGET = dict(zip(COLUMNS, (36, 36, 75, 42, 60, 160, 38, 60, 34, 400, 1.10, 1.17)))
 GOAL = dict(zip(COLUMNS, (28, 28, 50, 32, 36, 110, 28, 45, 25, 200, 1.05, 1.12)))
+# The worst call is looked for in smaller and larger heaps, too: objects and MiB.
+OTHER_HEAPS = ((500, 1), (100000, 256))
 GATE_PERCENT = 3
 CHART_SECONDS = 5
 
@@ -171,9 +173,10 @@ def instructions(build):
         row = result[name]
         print(f"{name:<10}{row['total']:10.1f}{row['alloc']:10.1f}{row['free']:10.1f}{row['realloc']:10.1f}{row['copied']:10.1f}")
     table["worst"], worst = worst_call(build)
+    others = [f"{objects:,} objects in {mib:,} MiB: {worst_call(build, objects, mib)[1]}" for objects, mib in OTHER_HEAPS]
     for workload in ("b", "c"):
         table[f"fit {workload}"] = float(run(build / "bench/count", "fit", workload))
-    print(f"\nWorst call found ({worst})")
+    print(f"\nWorst call found, 10,000 objects in 64 MiB: {worst}", *others, sep="\n")
     print("\n" + " " * 14 + "".join(f"{name:>8}" for name in COLUMNS))
     for title, row in (("fastest known", KNOWN), ("target", TARGET), ("goal", GOAL), ("kmalloc", table)):
         print(f"{title:<14}" + "".join(f"{row[name]:8.2f}" if "fit" in name else f"{row[name]:8.0f}" for name in COLUMNS))
@@ -184,11 +187,11 @@ def instructions(build):
     return {"instructions": result, "table": table, "density": density}
 
 
-def worst_call(build):
-    """The most instructions that one call of b or c takes, and where that was found."""
+def worst_call(build, *heap):
+    """The most instructions that one call of b or c takes, and where that was found; of a heap with so many objects, so large."""
     found = {}
     for workload in ("b", "c"):
-        for line in run(build / "bench/worst", workload).splitlines():
+        for line in run(build / "bench/worst", workload, *heap).splitlines():
             kind, instructions_found = line.split()
             found[f"{workload} {kind}"] = int(instructions_found)
     return max(found.values()), ", ".join(f"{name} {value}" for name, value in found.items())

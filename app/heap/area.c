@@ -47,6 +47,19 @@ struct block *area_first(const struct region *region, size_t page)
 
 size_t area_head(const struct region *region, size_t page)
 {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && !defined(__SANITIZE_THREAD__)
+	/* Eight at a time: bytes that are zero have their top bit set in the end (Warren, "Hacker's Delight", 6-1). */
+	const uint64_t low = 0x7f7f7f7f7f7f7f7f;
+
+	for (; page >= 7; page -= 8) {
+		uint64_t kinds =
+			*(const unaligned_word *)&region->kinds[page - 7] ^ PAGE_BLOCK_HEAD * 0x0101010101010101u;
+		uint64_t heads = ~(((kinds & low) + low) | kinds | low);
+
+		if (heads)
+			return page - 7 + log2_floor(heads) / 8;
+	}
+#endif
 	while (page_kind_of(region, page) != PAGE_BLOCK_HEAD)
 		page--;
 	return page;

@@ -52,7 +52,10 @@ static struct block *list_find(struct kheap *heap, unsigned bin, size_t need, si
 	struct block *block = heap->blocks.heads[bin];
 	struct block *best = NULL;
 
-	for (unsigned tries = heap->is_thorough ? THOROUGH_TRIES : BLOCK_TRIES; block; tries--) {
+	/* Of aligned ones fewer fit, and each is more work. */
+	unsigned tries = alignment == GRANULE ? BLOCK_TRIES : BLOCK_TRIES / 2;
+
+	for (tries = heap->is_thorough ? THOROUGH_TRIES : tries; block; tries--) {
 		size_t size = block_size(block);
 
 		if ((!best || size < block_size(best)) &&

@@ -131,7 +131,7 @@ static void check_slab(struct check *check, const struct region *region, size_t 
 		fault(check, KHEAP_FAULT_PAGE_KIND, base);
 		return;
 	}
-	size_t size = slab_object_size(class_index);
+	size_t size = slab_object_size(class_index), n_before = slab_objects(class_index) - desc->n_free;
 	size_t n_free = 0;
 
 	for (size_t i = 0; i < PAGE_WORDS; i++) {
@@ -149,7 +149,8 @@ static void check_slab(struct check *check, const struct region *region, size_t 
 		}
 		n_free++;
 		check_poison(check, object, size);
-		if (object % PAGE_SIZE / (WORD_GRANULES * GRANULE) < desc->hint)
+		if (desc->hint == HINT_FRESH ? object < base + n_before * size
+		                             : object % PAGE_SIZE / (WORD_GRANULES * GRANULE) < desc->hint)
 			fault(check, KHEAP_FAULT_SLAB_COUNT, base);
 	}
 	check->free_slab_bytes += n_free * size;

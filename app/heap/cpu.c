@@ -175,7 +175,7 @@ static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsig
 static void refill_from_slab(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine *magazine = &cache->magazines[MAGAZINE_SLAB + class_index];
-	unsigned n = (unsigned)min_size(SLAB_TAKE_MAX, (size_t)(cache->states[class_index].end - magazine->top - 1));
+	unsigned n = (unsigned)(cache->states[class_index].end - magazine->top - 1);
 
 	if (!slab_is_earned(heap, class_index))
 		return;

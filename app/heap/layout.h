@@ -91,6 +91,9 @@ _Static_assert(PAGE_KINDS <= PAGE_KIND_MASK + 1, "a page's kind and flags share 
 #define PAGE_CELLS (PAGE_SIZE / CELL_BYTES)
 _Static_assert(GRANULE == 1 << GRANULE_SHIFT, "the contract's alignment is a granule");
 
+/* Of a slab none of whose objects ever came back: its free ones are the last. */
+#define HINT_FRESH UINT16_MAX
+
 /* Out of line, too. Which part is in use follows from the page's kind. */
 struct page_desc {
 	struct page_desc *next, *prev; /* list of free runs, of slabs with free objects */
@@ -99,7 +102,8 @@ struct page_desc {
 		uint32_t n_pages;        /* free run, live run, block area: head and tail */
 		struct {                 /* slab: */
 			uint16_t n_free; /* free objects, */
-			uint16_t hint;   /* none of them before this word of starts (of a kcache's slab: object) */
+			uint16_t
+				hint; /* none of them before this word of starts (of a kcache's slab: object), or HINT_FRESH */
 		};
 	};
 	union {

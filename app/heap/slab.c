@@ -8,7 +8,6 @@
  */
 #include "internal.h"
 
-#define TAKE_FIRST 8
 #define SURE_FOOTPRINT 257 /* pages in use: in such heaps powers of two above 256 bytes get a slab at once */
 /* Where free objects of slabs are more than this share of the heap, and than this, a CPU takes another one's slab rather than a new one. */
 #define IDLE_SHARE 32
@@ -119,7 +118,7 @@ static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 	guard_poison(desc_address(desc), PAGE_SIZE);
 	page_magazines_set(desc_region(desc), desc_page(desc), MAGAZINE_SLAB + class_index);
 	desc->n_free = (uint16_t)slab_objects(class_index);
-	desc->hint = 0;
+	desc->hint = HINT_FRESH;
 	STORE(heap->slabs[class_index].n_slabs, heap->slabs[class_index].n_slabs + 1);
 	heap->counters.free_slab_bytes += desc->n_free * slab_object_size(class_index);
 	return desc;
@@ -190,16 +189,25 @@ static struct page_desc *slab_with_room(struct kheap *heap, unsigned class_index
 	return desc;
 }
 
-unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[])
+/* The first of n objects that leave a slab none of whose was ever given back: they lie side by side, behind those that left before. */
+static uintptr_t fresh_take(struct page_desc *desc, unsigned class_index, unsigned n)
 {
-	struct page_desc *desc = own_slab(heap, class_index);
-	bool is_new = !desc;
+	const struct region *region = desc_region(desc);
+	size_t size = slab_object_size(class_index), first = (slab_objects(class_index) - desc->n_free) * size;
+	size_t word = first / (WORD_GRANULES * GRANULE), end = (first + n * size) / GRANULE;
+	uint32_t *words = page_starts(region, desc_page(desc));
 
-	if (!desc && (desc = slab_with_room(heap, class_index)) == NULL)
-		return 0;
-	/* The call that made it has done enough. */
-	n = is_new && n > TAKE_FIRST ? TAKE_FIRST : n;
-	n = n < desc->n_free ? n : desc->n_free;
+	for (; word < end / WORD_GRANULES; word++)
+		put_bits(&words[word], words[word] | starts[class_index][word]);
+	if (end % WORD_GRANULES)
+		put_bits(&words[word],
+		         words[word] | (starts[class_index][word] & (((uint32_t)1 << end % WORD_GRANULES) - 1)));
+	return page_address(region, desc_page(desc)) + first;
+}
+
+/* n objects of a slab, each marked as cached, the lowest last. */
+static void take_used(struct kheap *heap, struct page_desc *desc, unsigned class_index, unsigned n, void *objects[])
+{
 	const struct region *region = desc_region(desc);
 	uint32_t *words = page_starts(region, desc_page(desc)), *word = words + desc->hint;
 	const uint32_t *slot_starts = starts[class_index] + desc->hint;
@@ -207,9 +215,6 @@ unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *o
 	uint64_t key = cached_key(heap, 0);
 	void **out = objects + n;
 
-	desc->n_free = (uint16_t)(desc->n_free - n);
-	heap->counters.free_slab_bytes -= n * slab_object_size(class_index);
-	/* The lowest comes last, so that it is handed out first: what is allocated in turn goes upwards, as programs read it. */
 	do {
 		uint32_t used = *word;
 		uint64_t free = *slot_starts++ & ~used, left = free;
@@ -226,28 +231,66 @@ unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *o
 	} while (out != objects);
 	/* The last word may have some left. */
 	desc->hint = (uint16_t)(word - words - 1);
+}
+
+/* The same of one none of whose was ever given back. */
+static void take_fresh(struct kheap *heap, struct page_desc *desc, unsigned class_index, unsigned n, void *objects[])
+{
+	uintptr_t object = fresh_take(desc, class_index, n);
+	uint64_t key = cached_key(heap, 0);
+
+	for (void **out = objects + n; out != objects; object += slab_object_size(class_index)) {
+		*key_word(object) = key + object;
+		*--out = (void *)object;
+	}
+}
+
+unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[])
+{
+	struct page_desc *desc = own_slab(heap, class_index);
+
+	if (!desc && (desc = slab_with_room(heap, class_index)) == NULL)
+		return 0;
+	n = n < desc->n_free ? n : desc->n_free;
+	size_t size = slab_object_size(class_index);
+
+	/* The lowest comes last, so that it is handed out first: what is allocated in turn goes upwards, as programs read it. */
+	if (desc->hint == HINT_FRESH)
+		take_fresh(heap, desc, class_index, n, objects);
+	else
+		take_used(heap, desc, class_index, n, objects);
+	desc->n_free = (uint16_t)(desc->n_free - n);
+	heap->counters.free_slab_bytes -= n * size;
 	if (!desc->n_free)
 		list_remove(heap, desc, class_index);
 	return n;
 }
 
-uintptr_t slab_alloc(struct kheap *heap, unsigned class_index)
+/* The lowest free object of a slab. */
+static uintptr_t used_take(struct page_desc *desc, unsigned class_index)
 {
-	struct page_desc *desc = own_slab(heap, class_index);
-	uint32_t free;
-
-	if (!desc && (desc = slab_with_room(heap, class_index)) == NULL)
-		return 0;
 	const struct region *region = desc_region(desc);
-	uint32_t *words = page_starts(region, desc_page(desc));
+	uint32_t *words = page_starts(region, desc_page(desc)), free;
 	unsigned i = desc->hint;
 
 	while (!(free = starts[class_index][i] & ~words[i]))
 		i++;
-	uintptr_t object = page_address(region, desc_page(desc)) + (i * WORD_GRANULES + lowest_bit(free)) * GRANULE;
-
 	put_bits(&words[i], words[i] | (free & (0 - free)));
 	desc->hint = (uint16_t)i;
+	return page_address(region, desc_page(desc)) + (i * WORD_GRANULES + lowest_bit(free)) * GRANULE;
+}
+
+uintptr_t slab_alloc(struct kheap *heap, unsigned class_index)
+{
+	struct page_desc *desc = own_slab(heap, class_index);
+	uintptr_t object;
+
+	if (!desc && (desc = slab_with_room(heap, class_index)) == NULL)
+		return 0;
+	if (desc->hint == HINT_FRESH)
+		object = fresh_take(desc, class_index, 1);
+	else
+		object = used_take(desc, class_index);
 	if (!--desc->n_free)
 		list_remove(heap, desc, class_index);
 	guard_verify(heap, object, slab_object_size(class_index));
@@ -264,6 +307,7 @@ void slab_free(struct kheap *heap, struct region *region, uintptr_t address, uns
 
 	guard_poison(address, slab_object_size(class_index));
 	start_clear(region, address);
+	/* In a fresh one what lies in front is not free. */
 	if (word < desc->hint || !desc->n_free)
 		desc->hint = (uint16_t)word;
 	if (!desc->n_free++)
@@ -271,6 +315,7 @@ void slab_free(struct kheap *heap, struct region *region, uintptr_t address, uns
 	heap->counters.free_slab_bytes += slab_object_size(class_index);
 	if (LIKELY(desc->n_free != slab_objects(class_index)))
 		return;
+	desc->hint = HINT_FRESH;
 	list_remove(heap, desc, class_index);
 	if (class->empty) {
 		slab_destroy(heap, desc, class_index);

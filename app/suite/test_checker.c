@@ -102,6 +102,7 @@ static bool build(struct test *t, struct wreck *w)
 		w->small[i] = kheap_alloc(w->heap, 40, 0);
 	for (unsigned i = 200; i < 300; i += 3)
 		kheap_free(w->heap, w->small[i]);
+	kheap_leave(w->heap);
 	for (unsigned i = 1; i < 5; i += 2) {
 		kheap_free(w->heap, w->blocks[i]);
 		kheap_free(w->heap, w->runs[i]);
@@ -262,6 +263,15 @@ static void break_slab_hint(struct wreck *w)
 
 	save(w, &desc->hint, sizeof(desc->hint));
 	desc->hint = PAGE_WORDS;
+}
+
+/* As if none of its objects had ever come back. */
+static void break_slab_fresh(struct wreck *w)
+{
+	struct page_desc *desc = &w->region->descs[w->slab];
+
+	save(w, &desc->hint, sizeof(desc->hint));
+	desc->hint = HINT_FRESH;
 }
 
 static void break_slab_head(struct wreck *w)
@@ -447,6 +457,7 @@ static const struct {
 	{ KHEAP_FAULT_STARTS, true, break_block_start_inside, "an object that starts inside a block" },
 	{ KHEAP_FAULT_SLAB_COUNT, true, break_slab_count, "a slab with one free object too many" },
 	{ KHEAP_FAULT_SLAB_COUNT, true, break_slab_hint, "a slab with free objects in front of its first" },
+	{ KHEAP_FAULT_SLAB_COUNT, true, break_slab_fresh, "a slab with free objects between live ones, called fresh" },
 	{ KHEAP_FAULT_SLAB_LIST, true, break_slab_head, "a class that lost its slabs" },
 	{ KHEAP_FAULT_SLAB_LIST, true, break_slab_link, "a slab with a wrong link" },
 	{ KHEAP_FAULT_RUN_BOUNDS, true, break_run_bounds, "a run past its region" },

@@ -7,14 +7,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SLOTS 10000
 #define SEED_CHURN 88172645463325252u
 #define SEED_FILL 0x9e3779b97f4a7c15u
 
-size_t work_operations, work_peak;
+size_t work_operations, work_peak, work_slots = 10000;
 
-static void *slots[SLOTS];
-static size_t sizes[SLOTS];
+static void *slots[WORK_SLOTS_MAX];
+static uint32_t sizes[WORK_SLOTS_MAX];
 static uint64_t state;
 
 static uint64_t next(void)
@@ -37,7 +36,7 @@ static size_t draw(unsigned octaves)
 static bool put(unsigned slot, size_t size, size_t *live)
 {
 	slots[slot] = work_alloc(size);
-	sizes[slot] = size;
+	sizes[slot] = (uint32_t)size;
 	*live += size;
 	if (*live > work_peak)
 		work_peak = *live;
@@ -48,7 +47,7 @@ static bool put(unsigned slot, size_t size, size_t *live)
 
 static bool fill(unsigned octaves, size_t *live)
 {
-	for (unsigned i = 0; i < SLOTS; i++)
+	for (unsigned i = 0; i < work_slots; i++)
 		if (!put(i, draw(octaves), live))
 			return false;
 	return true;
@@ -57,7 +56,7 @@ static bool fill(unsigned octaves, size_t *live)
 static bool replace(unsigned octaves, size_t n_steps, size_t *live)
 {
 	for (size_t i = 0; i < n_steps; i++) {
-		unsigned slot = (unsigned)(next() % SLOTS);
+		unsigned slot = (unsigned)(next() % work_slots);
 
 		work_free(slots[slot]);
 		*live -= sizes[slot];
@@ -120,7 +119,7 @@ static bool work_fill(unsigned octaves)
 	work_begin();
 	is_done = fill(octaves, &live);
 	work_end();
-	work_operations = SLOTS;
+	work_operations = work_slots;
 	return is_done;
 }
 

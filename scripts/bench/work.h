@@ -20,10 +20,13 @@ void work_end(void);
 
 /* How many operations the last workload counted, and the most bytes that were live in it. */
 extern size_t work_operations, work_peak;
+/* Objects of b and c, 10,000 if nothing else is said. */
+#define WORK_SLOTS_MAX 10000000
+extern size_t work_slots;
 
 /* One of a A b c d1 d2 e f g; false: there is no such workload, or memory ran out. */
 bool work_named(const char *name);
-/* Fill 10,000 slots and replace at random; everything is left live. False: no memory. */
+/* Fill all slots and replace at random; everything is left live. False: no memory. */
 bool work_churn(unsigned octaves, size_t n_steps);
 
 #endif

@@ -3,6 +3,8 @@
  * The worst call of a workload: each call of b or c is timed in several runs and its least time kept; the slowest of them, and
  * some spread evenly, are then counted exactly, by single steps in one more run. What is found is a lower bound of the true
  * worst case. Prints "alloc N" and "free N", in instructions, without those of the call itself.
+ *
+ * usage: worst b|c [OBJECTS MIB]    so many live objects in a heap of so many MiB; 10,000 in 64 MiB
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -24,12 +26,12 @@
 #define TIMED_RUNS 15
 #define SLOWEST 300
 #define SPREAD 50
-#define ARENA ((size_t)64 << 20)
 
 enum mode { TIME, STEP };
 
 static struct kheap *heap;
 static char *arena;
+static size_t arena_bytes = (size_t)64 << 20;
 static enum mode mode;
 static bool counts;
 static unsigned n_calls;
@@ -104,7 +106,7 @@ void work_end(void)
 
 static void run(unsigned octaves)
 {
-	heap = kheap_create(arena, ARENA, NULL);
+	heap = kheap_create(arena, arena_bytes, NULL);
 	n_calls = 0;
 	counts = false;
 	if (heap == NULL || !work_churn(octaves, WORK_STEPS)) {
@@ -195,12 +197,20 @@ int main(int argc, char **argv)
 	pid_t child;
 	int status;
 
-	if (argc != 2 || (strcmp(argv[1], "b") != 0 && strcmp(argv[1], "c") != 0)) {
-		fprintf(stderr, "worst: a workload, b or c\n");
+	if ((argc != 2 && argc != 4) || (strcmp(argv[1], "b") != 0 && strcmp(argv[1], "c") != 0)) {
+		fprintf(stderr, "usage: worst b|c [OBJECTS MIB]\n");
+		return 1;
+	}
+	if (argc == 4) {
+		work_slots = strtoul(argv[2], NULL, 10);
+		arena_bytes = strtoul(argv[3], NULL, 10) << 20;
+	}
+	if (work_slots == 0 || work_slots > WORK_SLOTS_MAX || arena_bytes == 0) {
+		fprintf(stderr, "worst: 1 to %d objects in 1 MiB or more\n", WORK_SLOTS_MAX);
 		return 1;
 	}
 	octaves = argv[1][0] == 'b' ? 8 : 4;
-	arena = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	arena = mmap(NULL, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (arena == MAP_FAILED)
 		fail("worst: mmap");
 	for (unsigned i = 0; i < TIMED_RUNS; i++)
