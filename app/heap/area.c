@@ -57,7 +57,7 @@ size_t area_head(const struct region *region, size_t page)
 		uint64_t heads = ~(((kinds & low) + low) | kinds | low);
 
 		if (heads)
-			return page - 7 + log2_floor(heads) / 8;
+			return page - (size_t)__builtin_clzll(heads) / 8;
 	}
 #endif
 	while (page_kind_of(region, page) != PAGE_BLOCK_HEAD)

@@ -185,7 +185,8 @@ uintptr_t block_search(struct kheap *heap, size_t need, size_t alignment, unsign
 			return 0;
 		if (!HARDENED && alignment == GRANULE && block_size(block) >= need + VICTIM_MIN) {
 			victim_set(heap, block);
-			return victim_cut(heap, need, BLOCK_BINS, label, magazine_of_label(heap, label));
+			/* Of what the bins have nothing fits. */
+			return victim_cut(heap, need, BLOCK_BINS - 1, label, magazine_of_label(heap, label));
 		}
 	}
 	uintptr_t payload = alignment == GRANULE ? block_payload(block) : block_fit(block, need, alignment);

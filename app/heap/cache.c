@@ -290,21 +290,24 @@ static size_t ensure_free(struct kcache *cache, size_t n, bool may_grow)
 {
 	struct kheap *heap = cache->heap;
 	bool has_asked = false;
-	size_t n_free;
 
-	do {
+	for (;;) {
 		kport_lock_state state = heap_lock(heap);
 
+		/* Where the heap cannot grow, what this CPU's caches hold goes, too. */
 		while (cache->n_free < n) {
-			if (!slab_add(cache) && !(heap_drain(heap) && slab_add(cache)))
+			if (!slab_add(cache) && !(heap_drain(heap) && slab_add(cache)) &&
+			    !(!may_grow && cpu_reset(heap) && slab_add(cache)))
 				break;
 		}
-		n_free = cache->n_free;
+		size_t n_free = cache->n_free;
+
 		heap_unlock(heap, state);
-	} while (n_free < n && may_grow &&
-	         heap_replenish(heap, (struct growth){ .n_pages = cache->pages_per_slab }, UINTPTR_MAX,
-	                        cache->object_size, &has_asked));
-	return n_free;
+		if (n_free >= n || !may_grow)
+			return n_free;
+		may_grow = heap_replenish(heap, (struct growth){ .n_pages = cache->pages_per_slab }, UINTPTR_MAX,
+		                          cache->object_size, &has_asked);
+	}
 }
 
 void *kcache_alloc(struct kcache *cache, unsigned flags)

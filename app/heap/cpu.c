@@ -8,7 +8,7 @@
  * the heap do objects go back to their slabs, a few at a time. Blocks of 272 bytes and more have no small magazines, and nothing of this before
  * the heap has some size.
  *
- * Bounded: no call moves more than a few objects, except where the heap is about to grow or to fail, or was told to drain.
+ * Bounded: no call moves more than a magazine's objects, except where the heap is about to grow or to fail, or was told to drain.
  */
 #include "cpu.h"
 #include "victim.h"

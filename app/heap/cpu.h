@@ -21,7 +21,10 @@
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
 #define FIXED_SHARE 8       /* of a CPU's part of large objects and runs, where the heap cannot grow */
-#define LIMITED_SHARE 4     /* where the heap has a limit, all CPUs' full clips are a quarter of it */
+#define BURST_SHARE 8
+#define BURST_LEAST_BYTES ((size_t)1 << 20)
+#define BURST_MOST_BYTES ((size_t)4 << 20)
+#define LIMITED_SHARE 4 /* where the heap has a limit, all CPUs' full clips are a quarter of it */
 #define OWN_MOST_BYTES \
 	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
 #define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
@@ -224,6 +227,14 @@ static inline bool can_grow(const struct kheap *heap)
 	return heap->config.source.get && !heap->is_refused && (!limit || footprint <= limit / 2);
 }
 
+/* So much less idles in a CPU's cache where it may be missing elsewhere: where the heap cannot grow, or has a limit. */
+static inline size_t scarcity(const struct kheap *heap)
+{
+	if (!can_grow(heap))
+		return FIXED_SHARE;
+	return heap->config.limit_bytes ? LIMITED_SHARE : 1;
+}
+
 /*
  * What this CPU may keep in full clips: its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of a heap that
  * cannot grow, or has a limit, all together have a quarter. A class may have one in any case.
@@ -241,14 +252,18 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 }
 
 /*
- * What a CPU may keep of runs, and as much of large objects: all of the heap if it works alone, since they go before the heap grows; where
- * several do, less than its part, since they have only their own to give.
+ * What a CPU may keep of runs, and as much of large objects of which there are many alike: an eighth of the heap, or if it works alone so much
+ * that bursts of ordinary size stay with it. It goes before the heap grows, but only for this CPU: others cannot reach it.
  */
-static inline size_t large_part(const struct kheap *heap, size_t scale)
+static inline size_t burst_bytes(const struct kheap *heap)
 {
-	size_t part = heap->n_caches ? scale / 2 / (1 + heap->n_caches) : scale;
+	size_t scale = heap_scale(heap) << PAGE_SHIFT, part = scale / BURST_SHARE;
 
-	return can_grow(heap) ? part : part / FIXED_SHARE;
+	if (heap->n_caches)
+		part /= 1 + heap->n_caches;
+	else
+		part = min_size(max_size(part, BURST_LEAST_BYTES), scale);
+	return min_size(part, BURST_MOST_BYTES) / scarcity(heap);
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
@@ -351,7 +366,7 @@ void large_earn(struct kheap *heap, struct cpu_cache *cache);
 void large_idle(struct kheap *heap, struct cpu_cache *cache);
 size_t large_bytes(const struct cpu_cache *cache);
 /* The n-th place's block, or NULL; how many runs there are, whose bytes are added to *n_bytes. Of other CPUs' caches, too. */
-#define LARGE_PLACES 362
+#define LARGE_PLACES 358
 void *large_nth(const struct cpu_cache *cache, unsigned n);
 size_t large_runs(const struct cpu_cache *cache, size_t *n_bytes);
 

@@ -50,6 +50,7 @@ struct clip *clip_take(struct kheap *heap)
 	}
 	if (!has_plenty(heap, CLIP_MIN_FOOTPRINT) || (clip = cache_take_internal(&heap->cache_of_clips)) == NULL)
 		return NULL;
+	heap->is_laden = true;
 	clip_clear(clip);
 	return clip;
 }

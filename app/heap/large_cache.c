@@ -24,11 +24,13 @@ struct large_cache {
 	size_t many_bytes;          /* beyond this a class that has some already gets no more */
 	size_t n_runs, run_bytes;   /* of these, runs */
 	struct page_desc *runs[LARGE_RUNS];
+	uint16_t n_of[LARGE_RUNS];
 	unsigned hand; /* the class that gives one back next */
 	uint16_t n[LARGE_CLASSES];
 	uint16_t first[LARGE_CLASSES]; /* the entry of the topmost; 0: there is none */
-	uint16_t unused;               /* the first entry of those that were used once */
-	uint16_t n_entries;            /* that were */
+	uint16_t n_blocks;
+	uint16_t unused;    /* the first entry of those that were used once */
+	uint16_t n_entries; /* that were */
 	uint16_t next[LARGE_PLACES];
 	void *objects[LARGE_PLACES]; /* the first is not used */
 };
@@ -62,6 +64,7 @@ static void *take_top(struct large_cache *large, unsigned class_index)
 	STORE(large->objects[entry], NULL);
 	large->first[class_index] = large->next[entry];
 	large->n[class_index]--;
+	large->n_blocks--;
 	if (!large->first[class_index])
 		large->bits &= ~((uint64_t)1 << class_index);
 	large->next[entry] = large->unused;
@@ -96,6 +99,7 @@ static struct page_desc *run_pop(struct large_cache *large, size_t n_pages, size
 		large->n_bytes -= n_pages << PAGE_SHIFT;
 		STORE(large->run_bytes, large->run_bytes - (n_pages << PAGE_SHIFT));
 		STORE(large->n_runs, large->n_runs - 1);
+		large->n_of[n_pages - LARGE_RUN_MIN]--;
 	}
 	return desc;
 }
@@ -137,9 +141,13 @@ bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 	if (!large || !is_large_block(usable))
 		return false;
 	class_index = large_class_of(usable);
+	/* A class that has some already leaves entries to others. */
+	if (large->n[class_index] >= LARGE_FEW && large->n_blocks >= LARGE_PLACES / 4 * 3)
+		return false;
 	if (!has_room(large, large->n[class_index], usable) || (entry = entry_take(large)) == 0)
 		return false;
 	large->n[class_index]++;
+	large->n_blocks++;
 	large->n_bytes += usable;
 	large->next[entry] = large->first[class_index];
 	large->first[class_index] = (uint16_t)entry;
@@ -154,8 +162,9 @@ bool large_push_run(struct cpu_cache *cache, struct page_desc *desc)
 	struct large_cache *large = cache->large;
 	size_t n_bytes = (size_t)desc->n_pages << PAGE_SHIFT;
 
-	if (!large || !is_large_run(desc) || !has_room(large, large->n_runs, n_bytes))
+	if (!large || !is_large_run(desc) || !has_room(large, large->n_of[desc->n_pages - LARGE_RUN_MIN], n_bytes))
 		return false;
+	large->n_of[desc->n_pages - LARGE_RUN_MIN]++;
 	run_list_push(&large->runs[desc->n_pages - LARGE_RUN_MIN], desc);
 	large->n_bytes += n_bytes;
 	STORE(large->run_bytes, large->run_bytes + n_bytes);
@@ -219,8 +228,11 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 		cache->large = overhead_page(heap, offsetof(struct large_cache, next));
 	if (!cache->large)
 		return;
-	cache->large->most_bytes = min_size(large_part(heap, scale), LARGE_MOST_BYTES);
-	cache->large->many_bytes = cache->large->most_bytes / 4 * (heap->n_caches ? 0 : 3);
+	struct large_cache *large = cache->large;
+	size_t part = scale / (2 + heap->n_caches) / scarcity(heap);
+
+	large->many_bytes = heap->n_caches ? 0 : burst_bytes(heap);
+	large->most_bytes = max_size(min_size(part, LARGE_MOST_BYTES), large->many_bytes);
 }
 
 COLD void large_idle(struct kheap *heap, struct cpu_cache *cache)

@@ -96,7 +96,8 @@ _Static_assert(GRANULE == 1 << GRANULE_SHIFT, "the contract's alignment is a gra
 
 /* Out of line, too. Which part is in use follows from the page's kind. */
 struct page_desc {
-	struct page_desc *next, *prev; /* list of free runs, of slabs with free objects */
+	/* Lists of free runs, of slabs with free objects; by next alone of the runs in a CPU's cache, whose it is meanwhile. */
+	struct page_desc *next, *prev;
 	uint32_t page; /* its own index in the region, whose descriptors begin behind the struct region */
 	union {
 		uint32_t n_pages;        /* free run, live run, block area: head and tail */

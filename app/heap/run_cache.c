@@ -3,13 +3,12 @@
  * CPU caches, page runs: lists of runs of 1 to 8 pages, and the way to the runs and back for what they do not answer.
  *
  * A run in a cache is live for the heap, and its kind says that it is free for its CPU, so that a double free, or a pointer into
- * it, shows without a look at its pages. All together are at most a share of the heap, so small heaps have nothing of this.
+ * it, shows without a look at its pages. All together have a bound (burst_bytes); small heaps have nothing of this.
  */
 #include "cpu.h"
 
 #define RUNS_MIN_FOOTPRINT 64 /* pages */
 #define RUNS_BUSY 8           /* frees among IDLE_MISSES misses that earn a CPU its part of the heap */
-#define RUNS_MOST_BYTES ((size_t)4 << 20)
 
 /* ---- the lists ------------------------------------------------------------------------------------------------------ */
 
@@ -168,15 +167,14 @@ COLD bool runs_drain(struct kheap *heap, struct cpu_cache *cache)
 COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 {
 	struct run_cache *runs = &cache->runs;
-	size_t scale = heap_scale(heap);
 	bool is_busy = cache->n_run_misses >= RUNS_BUSY;
 
 	cache->n_run_misses = 0;
 	if (!runs->most_pages && !is_busy)
 		return;
 	runs->most_pages = 0;
-	if (scale >= RUNS_MIN_FOOTPRINT)
-		runs->most_pages = min_size(large_part(heap, scale), RUNS_MOST_BYTES >> PAGE_SHIFT);
+	if (heap_scale(heap) >= RUNS_MIN_FOOTPRINT)
+		runs->most_pages = burst_bytes(heap) >> PAGE_SHIFT;
 }
 
 COLD void runs_idle(struct kheap *heap, struct cpu_cache *cache)

@@ -181,6 +181,24 @@ static void cached_runs_are_there_when_they_are_needed(struct test *t)
 	test_note(t, "%zu runs were cached", n);
 }
 
+/* A kcache that may not grow has what is cached, too. */
+static void a_kcache_gets_cached_runs(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kcache *cache;
+	size_t n;
+
+	TRY(heap != NULL);
+	cache = kcache_create(heap, 1000, 0, NULL, NULL);
+	TRY(cache != NULL && fill_and_free(t, heap, sizes[0]));
+	while (heap->counters.free_run_pages > 0)
+		TRY(kpages_alloc(heap, 1, PAGE_SIZE, UINTPTR_MAX, KMALLOC_NO_GROW) != NULL);
+	n = n_cached(heap);
+	CHECK(t, HARDENED || n > 0, "nothing is cached of %u runs that were freed", N_RUNS);
+	CHECK(t, HARDENED || kcache_alloc(cache, KMALLOC_NO_GROW) != NULL,
+	      "a kcache was refused an object while %zu runs were cached", n);
+}
+
 static void a_lone_pair_stays_in_the_cache(struct test *t)
 {
 	struct kheap *heap = test_heap(t, ARENA);
@@ -250,6 +268,7 @@ static const struct test_case cases[] = {
 	{ "cached runs are given back when the heap needs them, is left or trimmed",
 	  cached_runs_are_there_when_they_are_needed },
 	{ "a lone pair of 1, 2, 4 or 8 pages stays in the cache", a_lone_pair_stays_in_the_cache },
+	{ "a kcache that may not grow is given cached runs", a_kcache_gets_cached_runs },
 	{ "what is written in a run does not keep it from its cache", an_old_key_is_no_matter },
 	{ "a power of two is never laid into a run that is not aligned to it", only_aligned_runs_are_cached },
 };
