@@ -173,10 +173,10 @@ def instructions(build):
         row = result[name]
         print(f"{name:<10}{row['total']:10.1f}{row['alloc']:10.1f}{row['free']:10.1f}{row['realloc']:10.1f}{row['copied']:10.1f}")
     table["worst"], worst = worst_call(build)
-    others = [f"{objects:,} objects in {mib:,} MiB: {worst_call(build, objects, mib)[1]}" for objects, mib in OTHER_HEAPS]
+    others = {f"{objects:,} objects in {mib:,} MiB": worst_call(build, objects, mib) for objects, mib in OTHER_HEAPS}
     for workload in ("b", "c"):
         table[f"fit {workload}"] = float(run(build / "bench/count", "fit", workload))
-    print(f"\nWorst call found, 10,000 objects in 64 MiB: {worst}", *others, sep="\n")
+    print(f"\nWorst call found, 10,000 objects in 64 MiB: {worst}", *(f"{heap}: {found}" for heap, (_, found) in others.items()), sep="\n")
     print("\n" + " " * 14 + "".join(f"{name:>8}" for name in COLUMNS))
     for title, row in (("fastest known", KNOWN), ("target", TARGET), ("goal", GOAL), ("kmalloc", table)):
         print(f"{title:<14}" + "".join(f"{row[name]:8.2f}" if "fit" in name else f"{row[name]:8.0f}" for name in COLUMNS))
@@ -184,7 +184,7 @@ def instructions(build):
     print(f"Above the target: {', '.join(above)}" if above else "All columns are within the target.")
     density = {size: float(run(build / "bench/count", "density", size)) for size in (16, 24, 64, 100, 200, 500, 1000, 4096)}
     print("\nBytes of a 1 MiB arena for each object of so many bytes: " + ", ".join(f"{s}: {d:.1f}" for s, d in density.items()))
-    return {"instructions": result, "table": table, "density": density}
+    return {"instructions": result, "table": table, "worst": {heap: most for heap, (most, _) in others.items()}, "density": density}
 
 
 def worst_call(build, *heap):

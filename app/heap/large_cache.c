@@ -5,12 +5,12 @@
  * enough for it, and at the next two. Runs have a list for each length. There is a bound for the bytes of all of them together.
  *
  * A block that is cached is known by its key, like an object in a magazine, a run by its page's kind. The space is a page that a CPU earns
- * by missing it: entries for blocks, which every class may have as many of as there are. Runs are listed through their descriptors.
+ * by missing it: entries for blocks, of which a class with many leaves a quarter to the others. Runs are listed through their descriptors.
  */
 #include "cpu.h"
 
 #define LARGE_MIN ((size_t)4096)
-#define LARGE_FEW 6
+#define LARGE_FEW 6      /* so many of a class, or length, have the first right to the space */
 #define LARGE_CLASSES 64 /* of blocks, up to 64 KiB */
 #define LARGE_RUNS (LARGE_RUN_MAX - LARGE_RUN_MIN + 1)
 #define LARGE_NEAR (((uint64_t)2 << NEAR_CLASSES) - 1) /* a request's own class and the next ones */
@@ -24,7 +24,7 @@ struct large_cache {
 	size_t many_bytes;          /* beyond this a class that has some already gets no more */
 	size_t n_runs, run_bytes;   /* of these, runs */
 	struct page_desc *runs[LARGE_RUNS];
-	uint16_t n_of[LARGE_RUNS];
+	uint16_t n_of_runs[LARGE_RUNS];
 	unsigned hand; /* the class that gives one back next */
 	uint16_t n[LARGE_CLASSES];
 	uint16_t first[LARGE_CLASSES]; /* the entry of the topmost; 0: there is none */
@@ -99,7 +99,7 @@ static struct page_desc *run_pop(struct large_cache *large, size_t n_pages, size
 		large->n_bytes -= n_pages << PAGE_SHIFT;
 		STORE(large->run_bytes, large->run_bytes - (n_pages << PAGE_SHIFT));
 		STORE(large->n_runs, large->n_runs - 1);
-		large->n_of[n_pages - LARGE_RUN_MIN]--;
+		large->n_of_runs[n_pages - LARGE_RUN_MIN]--;
 	}
 	return desc;
 }
@@ -162,9 +162,9 @@ bool large_push_run(struct cpu_cache *cache, struct page_desc *desc)
 	struct large_cache *large = cache->large;
 	size_t n_bytes = (size_t)desc->n_pages << PAGE_SHIFT;
 
-	if (!large || !is_large_run(desc) || !has_room(large, large->n_of[desc->n_pages - LARGE_RUN_MIN], n_bytes))
+	if (!large || !is_large_run(desc) || !has_room(large, large->n_of_runs[desc->n_pages - LARGE_RUN_MIN], n_bytes))
 		return false;
-	large->n_of[desc->n_pages - LARGE_RUN_MIN]++;
+	large->n_of_runs[desc->n_pages - LARGE_RUN_MIN]++;
 	run_list_push(&large->runs[desc->n_pages - LARGE_RUN_MIN], desc);
 	large->n_bytes += n_bytes;
 	STORE(large->run_bytes, large->run_bytes + n_bytes);

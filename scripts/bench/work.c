@@ -175,7 +175,7 @@ static size_t queue(void)
 
 static bool rounds(size_t (*round)(void), unsigned n)
 {
-	memset(slots, 0, sizeof(slots));
+	memset(slots, 0, work_slots * sizeof(slots[0]));
 	work_operations = 0;
 	for (unsigned i = 0; i < n + 2; i++) {
 		if (i == 2)
@@ -191,7 +191,7 @@ static bool rounds(size_t (*round)(void), unsigned n)
 
 bool work_named(const char *name)
 {
-	memset(slots, 0, sizeof(slots));
+	memset(slots, 0, work_slots * sizeof(slots[0]));
 	if (strcmp(name, "a") == 0)
 		return pairs(1, WORK_STEPS);
 	if (strcmp(name, "A") == 0)
