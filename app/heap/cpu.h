@@ -21,7 +21,7 @@
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
 #define FIXED_SHARE 8       /* of a CPU's part of large objects and runs, where the heap cannot grow */
-#define BURST_SHARE 8
+#define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
 #define LIMITED_SHARE 4 /* where the heap has a limit, all CPUs' full clips are a quarter of it */

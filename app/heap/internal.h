@@ -27,8 +27,8 @@
  *                  locks. Functions whose names do not begin with kheap_, kpages_, kcache_ or kmalloc_ expect it to be held, those of
  *                  fast.h expect that it is not. heap_unlock() is the only place that calls out (error reports, chunks to be put
  *                  back), after it has let go.
- *   struct cpu_cache belongs to its CPU alone, with or without the lock, but for its slabs' lists, which are the lock's. Where
- *                  interrupts may call the heap, it also belongs to whoever set its `inside` mark first: code that finds the mark set
+ *   struct cpu_cache belongs to its CPU alone, with or without the lock, and so does the `next` of the runs in its lists; only its
+ *                  slabs' lists are the lock's. Where interrupts may call the heap, it also belongs to whoever set its `inside` mark first: code that finds the mark set
  *                  leaves the cache alone.
  *   read without a lock, by fast.h: where a live object starts, and its magazine (which do not change while it lives,
  *                  but for a run's, which its CPU's cache clears and sets, also without the lock), a run's length, the window's (an
