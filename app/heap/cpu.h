@@ -24,7 +24,7 @@
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
-#define LIMITED_SHARE 4 /* where the heap has a limit, all CPUs' full clips are a quarter of it */
+#define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
 #define OWN_MOST_BYTES \
 	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
 #define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
@@ -244,8 +244,7 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 	size_t scale = heap_scale(heap) << PAGE_SHIFT, part;
 
 	if (can_grow(heap))
-		part = max_size(scale / (heap->config.limit_bytes ? LIMITED_SHARE : 1), DEPOT_MIN_BYTES) /
-		       (1 + heap->n_caches);
+		part = max_size(scale / scarcity(heap), DEPOT_MIN_BYTES) / (1 + heap->n_caches);
 	else
 		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 	cache->own_most = min_size(part, OWN_MOST_BYTES);

@@ -104,7 +104,7 @@ struct page_desc {
 		struct {                 /* slab: */
 			uint16_t n_free; /* free objects, */
 			uint16_t
-				hint; /* none of them before this word of starts (of a kcache's slab: object), or HINT_FRESH */
+				hint; /* none of them before this word of starts (of a kcache's: object); or HINT_FRESH */
 		};
 	};
 	union {
