@@ -14,6 +14,7 @@
 #include "victim.h"
 
 #define MISSES_FOR_CLIP 8
+#define CLIPS_MISSED 16 /* until the heap grows for them */
 /*
  * So often a class's blocks are freed until it gets a slab all the same, if there are so many pages to spare; in so many rounds of that if the
  * heap has to grow for it. Where several CPUs work, blocks of theirs may share cache lines: there it takes few.
@@ -276,6 +277,18 @@ static void *find_block(struct kheap *heap, unsigned block_class, size_t alignme
 	return (void *)object;
 }
 
+/* Magazines were short of space for long, and the heap can grow: then it does, by what it grows by at least. Without the lock. */
+COLD static void grow_for_clips(struct kheap *heap)
+{
+	kport_lock_state state = heap_lock(heap);
+	bool may_grow = can_grow(heap);
+
+	heap->depot.n_missed = 0;
+	heap_unlock(heap, state);
+	if (may_grow)
+		(void)heap_grow(heap, (struct growth){ .n_pages = 1 }, UINTPTR_MAX);
+}
+
 /* With the lock, which it lets go. */
 static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t size, size_t alignment, unsigned number,
                                                     kport_lock_state state)
@@ -296,9 +309,14 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 			note_block_miss(cache, number - MAGAZINE_BLOCK);
 		note_miss(heap, cache);
 	}
+	bool lacks_clips = heap->depot.n_missed >= CLIPS_MISSED;
+
 	heap_unlock_inline(heap, state);
-	return LIKELY(object != NULL) ? object
-	                              : alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
+	if (UNLIKELY(!object))
+		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
+	if (UNLIKELY(lacks_clips))
+		grow_for_clips(heap);
+	return object;
 }
 
 /* With the lock: a block of a class that the depot has none of, if the victim serves it; or NULL. */
@@ -429,8 +447,9 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 	if (class_index == SLAB_NO_CLASS)
 		return;
 	struct magazine_state *state = &cache->states[class_index];
-	uint8_t rounds = heap->slab_rounds[class_index];
+	uint8_t rounds = heap->slab_rounds[class_index], *turns = &heap->slab_turns[class_index];
 
+	*turns = *turns % 2 ? 1 : *turns + 1;
 	if (!is_round_done(heap, state)) {
 		state->n_stand_ins++;
 		return;

@@ -48,8 +48,13 @@ struct clip *clip_take(struct kheap *heap)
 		heap->depot.n_empty--;
 		return clip;
 	}
-	if (!has_plenty(heap, CLIP_MIN_FOOTPRINT) || (clip = cache_take_internal(&heap->cache_of_clips)) == NULL)
+	if (!has_plenty(heap, CLIP_MIN_FOOTPRINT))
 		return NULL;
+	clip = cache_take_internal(&heap->cache_of_clips);
+	if (!clip) {
+		heap->depot.n_missed++;
+		return NULL;
+	}
 	heap->is_laden = true;
 	clip_clear(clip);
 	return clip;

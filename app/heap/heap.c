@@ -198,6 +198,16 @@ static bool is_full_up(const struct kheap *heap)
 	return !heap->counters.free_run_pages && (!heap->config.source.get || heap->is_refused);
 }
 
+/* A block stands in for the class: is it the same object that comes and goes, once more? */
+static bool takes_turns(struct kheap *heap, unsigned class_index)
+{
+	uint8_t *turns = &heap->slab_turns[class_index];
+	bool is_next = *turns % 2;
+
+	*turns = is_next ? (uint8_t)min_size(*turns + 1u, SLAB_LONE) : 0;
+	return *turns == SLAB_LONE;
+}
+
 /* What serves an object of a class whose slabs do not; *slot: how large it is. */
 static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index, size_t *slot)
 {
@@ -214,8 +224,11 @@ static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, uns
 		if (object)
 			return object;
 	}
-	/* The first few are as large and as well aligned as the class asks, if there is room, so that a CPU cache can keep them. */
-	if (!HARDENED && heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs)
+	bool is_kept = takes_turns(heap, class_index) ||
+	               (heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs);
+
+	/* The first few, and one that comes and goes, are as large and as well aligned as the class asks, if there is room, so that a CPU cache can keep them. */
+	if (!HARDENED && is_kept)
 		object = block_alloc(heap, object_size, max_size(alignment, object_alignment),
 		                     LABEL_SLAB_SIZED + class_index);
 	if (!object) {

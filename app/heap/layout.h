@@ -251,6 +251,8 @@ struct slab_class {
 
 /* A class whose few objects come and go so often that it gets a slab all the same; less: so many rounds of that it has behind it. */
 #define SLAB_BUSY UINT8_MAX
+/* So many times in turn one of its objects that blocks serve was freed and one allocated: it is one that comes and goes. Odd: freed last. */
+#define SLAB_LONE 16
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */
 
@@ -341,6 +343,7 @@ struct depot {
 	size_t bytes;        /* of the objects in them */
 	struct clip *empty;  /* clips without objects */
 	unsigned n_empty;
+	unsigned n_missed; /* clips that there was no page for, since the heap last grew for them */
 	uint32_t drain_epoch;
 };
 
@@ -431,6 +434,7 @@ struct kheap {
 	struct block_bins blocks;
 	struct slab_class slabs[SLAB_CLASSES];
 	uint8_t slab_rounds[SLAB_CLASSES]; /* see SLAB_BUSY */
+	uint8_t slab_turns[SLAB_CLASSES];  /* see SLAB_LONE */
 	uint8_t lengthening; /* the CPU that is asking for a chunk to lengthen the open region, see growth.c; 0: none is */
 	uint32_t empty_slabs;          /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
