@@ -100,6 +100,10 @@ static void cache_init_small(struct cpu_cache *cache)
 		for (unsigned n = 1; n <= SMALL_OBJECTS; n++)
 			slot_clear(cache->magazines[MAGAZINE_SLAB + i].top + n);
 	}
+	for (unsigned i = 0; i < SPARES * SMALL_WORDS; i++) {
+		if (i % SMALL_WORDS)
+			slot_clear(&cache->spare[i]);
+	}
 }
 
 void cpu_init(struct kheap *heap)
@@ -277,11 +281,11 @@ static void *find_block(struct kheap *heap, unsigned block_class, size_t alignme
 	return (void *)object;
 }
 
-/* Magazines were short of space for long, and the heap can grow: then it does, by what it grows by at least. Without the lock. */
+/* Magazines were short of space for long, in a heap that grows by little: then it does, if it can. Without the lock. */
 COLD static void grow_for_clips(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);
-	bool may_grow = can_grow(heap);
+	bool may_grow = can_grow(heap) && heap->counters.footprint_pages < SMALL_HEAP_PAGES;
 
 	heap->depot.n_missed = 0;
 	heap_unlock(heap, state);
@@ -425,6 +429,20 @@ INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *
 	return &cache->magazines[MAGAZINE_SLAB + class_index];
 }
 
+/* In a small heap a block of a class without a magazine is freed, the second time in turn of those that would share it: it gets a spare one. */
+static void use_spare(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+{
+	struct spare *spare = &cache->spares[number % SPARES];
+	bool is_next = spare->next == number;
+
+	spare->next = (uint8_t)number;
+	if (!is_next || spare->number == number || has_plenty_for_blocks(heap, is_busy_with_blocks(heap, cache)))
+		return;
+	(void)spare_end(heap, cache, spare);
+	spare->number = (uint8_t)number;
+	STORE(cache->magazines[number].top, spare_bottom(cache, number));
+}
+
 /* A magazine is full: make room, or let its class have what it has earned. */
 static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
@@ -435,6 +453,8 @@ static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned 
 		earn_clip(heap, cache, number);
 		if (is_full(&cache->magazines[number]) && state->end)
 			make_room(heap, cache, number);
+	} else if (number) {
+		use_spare(heap, cache, number);
 	}
 	note_miss(heap, cache);
 }

@@ -12,6 +12,7 @@
 
 #define CLIP_OBJECTS (CLIP_WORDS - 2)
 #define FLUSH 8              /* objects that go from a magazine back to their slabs in one call */
+#define BLOCKS_MIN_FOOTPRINT 1280 /* pages: there CPUs have magazines for blocks; for one that misses blocks often, an eighth of it */
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
 #define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
 #define IDLE_MISSES 32       /* from one look at what is idle to the next */
@@ -83,6 +84,15 @@ INLINE void small_use(struct cpu_cache *cache, size_t number, struct magazine_st
 	state->end = bottom + SMALL_WORDS;
 	STORE(cache->magazines[number].top, bottom);
 }
+
+/* The space of the spare magazine that a class may have. */
+INLINE void **spare_bottom(const struct cpu_cache *cache, unsigned number)
+{
+	return (void **)&cache->spare[number % SPARES * SMALL_WORDS];
+}
+
+/* A spare magazine is nobody's again; false: it was. */
+bool spare_end(struct kheap *heap, struct cpu_cache *cache, struct spare *spare);
 
 /* ---- clips and the depot ------------------------------------------------------------------------------------------ */
 
@@ -338,6 +348,18 @@ void *overhead_page(struct kheap *heap, size_t n_zeros);
 void overhead_free(struct kheap *heap, void *pages);
 /* Is there memory to be had for speed? Not in a small heap, nor in one that cannot grow and is nearly full. */
 bool has_plenty(const struct kheap *heap, size_t min_pages);
+
+/* Does this CPU miss blocks often? */
+INLINE bool is_busy_with_blocks(const struct kheap *heap, const struct cpu_cache *cache)
+{
+	return cache->n_block_misses >= (heap->n_caches ? BLOCKS_BUSY_CPUS : BLOCKS_BUSY) || heap->is_blocks_busy;
+}
+
+/* Is the heap large enough for magazines for its blocks? */
+INLINE bool has_plenty_for_blocks(const struct kheap *heap, bool is_busy)
+{
+	return has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT);
+}
 
 /* ---- blocks above 4 KiB, long runs (large_cache.c) ---------------------------------------------------------------------- */
 

@@ -280,6 +280,9 @@ struct clip {
 #define SMALL_OBJECTS 2
 #define SMALL_WORDS (SMALL_OBJECTS + 1)
 
+/* Spaces like that for classes of blocks in small heaps: one in SPARES classes shares each. */
+#define SPARES 4
+
 /* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded ones go to and fro without the lock. */
 struct magazine_state {
 	void **end;  /* the NULL above its slots; NULL: it has none */
@@ -332,6 +335,11 @@ struct cpu_cache {
 	struct large_cache *large; /* NULL: not earned yet */
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES * SMALL_WORDS + 1];
+	void *spare[SPARES * SMALL_WORDS + 1]; /* of SPARES classes of blocks, while block_states are not earned */
+	struct spare {
+		uint8_t number; /* whose it is; 0: nobody's */
+		uint8_t next;   /* the one that was freed last and had none: the second time it is its */
+	} spares[SPARES];
 	struct page_desc
 		*partial[SLAB_CLASSES]; /* slabs with free objects and live ones, for this CPU; with the lock */
 };

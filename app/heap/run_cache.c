@@ -7,7 +7,6 @@
  */
 #include "cpu.h"
 
-#define RUNS_MIN_FOOTPRINT 64 /* pages */
 #define RUNS_BUSY 8           /* frees among IDLE_MISSES misses that earn a CPU its part of the heap */
 
 /* ---- the lists ------------------------------------------------------------------------------------------------------ */
@@ -172,9 +171,7 @@ COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 	cache->n_run_misses = 0;
 	if (!runs->most_pages && !is_busy)
 		return;
-	runs->most_pages = 0;
-	if (heap_scale(heap) >= RUNS_MIN_FOOTPRINT)
-		runs->most_pages = burst_bytes(heap) >> PAGE_SHIFT;
+	runs->most_pages = burst_bytes(heap) >> PAGE_SHIFT;
 }
 
 COLD void runs_idle(struct kheap *heap, struct cpu_cache *cache)
