@@ -512,7 +512,9 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 
 		if (is_block)
 			earn_slab(heap, cache, address);
-		if (is_block || number)
+		if (is_large)
+			large_free_block(heap, cache, place.region, address);
+		else if (is_block || number)
 			give_back(heap, place.region, address);
 		else
 			free_locked(heap, address);

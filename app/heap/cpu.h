@@ -379,6 +379,9 @@ INLINE bool is_large_run(const struct page_desc *desc)
 /* A live block whose check word holds, or a live run. False: there is no room, or it is none of those. Without the lock. */
 bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object);
 bool large_push_run(struct cpu_cache *cache, struct page_desc *desc);
+/* What did not find room there goes back, or in a small heap, if this CPU works alone, takes the place of the one that it kept last. */
+void large_free_block(struct kheap *heap, struct cpu_cache *cache, struct region *region, uintptr_t address);
+void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_desc *desc);
 /* All go back, true if there were any; and the space, too. */
 bool large_drain(struct kheap *heap, struct cpu_cache *cache);
 void large_end(struct kheap *heap, struct cpu_cache *cache);
@@ -386,7 +389,7 @@ void large_end(struct kheap *heap, struct cpu_cache *cache);
 void large_earn(struct kheap *heap, struct cpu_cache *cache);
 void large_idle(struct kheap *heap, struct cpu_cache *cache);
 size_t large_bytes(const struct cpu_cache *cache);
-/* The n-th place's block, or NULL; how many runs there are, whose bytes are added to *n_bytes. Of other CPUs' caches, too. */
+/* The n-th place's block, or NULL, the first is that of a lone one; how many runs there are, whose bytes are added to *n_bytes. Of other CPUs' caches, too. */
 #define LARGE_PLACES 358
 void *large_nth(const struct cpu_cache *cache, unsigned n);
 size_t large_runs(const struct cpu_cache *cache, size_t *n_bytes);

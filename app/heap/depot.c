@@ -573,7 +573,7 @@ COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct
 	sum->n_objects += LOAD(cache->runs.n_runs);
 	sum->n_bytes += LOAD(cache->runs.n_pages) << PAGE_SHIFT;
 	sum->n_objects += large_runs(cache, &sum->n_bytes);
-	for (unsigned i = 0; i < LARGE_PLACES && __atomic_load_n(&cache->large, __ATOMIC_RELAXED); i++) {
+	for (unsigned i = 0; i < LARGE_PLACES; i++) {
 		void *object = large_nth(cache, i);
 
 		slots_count(heap, &object, object != NULL, sum);

@@ -72,6 +72,12 @@ static void *take_top(struct large_cache *large, unsigned class_index)
 	return object;
 }
 
+/* Does a cached object of so many bytes, or of none that is known, serve the request? */
+INLINE bool serves(const void *object, size_t usable, size_t size, size_t alignment)
+{
+	return usable && usable - size <= usable / RESIZE_SHARE && !((uintptr_t)object & (alignment - 1));
+}
+
 static void *block_pop(const struct kheap *heap, struct large_cache *large, size_t size, size_t alignment)
 {
 	uint64_t near = large->bits & LARGE_NEAR << large_class_of(max_size(size, LARGE_MIN));
@@ -82,7 +88,7 @@ static void *block_pop(const struct kheap *heap, struct large_cache *large, size
 		size_t usable = usable_of_block(heap, (uintptr_t)object);
 
 		/* Also false if it is too small, or damaged: whoever gives it back tells. */
-		if (usable - size > usable / RESIZE_SHARE || !usable || (uintptr_t)object & (alignment - 1))
+		if (!serves(object, usable, size, alignment))
 			continue;
 		*key_word((uintptr_t)object) = 0;
 		large->n_bytes -= usable;
@@ -113,17 +119,90 @@ static void *large_pop(struct kheap *heap, struct large_cache *large, size_t siz
 	return desc ? (void *)desc_address(desc) : NULL;
 }
 
+static void *lone_pop(struct kheap *heap, struct cpu_cache *cache, size_t size, size_t alignment)
+{
+	void *object = cache->lone;
+
+	if (size > BLOCK_MAX_REQUEST) {
+		struct page_desc *desc = cache->lone_run;
+
+		if (!desc || desc->n_pages != pages_for(size))
+			return NULL;
+		desc = run_list_pop(&cache->lone_run, alignment);
+		if (!desc)
+			return NULL;
+		cache->lone_bytes -= (size_t)desc->n_pages << PAGE_SHIFT;
+		return (void *)desc_address(desc);
+	}
+	size_t usable = object ? usable_of_block(heap, (uintptr_t)object) : 0;
+
+	if (!serves(object, usable, size, alignment))
+		return NULL;
+	*key_word((uintptr_t)object) = 0;
+	STORE(cache->lone, NULL);
+	cache->lone_bytes -= usable;
+	return object;
+}
+
 void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
 {
 	struct cpu_cache *cache = cpu_of(heap);
-	void *object = NULL;
+	void *object;
 
-	if (!cache->large || !cpu_enter(cache))
+	if (!cpu_enter(cache))
 		return NULL;
-	if (cache->large)
-		object = large_pop(heap, cache->large, size, alignment);
+	object = cache->large ? large_pop(heap, cache->large, size, alignment)
+	                      : lone_pop(heap, cache, size, alignment);
 	cpu_leave(cache);
 	return object;
+}
+
+/* In a heap without space for more a CPU that works alone keeps one: what it keeps nobody else misses. */
+INLINE bool may_keep_one(const struct kheap *heap, const struct cpu_cache *cache)
+{
+	return !cache->large && !heap->n_caches && heap->counters.footprint_pages < LARGE_MIN_FOOTPRINT;
+}
+
+/* The second one like this in turn: one that comes and goes. */
+INLINE bool is_lone(uint8_t *last, size_t kind)
+{
+	bool is_next = *last == kind;
+
+	*last = (uint8_t)kind;
+	return is_next;
+}
+
+void large_free_block(struct kheap *heap, struct cpu_cache *cache, struct region *region, uintptr_t address)
+{
+	if (may_keep_one(heap, cache) &&
+	    is_lone(&cache->lone_class, large_class_of(usable_of_block(heap, address)))) {
+		uintptr_t old = (uintptr_t)cache->lone;
+
+		cache->lone_bytes += usable_of_block(heap, address);
+		*key_word(address) = cached_key(heap, address);
+		STORE(cache->lone, (void *)address);
+		if (!old)
+			return;
+		address = old;
+		region = region_of(heap, address);
+		cache->lone_bytes -= usable_of_block(heap, address);
+	}
+	give_back(heap, region, address);
+}
+
+void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_desc *desc)
+{
+	if (may_keep_one(heap, cache) && is_lone(&cache->lone_pages, desc->n_pages)) {
+		struct page_desc *old = run_list_pop(&cache->lone_run, 1);
+
+		cache->lone_bytes += (size_t)desc->n_pages << PAGE_SHIFT;
+		run_list_push(&cache->lone_run, desc);
+		if (!old)
+			return;
+		desc = old;
+		cache->lone_bytes -= (size_t)desc->n_pages << PAGE_SHIFT;
+	}
+	give_back_run(heap, desc);
 }
 
 /* For one more of so many that are alike. */
@@ -194,10 +273,24 @@ COLD static bool give_back_top(struct kheap *heap, struct large_cache *large, un
 	return true;
 }
 
+static bool lone_drain(struct kheap *heap, struct cpu_cache *cache)
+{
+	struct page_desc *desc = run_list_pop(&cache->lone_run, 1);
+	uintptr_t address = (uintptr_t)cache->lone;
+
+	STORE(cache->lone, NULL);
+	cache->lone_bytes = 0;
+	if (desc)
+		give_back_run(heap, desc);
+	if (address)
+		give_back(heap, region_of(heap, address), address);
+	return desc || address;
+}
+
 COLD bool large_drain(struct kheap *heap, struct cpu_cache *cache)
 {
 	struct large_cache *large = cache->large;
-	bool any = false;
+	bool any = lone_drain(heap, cache);
 
 	for (unsigned i = 0; large && i < LARGE_CLASSES + LARGE_RUNS; i++) {
 		while (give_back_top(heap, large, i))
@@ -218,6 +311,20 @@ COLD void large_end(struct kheap *heap, struct cpu_cache *cache)
 		overhead_free(heap, large);
 }
 
+/* What was kept before there was space for more. */
+static void lone_join(struct kheap *heap, struct cpu_cache *cache)
+{
+	struct page_desc *desc = run_list_pop(&cache->lone_run, 1);
+	void *object = cache->lone;
+
+	STORE(cache->lone, NULL);
+	cache->lone_bytes = 0;
+	if (desc && !large_push_run(cache, desc))
+		give_back_run(heap, desc);
+	if (object && !large_push_block(heap, cache, object))
+		give_back(heap, region_of(heap, (uintptr_t)object), (uintptr_t)object);
+}
+
 COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 {
 	bool is_busy = cache->n_large_misses >= LARGE_BUSY;
@@ -233,12 +340,15 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 
 	large->many_bytes = heap->n_caches ? 0 : burst_bytes(heap);
 	large->most_bytes = max_size(min_size(part, LARGE_MOST_BYTES), large->many_bytes);
+	lone_join(heap, cache);
 }
 
 COLD void large_idle(struct kheap *heap, struct cpu_cache *cache)
 {
 	struct large_cache *large = cache->large;
 
+	if (!large)
+		(void)lone_drain(heap, cache);
 	for (unsigned i = 0; large && i < LARGE_CLASSES + LARGE_RUNS; i++) {
 		large->hand = (large->hand + 1) % (LARGE_CLASSES + LARGE_RUNS);
 		if (give_back_top(heap, large, large->hand))
@@ -248,20 +358,23 @@ COLD void large_idle(struct kheap *heap, struct cpu_cache *cache)
 
 COLD size_t large_bytes(const struct cpu_cache *cache)
 {
-	return cache->large ? cache->large->n_bytes : 0;
+	return cache->large ? cache->large->n_bytes : cache->lone_bytes;
 }
 
 COLD void *large_nth(const struct cpu_cache *cache, unsigned n)
 {
 	const struct large_cache *large = __atomic_load_n(&cache->large, __ATOMIC_RELAXED);
 
-	return large && n && n <= LOAD(large->n_entries) ? LOAD(large->objects[n]) : NULL;
+	if (!n)
+		return LOAD(cache->lone);
+	return large && n <= LOAD(large->n_entries) ? LOAD(large->objects[n]) : NULL;
 }
 
 COLD size_t large_runs(const struct cpu_cache *cache, size_t *n_bytes)
 {
 	const struct large_cache *large = __atomic_load_n(&cache->large, __ATOMIC_RELAXED);
+	const struct page_desc *lone = LOAD(cache->lone_run);
 
-	*n_bytes += large ? LOAD(large->run_bytes) : 0;
-	return large ? LOAD(large->n_runs) : 0;
+	*n_bytes += (large ? LOAD(large->run_bytes) : 0) + (lone ? (size_t)lone->n_pages << PAGE_SHIFT : 0);
+	return (large ? LOAD(large->n_runs) : 0) + (lone != NULL);
 }

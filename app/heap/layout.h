@@ -332,7 +332,11 @@ struct cpu_cache {
 	uint8_t n_run_misses, n_large_misses; /* frees since the last look at what is earned */
 	uint32_t n_block_misses;
 	uint32_t drain_epoch;
-	struct large_cache *large; /* NULL: not earned yet */
+	struct large_cache *large; /* NULL: not earned yet; then one block and one run at most: */
+	void *lone;
+	struct page_desc *lone_run;
+	size_t lone_bytes;                       /* of both */
+	uint8_t lone_class, lone_pages;          /* what was freed last: the second time in turn it is kept */
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES * SMALL_WORDS + 1];
 	void *spare[SPARES * SMALL_WORDS + 1]; /* of SPARES classes of blocks, while block_states are not earned */

@@ -106,6 +106,8 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 	cache = own_cache(heap);
 	if (UNLIKELY(address % PAGE_SIZE || page_kind_of(desc_region(desc), desc_page(desc)) != PAGE_RUN))
 		free_locked(heap, address);
+	else if (is_large && cache)
+		large_free_run(heap, cache, desc);
 	else if (!(is_small && cache && give_back_other(heap, &cache->runs, desc) && run_push(&cache->runs, desc)))
 		give_back_run(heap, desc);
 	if (cache) {
