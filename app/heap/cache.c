@@ -289,7 +289,7 @@ bool kcache_destroy(struct kcache *cache)
 static size_t ensure_free(struct kcache *cache, size_t n, bool may_grow)
 {
 	struct kheap *heap = cache->heap;
-	bool has_asked = false;
+	struct replenished tried = { false, false };
 
 	for (;;) {
 		kport_lock_state state = heap_lock(heap);
@@ -306,7 +306,7 @@ static size_t ensure_free(struct kcache *cache, size_t n, bool may_grow)
 		if (n_free >= n || !may_grow)
 			return n_free;
 		may_grow = heap_replenish(heap, (struct growth){ .n_pages = cache->pages_per_slab }, UINTPTR_MAX,
-		                          cache->object_size, &has_asked);
+		                          cache->object_size, &tried);
 	}
 }
 

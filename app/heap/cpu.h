@@ -272,7 +272,7 @@ static inline size_t burst_bytes(const struct kheap *heap)
 		part /= 1 + heap->n_caches;
 	else
 		part = min_size(max_size(part, BURST_LEAST_BYTES), scale);
-	return min_size(part, BURST_MOST_BYTES) / scarcity(heap);
+	return (min_size(part, BURST_MOST_BYTES) / scarcity(heap)) >> heap->squeeze;
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */

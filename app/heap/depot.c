@@ -17,6 +17,9 @@
 #define DRAIN_SHARE 64
 #define DRAIN_SMALL_SHARE 12
 #define PLENTY_MIN_PAGES 512
+#define SQUEEZE_MAX 8
+#define PATIENCE_MAX 8
+#define CALM_ROUNDS 4096u
 
 COLD void overhead_free(struct kheap *heap, void *pages)
 {
@@ -344,6 +347,33 @@ COLD bool cpu_spare(struct kheap *heap)
 	return cached_bytes(heap, MAGAZINE_BLOCK) > (heap_scale(heap) << PAGE_SHIFT) / DRAIN_SHARE && drain_large(heap);
 }
 
+/*
+ * What a CPU keeps lies scattered, and when it goes back before the heap grows, there is often no room for the request all the same: so the heap is
+ * larger than what is live by more than what is kept. Where that happens, CPUs keep less from then on, and more again, step by step, when
+ * the heap did not grow for long; the more often it does then, the longer.
+ */
+COLD void cpu_squeeze(struct kheap *heap)
+{
+	kport_lock_state state = heap_lock(heap);
+
+	heap->n_calm = 0;
+	if (heap->has_relaxed && heap->patience < PATIENCE_MAX)
+		heap->patience++;
+	heap->has_relaxed = false;
+	if (heap->squeeze < SQUEEZE_MAX)
+		heap->squeeze = SQUEEZE_MAX;
+	heap_unlock(heap, state);
+}
+
+static void relax(struct kheap *heap)
+{
+	if (!heap->squeeze || ++heap->n_calm < CALM_ROUNDS << heap->patience)
+		return;
+	heap->n_calm = 0;
+	heap->has_relaxed = true;
+	heap->squeeze--;
+}
+
 COLD bool cpu_reset(struct kheap *heap)
 {
 	bool any = cpu_drain(heap);
@@ -502,6 +532,7 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 		cache->drain_epoch = heap->depot.drain_epoch;
 		cache_drain_all(heap, cache);
 	}
+	relax(heap);
 	/*
 	 * The two in turn, so that no call does both; and what is idle waits for a call that has not much to do besides: all that
 	 * is cached goes before the heap grows.

@@ -167,13 +167,21 @@ static bool caches_serve(struct kheap *heap)
 	return any;
 }
 
-bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size, bool *has_asked)
+bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size,
+                    struct replenished *tried)
 {
-	if (caches_serve(heap) || heap_grow(heap, growth, max_address))
+	if (caches_serve(heap)) {
+		tried->has_drained = true;
 		return true;
-	if (*has_asked || !heap->config.on_low_memory)
+	}
+	if (heap_grow(heap, growth, max_address)) {
+		if (tried->has_drained)
+			cpu_squeeze(heap);
+		return true;
+	}
+	if (tried->has_asked || !heap->config.on_low_memory)
 		return false;
-	*has_asked = true;
+	tried->has_asked = true;
 	return heap->config.on_low_memory(heap->config.ctx, size);
 }
 
@@ -378,7 +386,7 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 
 static void *alloc_growing(struct kheap *heap, const struct request *request, unsigned flags)
 {
-	bool has_asked = false;
+	struct replenished tried = { false, false };
 
 	/* Bounded, because what was got may be unfit for this request, or gone to another CPU. */
 	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
@@ -389,7 +397,7 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		if (object)
 			return (void *)object;
 		if (flags & KMALLOC_NO_GROW || !heap_replenish(heap, growth_for(request, tries == 1),
-		                                               request->max_address, request->size, &has_asked))
+		                                               request->max_address, request->size, &tried))
 			break;
 	}
 	return alloc_last_resort(heap, request, flags);

@@ -88,7 +88,11 @@ COLD void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, u
 bool heap_drain(struct kheap *heap);
 
 /* A request could not be met: get pages, or ask on_low_memory once; true: try again. Called without the lock. */
-bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size, bool *has_asked);
+struct replenished {
+	bool has_drained, has_asked;
+};
+bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size,
+                    struct replenished *tried);
 #define GROWTH_TRIES 5
 
 /* A call returns NULL. Called without the lock. */
@@ -307,6 +311,8 @@ void cpu_free_far(struct kheap *heap, void *object);
 bool cpu_drain(struct kheap *heap);
 /* Before the heap grows: what it would be worth to give back, does. */
 bool cpu_spare(struct kheap *heap);
+/* The heap grew though CPUs gave back what they kept. Without the lock. */
+void cpu_squeeze(struct kheap *heap);
 /* All, and the space of the magazines too. */
 bool cpu_reset(struct kheap *heap);
 /* All CPUs' caches go, where nobody else is inside the heap. */

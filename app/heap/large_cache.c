@@ -336,7 +336,7 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 	if (!cache->large)
 		return;
 	struct large_cache *large = cache->large;
-	size_t part = scale / (2 + heap->n_caches) / scarcity(heap);
+	size_t part = (scale / (2 + heap->n_caches) / scarcity(heap)) >> heap->squeeze;
 
 	large->many_bytes = heap->n_caches ? 0 : burst_bytes(heap);
 	large->most_bytes = max_size(min_size(part, LARGE_MOST_BYTES), large->many_bytes);

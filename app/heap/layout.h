@@ -439,6 +439,11 @@ struct kheap {
 	bool is_draining;
 	bool is_laden;    /* this call has done much already */
 	bool is_refused;  /* there were no pages when they were last wanted */
+	/* How much less CPUs keep than they might, as a shift: the heap grew though what they kept was given back. See squeeze in depot.c. */
+	uint8_t squeeze;
+	uint8_t patience; /* rounds until they may keep more again, as a shift */
+	bool has_relaxed; /* since the last squeeze */
+	uint32_t n_calm;  /* rounds since then, or since they were last let keep more */
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
 
 	struct depot depot;
