@@ -17,7 +17,7 @@
 #define DRAIN_SHARE 64
 #define DRAIN_SMALL_SHARE 12
 #define PLENTY_MIN_PAGES 512
-#define SQUEEZE_MAX 8
+#define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
 #define CALM_ROUNDS 4096u
 
