@@ -360,7 +360,7 @@ COLD void cpu_squeeze(struct kheap *heap)
 	if (heap->has_relaxed && heap->patience < PATIENCE_MAX)
 		heap->patience++;
 	heap->has_relaxed = false;
-	if (heap->squeeze < SQUEEZE_MAX)
+	if (heap->squeeze < SQUEEZE_MAX && !heap->is_sparse)
 		heap->squeeze = SQUEEZE_MAX;
 	heap_unlock(heap, state);
 }
