@@ -20,7 +20,8 @@ INLINE unsigned magazine_of_label(const struct kheap *heap, unsigned label)
 	if (LIKELY(label - LABEL_SIZED < BLOCK_CLASSES))
 		return MAGAZINE_BLOCK + label - LABEL_SIZED;
 	/* What stands in goes, once there are slabs; what stands in for want of pages is as good as an object of them. */
-	if (label >= LABEL_SLAB_SIZED && (heap->slabs[label - LABEL_SLAB_SIZED].n_slabs ? heap->config.source.get != 0 : !heap->n_caches))
+	if (label >= LABEL_SLAB_SIZED &&
+	    (heap->slabs[label - LABEL_SLAB_SIZED].n_slabs ? heap->config.source.get != 0 : !heap->n_caches))
 		return MAGAZINE_SLAB + label - LABEL_SLAB_SIZED;
 	return 0;
 }

@@ -133,6 +133,7 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 	cache_init_small(cache);
 	heap->cpus[cpu] = cache;
 	STORE(heap->n_caches, heap->n_caches + 1);
+	heap->squeeze = 0;
 	return cache;
 }
 #endif
@@ -501,7 +502,8 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 		is_block =
 			!number && is_block_kind(place_kind(place)) && block_tag_holds(heap, block_of_payload(address));
 	}
-	if (number)
+	/* What has a header is looked at while there is time. */
+	if (number && (!is_block_kind(place_kind(place)) || block_tag_holds(heap, block_of_payload(address))))
 		magazine = &cache->magazines[number];
 	else if (is_block)
 		magazine = magazine_of_block(heap, cache, address);

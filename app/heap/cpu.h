@@ -11,8 +11,9 @@
 #pragma GCC visibility push(hidden)
 
 #define CLIP_OBJECTS (CLIP_WORDS - 2)
-#define FLUSH 8              /* objects that go from a magazine back to their slabs in one call */
-#define BLOCKS_MIN_FOOTPRINT 1280 /* pages: there CPUs have magazines for blocks; for one that misses blocks often, an eighth of it */
+#define FLUSH 8 /* objects that go from a magazine back to their slabs in one call */
+#define BLOCKS_MIN_FOOTPRINT \
+	1280 /* pages: there CPUs have magazines for blocks; for one that misses blocks often, an eighth of it */
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
 #define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
 #define IDLE_MISSES 32       /* from one look at what is idle to the next */

@@ -8,10 +8,10 @@
  */
 #include "cpu.h"
 
-#define CLIP_MIN_FOOTPRINT 16     /* pages: in smaller heaps the space of the magazines would be too much */
-#define RUN_LOOKS 5               /* looks at the page runs in a round of the idle hand */
-#define CLIPS_MOST (1u << 20)     /* in a list; more is a circle */
-#define EMPTY_CLIPS 32            /* kept for the next time, 8 KiB */
+#define CLIP_MIN_FOOTPRINT 16 /* pages: in smaller heaps the space of the magazines would be too much */
+#define RUN_LOOKS 5           /* looks at the page runs in a round of the idle hand */
+#define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
+#define EMPTY_CLIPS 32        /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
 /* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, of everything. */
 #define DRAIN_SHARE 64
@@ -360,7 +360,8 @@ COLD void cpu_squeeze(struct kheap *heap)
 	if (heap->has_relaxed && heap->patience < PATIENCE_MAX)
 		heap->patience++;
 	heap->has_relaxed = false;
-	if (heap->squeeze < SQUEEZE_MAX && !heap->is_sparse)
+	/* Where several CPUs work, the way to the shared storeys is dear; of a sparse heap what was never used is taken without growth. */
+	if (heap->squeeze < SQUEEZE_MAX && !heap->is_sparse && !heap->n_caches)
 		heap->squeeze = SQUEEZE_MAX;
 	heap_unlock(heap, state);
 }

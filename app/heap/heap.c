@@ -396,8 +396,8 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		heap_unlock_inline(heap, state);
 		if (object)
 			return (void *)object;
-		if (flags & KMALLOC_NO_GROW || !heap_replenish(heap, growth_for(request, tries == 1),
-		                                               request->max_address, request->size, &tried))
+		if (flags & KMALLOC_NO_GROW ||
+		    !heap_replenish(heap, growth_for(request, tries == 1), request->max_address, request->size, &tried))
 			break;
 	}
 	return alloc_last_resort(heap, request, flags);

@@ -151,8 +151,7 @@ void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
 
 	if (!cpu_enter(cache))
 		return NULL;
-	object = cache->large ? large_pop(heap, cache->large, size, alignment)
-	                      : lone_pop(heap, cache, size, alignment);
+	object = cache->large ? large_pop(heap, cache->large, size, alignment) : lone_pop(heap, cache, size, alignment);
 	cpu_leave(cache);
 	return object;
 }
@@ -174,8 +173,7 @@ INLINE bool is_lone(uint8_t *last, size_t kind)
 
 void large_free_block(struct kheap *heap, struct cpu_cache *cache, struct region *region, uintptr_t address)
 {
-	if (may_keep_one(heap, cache) &&
-	    is_lone(&cache->lone_class, large_class_of(usable_of_block(heap, address)))) {
+	if (may_keep_one(heap, cache) && is_lone(&cache->lone_class, large_class_of(usable_of_block(heap, address)))) {
 		uintptr_t old = (uintptr_t)cache->lone;
 
 		cache->lone_bytes += usable_of_block(heap, address);
@@ -336,7 +334,7 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 	if (!cache->large)
 		return;
 	struct large_cache *large = cache->large;
-	size_t part = (scale / (2 + heap->n_caches) / scarcity(heap)) >> heap->squeeze;
+	size_t part = (scale / (heap->n_caches ? 2 + heap->n_caches : 4) / scarcity(heap)) >> heap->squeeze;
 
 	large->many_bytes = heap->n_caches ? 0 : burst_bytes(heap);
 	large->most_bytes = max_size(min_size(part, LARGE_MOST_BYTES), large->many_bytes);

@@ -335,8 +335,8 @@ struct cpu_cache {
 	struct large_cache *large; /* NULL: not earned yet; then one block and one run at most: */
 	void *lone;
 	struct page_desc *lone_run;
-	size_t lone_bytes;                       /* of both */
-	uint8_t lone_class, lone_pages;          /* what was freed last: the second time in turn it is kept */
+	size_t lone_bytes;              /* of both */
+	uint8_t lone_class, lone_pages; /* what was freed last: the second time in turn it is kept */
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES * SMALL_WORDS + 1];
 	void *spare[SPARES * SMALL_WORDS + 1]; /* of SPARES classes of blocks, while block_states are not earned */
@@ -437,8 +437,8 @@ struct kheap {
 	bool is_apart;            /* or none did, and none is asked to */
 	bool is_blocks_busy; /* some CPU missed blocks often: the others, and those that come, need not show it again */
 	bool is_draining;
-	bool is_laden;    /* this call has done much already */
-	bool is_refused;  /* there were no pages when they were last wanted */
+	bool is_laden;   /* this call has done much already */
+	bool is_refused; /* there were no pages when they were last wanted */
 	/* How much less CPUs keep than they might, as a shift: the heap grew though what they kept was given back. See squeeze in depot.c. */
 	uint8_t squeeze;
 	uint8_t patience; /* rounds until they may keep more again, as a shift */

@@ -7,7 +7,7 @@
  */
 #include "cpu.h"
 
-#define RUNS_BUSY 8           /* frees among IDLE_MISSES misses that earn a CPU its part of the heap */
+#define RUNS_BUSY 8 /* frees among IDLE_MISSES misses that earn a CPU its part of the heap */
 
 /* ---- the lists ------------------------------------------------------------------------------------------------------ */
 
