@@ -100,10 +100,7 @@ static void cache_init_small(struct cpu_cache *cache)
 		for (unsigned n = 1; n <= SMALL_OBJECTS; n++)
 			slot_clear(cache->magazines[MAGAZINE_SLAB + i].top + n);
 	}
-	for (unsigned i = 0; i < SPARES * SMALL_WORDS; i++) {
-		if (i % SMALL_WORDS)
-			slot_clear(&cache->spare[i]);
-	}
+	lent_init(cache);
 }
 
 void cpu_init(struct kheap *heap)
@@ -430,20 +427,6 @@ INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *
 	return &cache->magazines[MAGAZINE_SLAB + class_index];
 }
 
-/* In a small heap a block of a class without a magazine is freed, the second time in turn of those that would share it: it gets a spare one. */
-static void use_spare(struct kheap *heap, struct cpu_cache *cache, unsigned number)
-{
-	struct spare *spare = &cache->spares[number % SPARES];
-	bool is_next = spare->next == number;
-
-	spare->next = (uint8_t)number;
-	if (!is_next || spare->number == number || has_plenty_for_blocks(heap, is_busy_with_blocks(heap, cache)))
-		return;
-	(void)spare_end(heap, cache, spare);
-	spare->number = (uint8_t)number;
-	STORE(cache->magazines[number].top, spare_bottom(cache, number));
-}
-
 /* A magazine is full: make room, or let its class have what it has earned. */
 static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
@@ -455,7 +438,7 @@ static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned 
 		if (is_full(&cache->magazines[number]) && state->end)
 			make_room(heap, cache, number);
 	} else if (number) {
-		use_spare(heap, cache, number);
+		lend(heap, cache, number);
 	}
 	note_miss(heap, cache);
 }

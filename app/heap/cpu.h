@@ -86,15 +86,6 @@ INLINE void small_use(struct cpu_cache *cache, size_t number, struct magazine_st
 	STORE(cache->magazines[number].top, bottom);
 }
 
-/* The space of the spare magazine that a class may have. */
-INLINE void **spare_bottom(const struct cpu_cache *cache, unsigned number)
-{
-	return (void **)&cache->spare[number % SPARES * SMALL_WORDS];
-}
-
-/* A spare magazine is nobody's again; false: it was. */
-bool spare_end(struct kheap *heap, struct cpu_cache *cache, struct spare *spare);
-
 /* ---- clips and the depot ------------------------------------------------------------------------------------------ */
 
 /* An empty clip, in whose slots is no NULL but the first, or NULL; and back, when its slots end here. */
@@ -361,6 +352,17 @@ INLINE bool has_plenty_for_blocks(const struct kheap *heap, bool is_busy)
 {
 	return has_plenty(heap, is_busy ? BLOCKS_MIN_FOOTPRINT / 8 : BLOCKS_MIN_FOOTPRINT);
 }
+
+/* ---- magazines of blocks in small heaps (lent.c) ------------------------------------------------------------------------ */
+
+void lent_init(struct cpu_cache *cache);
+/* A block of a class whose magazine has no room is freed: the second time in turn it gets some. */
+void lend(struct kheap *heap, struct cpu_cache *cache, unsigned number);
+/* One of them is nobody's again; false: there is none. */
+bool lent_end(struct kheap *heap, struct cpu_cache *cache);
+/* n blocks of each go back, true if there were any. */
+bool lent_flush(struct kheap *heap, struct cpu_cache *cache, size_t n);
+size_t lent_bytes(const struct cpu_cache *cache);
 
 /* ---- blocks above 4 KiB, long runs (large_cache.c) ---------------------------------------------------------------------- */
 

@@ -260,34 +260,6 @@ COLD bool cpu_drain(struct kheap *heap)
 	return any;
 }
 
-/* n blocks of each spare magazine. */
-static bool spares_flush(struct kheap *heap, struct cpu_cache *cache, size_t n)
-{
-	bool any = false;
-
-	for (unsigned i = 0; i < SPARES && cache; i++) {
-		struct magazine *magazine = &cache->magazines[cache->spares[i].number];
-
-		any |= !is_empty(magazine);
-		magazine_flush(heap, magazine, n);
-	}
-	return any;
-}
-
-static size_t spares_bytes(const struct cpu_cache *cache)
-{
-	size_t n = 0;
-
-	for (unsigned i = 0; i < SPARES; i++) {
-		unsigned number = cache->spares[i].number;
-
-		if (number)
-			n += (size_t)(cache->magazines[number].top - spare_bottom(cache, number)) *
-			     magazine_object_size(number);
-	}
-	return n;
-}
-
 /* Of this CPU's cache: page runs, and what is larger than magazines' objects. */
 static size_t large_cached_bytes(const struct cpu_cache *cache)
 {
@@ -310,7 +282,7 @@ static bool drain_large(struct kheap *heap)
 		for (unsigned i = MAGAZINE_SLAB; i < MAGAZINE_BLOCK && cache->own_bytes; i++)
 			any |= own_drain_but_one(heap, cache, i);
 		any |= cache->block_states && classes_drain(heap, cache, MAGAZINE_BLOCK);
-		any |= spares_flush(heap, cache, SIZE_MAX);
+		any |= lent_flush(heap, cache, SIZE_MAX);
 		any |= runs_drain(heap, cache);
 		any |= large_drain(heap, cache);
 	}
@@ -332,14 +304,16 @@ static size_t cached_bytes(struct kheap *heap, unsigned number)
 		if (state && state->end)
 			n += (size_t)(cache->magazines[number].top - bottom_of(state)) * magazine_object_size(number);
 	}
-	return n + spares_bytes(cache) + large_cached_bytes(cache);
+	return n + lent_bytes(cache) + large_cached_bytes(cache);
 }
 
 COLD bool cpu_spare(struct kheap *heap)
 {
+	struct cpu_cache *cache = present_cache(heap);
 	size_t footprint = heap->counters.footprint_pages;
 
-	if (footprint < SMALL_HEAP_PAGES && spares_flush(heap, present_cache(heap), SIZE_MAX))
+	/* In a small one what is lent goes in any case. */
+	if (cache && footprint < SMALL_HEAP_PAGES && lent_flush(heap, cache, SIZE_MAX))
 		return true;
 	if (footprint < SMALL_HEAP_PAGES)
 		return cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / DRAIN_SMALL_SHARE &&
@@ -473,27 +447,6 @@ COLD void *overhead_page(struct kheap *heap, size_t n_zeros)
 	return (void *)desc_address(run);
 }
 
-bool spare_end(struct kheap *heap, struct cpu_cache *cache, struct spare *spare)
-{
-	struct magazine *magazine = &cache->magazines[spare->number];
-
-	if (!spare->number)
-		return false;
-	magazine_flush(heap, magazine, SIZE_MAX);
-	STORE(magazine->top, cache->magazines[0].top);
-	spare->number = 0;
-	return true;
-}
-
-static bool spares_end_one(struct kheap *heap, struct cpu_cache *cache)
-{
-	bool any = false;
-
-	for (unsigned i = 0; i < SPARES && !any; i++)
-		any = spare_end(heap, cache, &cache->spares[i]);
-	return any;
-}
-
 /* In a heap that is large enough a CPU gets magazines for blocks, and the depot lists for them. */
 static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 {
@@ -501,8 +454,8 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 
 	heap->is_blocks_busy = is_busy;
 	if (!cache->block_states && has_plenty_for_blocks(heap, is_busy)) {
-		/* First the spare ones end, one in a round. */
-		if (spares_end_one(heap, cache))
+		/* First those that are lent end, one in a round. */
+		if (lent_end(heap, cache))
 			return;
 		cache->block_states = overhead_page(heap, BLOCK_CLASSES * sizeof(*cache->block_states));
 		for (unsigned i = 0; cache->block_states && i < BLOCK_CLASSES; i++)
@@ -520,7 +473,7 @@ static void idle_step(struct kheap *heap, struct cpu_cache *cache)
 {
 	cache->hand = (uint8_t)((cache->hand + 1u) % (MAGAZINES + RUN_LOOKS));
 	if (cache->hand >= MAGAZINES) {
-		(void)spares_flush(heap, cache, 1);
+		(void)lent_flush(heap, cache, 1);
 		runs_idle(heap, cache);
 		large_idle(heap, cache);
 	} else if (cache->hand)

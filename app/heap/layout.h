@@ -280,8 +280,8 @@ struct clip {
 #define SMALL_OBJECTS 2
 #define SMALL_WORDS (SMALL_OBJECTS + 1)
 
-/* Spaces like that for classes of blocks in small heaps: one in SPARES classes shares each. */
-#define SPARES 4
+/* Spaces like that are lent to classes of blocks in small heaps. */
+#define LENT 4
 
 /* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded ones go to and fro without the lock. */
 struct magazine_state {
@@ -339,11 +339,11 @@ struct cpu_cache {
 	uint8_t lone_class, lone_pages; /* what was freed last: the second time in turn it is kept */
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES * SMALL_WORDS + 1];
-	void *spare[SPARES * SMALL_WORDS + 1]; /* of SPARES classes of blocks, while block_states are not earned */
-	struct spare {
-		uint8_t number; /* whose it is; 0: nobody's */
-		uint8_t next;   /* the one that was freed last and had none: the second time it is its */
-	} spares[SPARES];
+	void *lent_slots[LENT * SMALL_WORDS + 1]; /* see lent.c */
+	struct lent {
+		uint8_t number; /* the magazine that has it; 0: none */
+		uint8_t next;   /* the one that was full last, and would have had it */
+	} lent[LENT];
 	struct page_desc
 		*partial[SLAB_CLASSES]; /* slabs with free objects and live ones, for this CPU; with the lock */
 };

@@ -349,41 +349,6 @@ static void caches_are_drained_before_the_heap_fails(struct test *t)
 }
 
 /* ------------------------------------------------------------------------------------------------------------
- * What a cache is good for
- * --------------------------------------------------------------------------------------------------------- */
-
-#define SMALL_ARENA ((size_t)64 << 10)
-#define WARM_PAIRS 1000
-#define PAIRS 10000
-#define PAIRS_DOWN 100
-
-/* Calls that the cache answers are not counted, so the count tells how often one went further. */
-static void a_lone_pair_stays_in_the_cache(struct test *t)
-{
-	void *arena = test_arena(t, SMALL_ARENA);
-	uint64_t most = 0;
-
-	TRY(arena != NULL);
-	if (HARDENED) {
-		test_skip(t, "the hardened builds have no CPU caches");
-		return;
-	}
-	for (size_t size = 1; size <= 256; size++) {
-		struct kheap_config config = test_config(t);
-		struct kheap *heap = test_heap_in(t, arena, SMALL_ARENA, &config);
-		uint64_t n;
-
-		TRY(heap != NULL);
-		n = pairs_from_below(heap, size, WARM_PAIRS, PAIRS);
-		CHECK(t, n < PAIRS_DOWN, "%u pairs of %zu bytes took %zu objects from below the cache", PAIRS, size,
-		      (size_t)n);
-		most = n > most ? n : most;
-		TRY(test_end_heap(t, heap));
-	}
-	test_note(t, "%zu of %u at most were no pair of the cache", (size_t)most, PAIRS);
-}
-
-/* ------------------------------------------------------------------------------------------------------------
  * The cache alone
  * --------------------------------------------------------------------------------------------------------- */
 
@@ -592,7 +557,6 @@ static const struct test_case cases[] = {
 	{ "no offset inside an object is taken for an object", no_offset_is_taken_for_an_object },
 	{ "kheap_leave and kheap_trim give everything back", leave_and_trim_give_all_back },
 	{ "caches are drained before the heap fails", caches_are_drained_before_the_heap_fails },
-	{ "a lone pair of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "few objects that come and go often get a slab", few_busy_objects_get_a_slab },
 	{ "bursts of blocks and runs stay in the cache", bursts_stay_in_the_cache },
 	{ "aligned objects come from the cache, too", aligned_objects_come_from_the_cache },

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The commonest thing that a program does: one object comes and goes. It is to cost the same in every heap, so it must not leave the CPU's
+ * cache, whatever the object's size, and however small or full the heap is.
+ */
+#include "selftest.h"
+
+#include "inside.h"
+
+#define SOURCE_BYTES ((size_t)12 << 20)
+#define SMALL_ARENA ((size_t)64 << 10)
+#define WARM_PAIRS 1000
+#define PAIRS 10000
+#define PAIRS_DOWN 100
+
+/* Calls that the cache answers are not counted, so the count tells how often one went further. */
+static void a_lone_pair_stays_in_the_cache(struct test *t)
+{
+	void *arena = test_arena(t, SMALL_ARENA);
+	uint64_t most = 0;
+
+	TRY(arena != NULL);
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	for (size_t size = 1; size <= 256; size++) {
+		struct kheap_config config = test_config(t);
+		struct kheap *heap = test_heap_in(t, arena, SMALL_ARENA, &config);
+		uint64_t n;
+
+		TRY(heap != NULL);
+		n = pairs_from_below(heap, size, WARM_PAIRS, PAIRS);
+		CHECK(t, n < PAIRS_DOWN, "%u pairs of %zu bytes took %zu objects from below the cache", PAIRS, size,
+		      (size_t)n);
+		most = n > most ? n : most;
+		TRY(test_end_heap(t, heap));
+	}
+	test_note(t, "%zu of %u at most were no pair of the cache", (size_t)most, PAIRS);
+}
+
+/* Objects of the same size on both sides of a hole. */
+static bool neighbours(struct kheap *heap, size_t size)
+{
+	void *one = kheap_alloc(heap, size, 0), *hole = kheap_alloc(heap, size, 0), *other = kheap_alloc(heap, size, 0);
+
+	kheap_free(heap, hole);
+	return one && hole && other;
+}
+
+/* Small ones of all sizes, so that what stands in for slabs is spread over the heap. */
+static bool crowd(struct kheap *heap, size_t size)
+{
+	enum { N = 300 };
+
+	(void)size;
+	for (size_t i = 0; i < N; i++) {
+		if (!kheap_alloc(heap, 1 + i * 97 % 256, 0))
+			return false;
+	}
+	return true;
+}
+
+/* Several times as many as a small heap holds, with holes. */
+static bool population(struct kheap *heap, size_t size)
+{
+	enum { N = 3000, HOLES = 3 };
+	void *objects[HOLES];
+
+	(void)size;
+	for (size_t i = 0; i < N; i++) {
+		objects[i % HOLES] = kheap_alloc(heap, 1 + i * 613 % 4000, 0);
+		if (!objects[i % HOLES])
+			return false;
+		if (i % HOLES == HOLES - 1)
+			kheap_free(heap, objects[0]);
+	}
+	return true;
+}
+
+static bool nothing(struct kheap *heap, size_t size)
+{
+	(void)heap;
+	(void)size;
+	return true;
+}
+
+static void a_pair_of_any_size_in_any_heap(struct test *t)
+{
+	static const size_t sizes[] = { 16,   24,    40,    64,    100,   136,   200,   256,    272,   300,  400,
+		                        512,  700,   1000,  1024,  1500,  2000,  2048,  3000,   4000,  4096, 5000,
+		                        8192, 12000, 16384, 20000, 32768, 50000, 65536, 100000, 131072 };
+	static const struct {
+		const char *name;
+		bool (*fill)(struct kheap *heap, size_t size);
+	} states[] = { { "an empty heap", nothing },
+		       { "a heap with neighbours", neighbours },
+		       { "a heap of small objects", crowd },
+		       { "a heap of all sizes", population } };
+
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	TRY(test_source(t, SOURCE_BYTES));
+	for (unsigned i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+		for (unsigned k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+			struct kheap *heap = NULL;
+			uint64_t n;
+
+			TRY(test_heap_on_source(t, &heap));
+			CHECK(t, states[i].fill(heap, sizes[k]), "%s was refused memory", states[i].name);
+			n = pairs_from_below(heap, sizes[k], WARM_PAIRS, PAIRS);
+			CHECK(t, n < PAIRS_DOWN, "%u pairs of %zu bytes took %zu objects from below the cache of %s",
+			      PAIRS, sizes[k], (size_t)n, states[i].name);
+			TRY(test_sound(t, heap, states[i].name));
+			kheap_destroy(heap);
+			t->n_heaps = 0;
+		}
+	}
+}
+
+static const struct test_case cases[] = {
+	{ "one of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
+	{ "one of any size stays there, in heaps that are empty, small or full", a_pair_of_any_size_in_any_heap },
+};
+
+TEST_GROUP(pairs, cases);
