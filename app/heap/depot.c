@@ -17,6 +17,7 @@
 #define DRAIN_SHARE 64
 #define DRAIN_SMALL_SHARE 12
 #define PLENTY_MIN_PAGES 512
+#define SQUEEZE_MIN_FOOTPRINT 512
 #define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
 #define CALM_ROUNDS 4096u
@@ -335,7 +336,7 @@ COLD void cpu_squeeze(struct kheap *heap)
 		heap->patience++;
 	heap->has_relaxed = false;
 	/* Where several CPUs work, the way to the shared storeys is dear; of a sparse heap what was never used is taken without growth. */
-	if (heap->squeeze < SQUEEZE_MAX && !heap->is_sparse && !heap->n_caches)
+	if (!heap->is_sparse && !heap->n_caches && heap->counters.footprint_pages >= SQUEEZE_MIN_FOOTPRINT)
 		heap->squeeze = SQUEEZE_MAX;
 	heap_unlock(heap, state);
 }

@@ -206,7 +206,9 @@ void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_des
 /* For one more of so many that are alike. */
 INLINE bool has_room(const struct large_cache *large, size_t n, size_t n_bytes)
 {
-	return large->n_bytes + n_bytes <= (n < LARGE_FEW ? large->most_bytes : large->many_bytes);
+	/* One object has room in any case, where no other CPU misses it. */
+	return large->n_bytes + n_bytes <= (n < LARGE_FEW ? large->most_bytes : large->many_bytes) ||
+	       (!large->n_bytes && large->many_bytes);
 }
 
 bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)

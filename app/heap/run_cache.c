@@ -28,7 +28,8 @@ INLINE bool run_push(struct run_cache *cache, struct page_desc *desc)
 {
 	size_t n_pages = cache->n_pages + desc->n_pages;
 
-	if (UNLIKELY(n_pages > cache->most_pages))
+	/* One has room in any case, once there is any. */
+	if (UNLIKELY(n_pages > cache->most_pages) && (cache->n_pages || !cache->most_pages))
 		return false;
 	run_list_push(&cache->runs[desc->n_pages - 1], desc);
 	STORE(cache->n_runs, cache->n_runs + 1);
