@@ -14,7 +14,7 @@
 #include "victim.h"
 
 #define MISSES_FOR_CLIP 8
-#define CLIPS_MISSED 16 /* until the heap grows for them */
+#define CLIPS_MISSED 48 /* until the heap grows for them */
 /*
  * So often a class's blocks are freed until it gets a slab all the same, if there are so many pages to spare; in so many rounds of that if the
  * heap has to grow for it. Where several CPUs work, blocks of theirs may share cache lines: there it takes few.

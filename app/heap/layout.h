@@ -252,7 +252,7 @@ struct slab_class {
 /* A class whose few objects come and go so often that it gets a slab all the same; less: so many rounds of that it has behind it. */
 #define SLAB_BUSY UINT8_MAX
 /* So many times in turn one of its objects that blocks serve was freed and one allocated: it is one that comes and goes. Odd: freed last. */
-#define SLAB_LONE 16
+#define SLAB_LONE 128
 
 /* ---- CPU caches -------------------------------------------------------------------------------------------- */
 
