@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPU caches, the slow half: what happens when a magazine is empty or full.
+ * CPU caches, the slow half: what happens when a magazine is empty, and what makes room in a full one.
  *
  * A magazine starts with room for two objects inside the struct cpu_cache. A class that misses often earns a clip, with room for up to
  * 30 objects of at most 8 KiB together, then more of them, which go to and fro without the lock. When a CPU has its share of full clips, others go
@@ -15,15 +15,6 @@
 
 #define MISSES_FOR_CLIP 8
 #define CLIPS_MISSED 48 /* until the heap grows for them */
-/*
- * So often a class's blocks are freed until it gets a slab all the same, if there are so many pages to spare; in so many rounds of that if the
- * heap has to grow for it. Where several CPUs work, blocks of theirs may share cache lines: there it takes few.
- */
-#define BUSY_STAND_INS 200
-#define BUSY_MIN_FREE_PAGES 4
-#define BUSY_ROUNDS 40
-#define BUSY_CPUS_STAND_INS 20
-
 /*
  * Sizes up to 256 bytes have the slab class of their granules, and so do powers of two above; the others that of the smallest block class
  * with room for them and a header. The first size of an octave is a power of two.
@@ -137,8 +128,7 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 
 /* ---- misses ----------------------------------------------------------------------------------------------------- */
 
-/* A class that misses often earns a clip; one of blocks at once, where the heap is large enough for any. */
-static void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
 
@@ -187,8 +177,7 @@ static void refill_from_slab(struct kheap *heap, struct cpu_cache *cache, unsign
 	count_alloc(heap, n, n * slab_object_size(class_index));
 }
 
-/* Room in a full magazine. */
-static void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
 	struct clip *clip = NULL;
@@ -396,205 +385,4 @@ __attribute__((noinline)) void *cpu_alloc_aligned(struct kheap *heap, size_t siz
 	}
 	heap_unlock_inline(heap, state);
 	return LIKELY(object != NULL) ? object : alloc_any(heap, size, alignment, 0);
-}
-
-/* ---- free --------------------------------------------------------------------------------------------------------- */
-
-/* Has this CPU freed so many? */
-INLINE bool is_round_done(const struct kheap *heap, const struct magazine_state *state)
-{
-	return state->n_stand_ins >= (LOAD(heap->n_caches) ? BUSY_CPUS_STAND_INS : BUSY_STAND_INS);
-}
-
-/* The magazine for a live block whose check word holds, in a cell that has none; or NULL. */
-INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
-{
-	unsigned label = block_label(block_of_payload(address));
-
-	if (label - LABEL_SIZED < BLOCK_CLASSES)
-		return &cache->magazines[MAGAZINE_BLOCK + label - LABEL_SIZED];
-	unsigned class_index = label - LABEL_SLAB_SIZED;
-
-	if (class_index >= SLAB_CLASSES || (KPORT_CPUS > 1 && cache == NO_CACHE))
-		return NULL;
-	/* Its class has slabs now: they are better company, and blocks merge. */
-	if (LOAD(heap->slabs[class_index].n_slabs))
-		return NULL;
-	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
-	if (class_is_busy(heap, class_index) || is_round_done(heap, &cache->states[class_index]))
-		return NULL;
-	cache->states[class_index].n_stand_ins++;
-	return &cache->magazines[MAGAZINE_SLAB + class_index];
-}
-
-/* A magazine is full: make room, or let its class have what it has earned. */
-static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned number)
-{
-	struct magazine_state *state = number ? state_of(cache, number) : NULL;
-
-	if (state) {
-		state->was_missed = true;
-		earn_clip(heap, cache, number);
-		if (is_full(&cache->magazines[number]) && state->end)
-			make_room(heap, cache, number);
-	} else if (number) {
-		lend(heap, cache, number);
-	}
-	note_miss(heap, cache);
-}
-
-/* A block that stands in is freed, often enough that its class gets a slab if there are pages to spare. */
-static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t address)
-{
-	unsigned class_index = label_slab_class(block_label(block_of_payload(address)));
-
-	if (class_index == SLAB_NO_CLASS)
-		return;
-	struct magazine_state *state = &cache->states[class_index];
-	uint8_t rounds = heap->slab_rounds[class_index], *turns = &heap->slab_turns[class_index];
-
-	*turns = *turns % 2 ? 1 : *turns + 1;
-	if (!is_round_done(heap, state)) {
-		state->n_stand_ins++;
-		return;
-	}
-	state->n_stand_ins = 0;
-	if (rounds < BUSY_ROUNDS)
-		rounds++;
-	if (heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES ||
-	    ((rounds >= BUSY_ROUNDS || heap->n_caches) && can_grow(heap)))
-		rounds = SLAB_BUSY;
-	STORE(heap->slab_rounds[class_index], rounds);
-}
-
-/* With the lock: a magazine that is full, and whatever no magazine takes. */
-static __attribute__((noinline)) void free_shared(struct kheap *heap, void *object)
-{
-	uintptr_t address = (uintptr_t)object;
-	struct magazine *magazine = NULL;
-	unsigned number = 0;
-	bool is_block = false; /* whose check word holds */
-
-	cpu_begin();
-	kport_lock_state state = heap_lock_inline(heap);
-	struct cpu_cache *cache = own_cache(heap);
-	struct place place = place_at(heap, address);
-
-	if (cache && place.region && place_is_live(heap, place, address)) {
-		number = place_magazine(place);
-		is_block =
-			!number && is_block_kind(place_kind(place)) && block_tag_holds(heap, block_of_payload(address));
-	}
-	/* What has a header is looked at while there is time. */
-	if (number && (!is_block_kind(place_kind(place)) || block_tag_holds(heap, block_of_payload(address))))
-		magazine = &cache->magazines[number];
-	else if (is_block)
-		magazine = magazine_of_block(heap, cache, address);
-	if (magazine && is_full(magazine))
-		magazine_full(heap, cache, (unsigned)(magazine - cache->magazines));
-	if (!magazine || !magazine_push(heap, magazine, object)) {
-		bool is_large = is_block && is_large_block(block_size(block_of_payload(address)) - BLOCK_HEADER);
-
-		if (is_block)
-			earn_slab(heap, cache, address);
-		if (is_large)
-			large_free_block(heap, cache, place.region, address);
-		else if (is_block || number)
-			give_back(heap, place.region, address);
-		else
-			free_locked(heap, address);
-		if (is_large) {
-			cache->n_large_misses++;
-			note_miss(heap, cache);
-		}
-	}
-	heap_unlock_inline(heap, state);
-}
-
-/* A block of a cell that has no magazine. */
-static bool push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
-{
-	struct magazine *magazine = NULL;
-
-	if (!block_tag_holds(heap, block_of_payload((uintptr_t)object)))
-		return false;
-	magazine = magazine_of_block(heap, cache, (uintptr_t)object);
-	return magazine ? magazine_push(heap, magazine, object) : large_push_block(heap, cache, object);
-}
-
-/* Without the lock: its magazine is full, but the CPU has an empty one of its own, or after an interruption it has room. */
-INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, size_t number, void *object)
-{
-	struct magazine *magazine = &cache->magazines[number];
-	bool is_done = false;
-
-	if (!cpu_enter(cache))
-		return false;
-	if ((INTERRUPTS && !is_full(magazine)) || own_make_room(cache, number)) {
-		magazine_put(heap, magazine, object);
-		is_done = true;
-	}
-	cpu_leave(cache);
-	return is_done;
-}
-
-__attribute__((noinline)) void cpu_free_full(struct kheap *heap, void *object, size_t number)
-{
-	if (UNLIKELY(number == 0))
-		cpu_free_slow(heap, object);
-	else if (UNLIKELY(!push_own(heap, cpu_of(heap), number, object)))
-		free_shared(heap, object);
-}
-
-__attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
-{
-	uintptr_t address = (uintptr_t)object;
-	struct place place = place_at(heap, address);
-	struct cpu_cache *cache = cpu_of(heap);
-	bool is_done = false;
-
-	if (!HARDENED && place.region && place_is_live(heap, place, address)) {
-		unsigned number = place_magazine(place);
-
-		if (number) {
-			cpu_free_full(heap, object, number);
-			return;
-		}
-		if (place_kind(place) == PAGE_RUN) {
-			cpu_free_run(heap, object);
-			return;
-		} else if (is_block_kind(place_kind(place)) && cpu_enter(cache)) {
-			is_done = push_block(heap, cache, object);
-			cpu_leave(cache);
-		}
-	}
-	if (!is_done)
-		free_shared(heap, object);
-}
-
-/* In the table not where it is looked at first. */
-static __attribute__((noinline)) void free_farther(struct kheap *heap, void *object)
-{
-	if (!object)
-		return;
-	struct place place = place_of(heap, (uintptr_t)object);
-
-	if (LIKELY(place.region != NULL))
-		fast_free_at(heap, object, place.starts, place.magazines, place.granule);
-	else
-		cpu_free_slow(heap, object);
-}
-
-__attribute__((noinline)) void cpu_free_far(struct kheap *heap, void *object)
-{
-	struct window found;
-
-	if (UNLIKELY(!first_look(heap, (uintptr_t)object, &found))) {
-		free_farther(heap, object);
-		return;
-	}
-	if (!HAS_READERS)
-		heap->window = found;
-	fast_free_at(heap, object, found.starts, found.magazines,
-	             granule_number((uintptr_t)object) - found.first_granule);
 }

@@ -92,6 +92,11 @@ INLINE void small_use(struct cpu_cache *cache, size_t number, struct magazine_st
 struct clip *clip_take(struct kheap *heap);
 void clip_give(struct kheap *heap, struct clip *clip, void **end);
 
+/* A class that misses often earns a clip; one of blocks at once, where the heap is large enough for any. */
+void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned number);
+/* Room in a full magazine. */
+void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number);
+
 /* What lies in a slot that has no object: not a NULL. */
 INLINE void slot_clear(void **slot)
 {

@@ -395,6 +395,18 @@ COLD void cpu_end_all(struct kheap *heap)
 		cache_end(heap, i);
 }
 
+COLD void cpu_forget_sections(struct kheap *heap)
+{
+#if KPORT_CPUS > 1
+	for (unsigned i = 0; i < KPORT_CPUS; i++) {
+		if (cache_of(heap, i))
+			STORE(cache_of(heap, i)->near, NULL);
+	}
+#else
+	(void)heap;
+#endif
+}
+
 COLD void kheap_leave(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);

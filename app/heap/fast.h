@@ -167,6 +167,7 @@ struct place {
 	const uint8_t *magazines;
 	size_t granule;
 	struct region *region;
+	const struct section *section; /* the entry that told; NULL: the window did */
 };
 
 /* The magazine for what starts at a granule. Another object of the cell may come or go meanwhile: then it is right, or 0. */
@@ -205,25 +206,42 @@ INLINE void fast_free_at(struct kheap *heap, void *object, const uint32_t *start
 		cpu_free_slow(heap, object);
 }
 
-/* The region of an address, if its bucket of the table has it. Where there are readers, its length is left out. */
-INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct window *found)
+INLINE uint32_t sequence_now(const struct kheap *heap)
 {
-	uint32_t sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
-	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-	uintptr_t number = granule_number(address);
-	const struct section *section =
-		in_bucket(&LOAD(heap->sections)[section_place(address, LOAD(heap->section_shift)) & mask], number);
+	return __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
+}
 
-	if (HARDENED || UNLIKELY(!is_in_section(section, number)))
+/* The entry of an address, if its bucket of the table has it, or some other one. */
+INLINE const struct section *first_section(const struct kheap *heap, uintptr_t address)
+{
+	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
+
+	return in_bucket(&LOAD(heap->sections)[section_place(address, LOAD(heap->section_shift)) & mask],
+	                 granule_number(address));
+}
+
+/* The region of an address, if this entry has it, and the table is as it was then. Where there are readers, its length is left out. */
+INLINE bool section_read(const struct kheap *heap, const struct section *section, uintptr_t address, uint32_t sequence,
+                         struct window *found)
+{
+	if (HARDENED || UNLIKELY(!is_in_section(section, granule_number(address))))
 		return false;
 	*found = (struct window){ LOAD_FAST(section->first_granule), 0, LOAD_FAST(section->starts), NULL,
 		                  LOAD_FAST(section->region) };
 	load_fence();
-	if (HAS_READERS && UNLIKELY((sequence & ~1u) != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)))
+	if (HAS_READERS && UNLIKELY((sequence & ~1u) != sequence_now(heap)))
 		return false;
 	found->magazines = found->region->magazines;
 	found->n_granules = HAS_READERS ? 0 : found->region->n_pages * PAGE_GRANULES;
 	return true;
+}
+
+/* The region of an address, if its bucket of the table has it. */
+INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct window *found)
+{
+	uint32_t sequence = sequence_now(heap);
+
+	return section_read(heap, first_section(heap, address), address, sequence, found);
 }
 
 /* Is the address in the window? Then its granule is set. */
@@ -256,7 +274,7 @@ INLINE struct place place_of(struct kheap *heap, uintptr_t address)
 		if (LIKELY(section != NULL) && LIKELY(address % GRANULE == 0))
 			place = (struct place){ LOAD_FAST(section->starts), NULL,
 				                (address >> GRANULE_SHIFT) - LOAD_FAST(section->first_granule),
-				                LOAD_FAST(section->region) };
+				                LOAD_FAST(section->region), section };
 		load_fence();
 	} while (HAS_READERS &&
 	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));
@@ -272,7 +290,8 @@ INLINE struct place place_at(struct kheap *heap, uintptr_t address)
 	size_t granule;
 
 	if (is_in_window(heap, address, &granule))
-		return (struct place){ heap->window.starts, heap->window.magazines, granule, heap->window.region };
+		return (struct place){ heap->window.starts, heap->window.magazines, granule, heap->window.region,
+			               NULL };
 	return place_of(heap, address);
 }
 

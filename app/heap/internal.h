@@ -315,6 +315,8 @@ bool cpu_spare(struct kheap *heap);
 void cpu_squeeze(struct kheap *heap);
 /* All, and the space of the magazines too. */
 bool cpu_reset(struct kheap *heap);
+/* Entries of the section table are no more, and nobody else is inside the heap. */
+void cpu_forget_sections(struct kheap *heap);
 /* All CPUs' caches go, where nobody else is inside the heap. */
 void cpu_end_all(struct kheap *heap);
 /* Bytes and objects in all caches; of other CPUs' caches as far as can be seen from here. */

@@ -332,6 +332,10 @@ struct cpu_cache {
 	uint8_t n_run_misses, n_large_misses; /* frees since the last look at what is earned */
 	uint32_t n_block_misses;
 	uint32_t drain_epoch;
+#if KPORT_CPUS > 1
+	const struct section
+		*near; /* the entry that had the object that was freed last, of those outside the window; or NULL */
+#endif
 	struct large_cache *large; /* NULL: not earned yet; then one block and one run at most: */
 	void *lone;
 	struct page_desc *lone_run;

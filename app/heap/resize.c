@@ -399,7 +399,7 @@ static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *obje
                                                   bool is_natural)
 {
 	uintptr_t address = (uintptr_t)object;
-	struct place place = { region->starts, region->magazines, granule_of(region, address), region };
+	struct place place = { region->starts, region->magazines, granule_of(region, address), region, NULL };
 	size_t usable;
 
 	switch (storey_at_once(heap, address, place, &usable)) {
