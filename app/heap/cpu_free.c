@@ -13,6 +13,68 @@
 #define BUSY_ROUNDS 40
 #define BUSY_CPUS_STAND_INS 20
 
+/* ---- outside the window -------------------------------------------------------------------------------------------- */
+
+/* The next object that this CPU frees outside the window is probably in the same region. */
+INLINE void near_set(struct cpu_cache *cache, const struct section *section)
+{
+#if KPORT_CPUS > 1
+	if (LIKELY(cache != NO_CACHE))
+		STORE(cache->near, section);
+#else
+	(void)cache;
+	(void)section;
+#endif
+}
+
+INLINE bool near_look(const struct kheap *heap, const struct cpu_cache *cache, uintptr_t address, struct window *found)
+{
+#if KPORT_CPUS > 1
+	uint32_t sequence = sequence_now(heap);
+	const struct section *near = LOAD(cache->near);
+
+	return near && section_read(heap, near, address, sequence, found);
+#else
+	(void)heap;
+	(void)cache;
+	(void)address;
+	(void)found;
+	return false;
+#endif
+}
+
+struct place place_of(struct kheap *heap, uintptr_t address)
+{
+	struct cpu_cache *cache = cpu_of(heap);
+	const struct section *section;
+	struct window found;
+	struct place place;
+	uint32_t sequence;
+
+	if (near_look(heap, cache, address, &found))
+		return (struct place){ found.starts, found.magazines, granule_number(address) - found.first_granule,
+			               found.region };
+	do {
+		sequence = sequence_now(heap);
+		section = section_at(heap, address);
+		place = (struct place){ .region = NULL };
+		if (LIKELY(section != NULL) && LIKELY(address % GRANULE == 0))
+			place = (struct place){ LOAD_FAST(section->starts), NULL,
+				                (address >> GRANULE_SHIFT) - LOAD_FAST(section->first_granule),
+				                LOAD_FAST(section->region) };
+		load_fence();
+	} while (HAS_READERS && UNLIKELY(sequence & 1 || sequence != sequence_now(heap)));
+	if (!place.region)
+		return place;
+	place.magazines = place.region->magazines;
+	near_set(cache, section);
+	if (!HAS_READERS)
+		heap->window = window_on(place.region);
+	return place;
+}
+
+/* ---- magazines ------------------------------------------------------------------------------------------------------ */
+
 /* Has this CPU freed so many? */
 INLINE bool is_round_done(const struct kheap *heap, const struct magazine_state *state)
 {
@@ -174,7 +236,7 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 			return;
 		}
 		if (place_kind(place) == PAGE_RUN) {
-			cpu_free_run(heap, object);
+			cpu_free_run(heap, object, place.region);
 			return;
 		} else if (is_block_kind(place_kind(place)) && cpu_enter(cache)) {
 			is_done = push_block(heap, cache, object);
@@ -183,34 +245,6 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 	}
 	if (!is_done)
 		free_shared(heap, object);
-}
-
-/* The next object that this CPU frees outside the window is probably in the same region. */
-INLINE void near_set(struct cpu_cache *cache, const struct section *section)
-{
-#if KPORT_CPUS > 1
-	if (LIKELY(cache != NO_CACHE))
-		STORE(cache->near, section);
-#else
-	(void)cache;
-	(void)section;
-#endif
-}
-
-INLINE bool near_look(const struct kheap *heap, const struct cpu_cache *cache, uintptr_t address, struct window *found)
-{
-#if KPORT_CPUS > 1
-	uint32_t sequence = sequence_now(heap);
-	const struct section *near = LOAD(cache->near);
-
-	return near && section_read(heap, near, address, sequence, found);
-#else
-	(void)heap;
-	(void)cache;
-	(void)address;
-	(void)found;
-	return false;
-#endif
 }
 
 /* In the table not where it is looked at first. */
@@ -224,7 +258,6 @@ static __attribute__((noinline)) void free_farther(struct kheap *heap, void *obj
 		cpu_free_slow(heap, object);
 		return;
 	}
-	near_set(cpu_of(heap), place.section);
 	fast_free_at(heap, object, place.starts, place.magazines, place.granule);
 }
 

@@ -167,7 +167,6 @@ struct place {
 	const uint8_t *magazines;
 	size_t granule;
 	struct region *region;
-	const struct section *section; /* the entry that told; NULL: the window did */
 };
 
 /* The magazine for what starts at a granule. Another object of the cell may come or go meanwhile: then it is right, or 0. */
@@ -261,37 +260,15 @@ INLINE void fast_free(struct kheap *heap, void *object)
 		cpu_free_far(heap, object);
 }
 
-INLINE struct place place_of(struct kheap *heap, uintptr_t address)
-{
-	const struct section *section;
-	struct place place;
-	uint32_t sequence;
-
-	do {
-		sequence = __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
-		section = section_at(heap, address);
-		place = (struct place){ .region = NULL };
-		if (LIKELY(section != NULL) && LIKELY(address % GRANULE == 0))
-			place = (struct place){ LOAD_FAST(section->starts), NULL,
-				                (address >> GRANULE_SHIFT) - LOAD_FAST(section->first_granule),
-				                LOAD_FAST(section->region), section };
-		load_fence();
-	} while (HAS_READERS &&
-	         UNLIKELY(sequence & 1 || sequence != __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE)));
-	if (place.region)
-		place.magazines = place.region->magazines;
-	if (!HAS_READERS && place.region)
-		heap->window = window_on(place.region);
-	return place;
-}
+/* Where it is that does not lie in the window. */
+struct place place_of(struct kheap *heap, uintptr_t address);
 
 INLINE struct place place_at(struct kheap *heap, uintptr_t address)
 {
 	size_t granule;
 
 	if (is_in_window(heap, address, &granule))
-		return (struct place){ heap->window.starts, heap->window.magazines, granule, heap->window.region,
-			               NULL };
+		return (struct place){ heap->window.starts, heap->window.magazines, granule, heap->window.region };
 	return place_of(heap, address);
 }
 

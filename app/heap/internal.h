@@ -267,7 +267,7 @@ INLINE bool is_cached(const struct kheap *heap, uintptr_t object)
 /* Up to RUN_CACHE_PAGES pages, aligned to so many bytes. NULL: the heap has none now. Called without the lock. */
 void *cpu_alloc_run(struct kheap *heap, size_t n_pages, size_t alignment);
 /* Free what lies in a page that is the first of a live run. Called without the lock. */
-void cpu_free_run(struct kheap *heap, void *object);
+void cpu_free_run(struct kheap *heap, void *object, struct region *region);
 
 /* A block of more than 4 KiB, or a run of up to 128 KiB. NULL: the cache has none for this size. Called without the lock. */
 #define LARGE_MAX ((size_t)128 << 10)

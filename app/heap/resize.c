@@ -357,9 +357,9 @@ static bool run_try(struct kheap *heap, struct region *region, size_t page, size
 }
 
 /* A live run has too few pages or too many, or a power of two is not to lie here. */
-static __attribute__((noinline)) void *change_run(struct kheap *heap, void *object, size_t size, bool is_natural)
+static __attribute__((noinline)) void *change_run(struct kheap *heap, struct region *region, void *object, size_t size,
+                                                  bool is_natural)
 {
-	struct region *region = place_at(heap, (uintptr_t)object).region;
 	size_t page = region_page(region, (uintptr_t)object);
 	size_t usable = (size_t)region->descs[page].n_pages << PAGE_SHIFT;
 	bool stays = !is_natural || (uintptr_t)object % natural_alignment(size) == 0;
@@ -373,7 +373,7 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, void *obje
 
 	if (moved) {
 		heap_copy(moved, object, min_size(size, usable));
-		cpu_free_run(heap, object);
+		cpu_free_run(heap, object, region);
 	} else if (stays && size <= usable && run_try(heap, region, page, size)) {
 		moved = object;
 	}
@@ -399,14 +399,14 @@ static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *obje
                                                   bool is_natural)
 {
 	uintptr_t address = (uintptr_t)object;
-	struct place place = { region->starts, region->magazines, granule_of(region, address), region, NULL };
+	struct place place = { region->starts, region->magazines, granule_of(region, address), region };
 	size_t usable;
 
 	switch (storey_at_once(heap, address, place, &usable)) {
 	case STOREY_RUN:
 		if (run_fits(address, usable, size, is_natural))
 			return object;
-		return change_run(heap, object, size, is_natural);
+		return change_run(heap, region, object, size, is_natural);
 	case STOREY_BLOCK:
 		if (block_fits(address, usable, size, is_natural))
 			return object;

@@ -121,10 +121,9 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 	heap_unlock_inline(heap, state);
 }
 
-void cpu_free_run(struct kheap *heap, void *object)
+void cpu_free_run(struct kheap *heap, void *object, struct region *region)
 {
 	uintptr_t address = (uintptr_t)object;
-	struct region *region = place_at(heap, address).region;
 	struct page_desc *desc = &region->descs[region_page(region, address)];
 	struct cpu_cache *cache = cpu_of(heap);
 	bool is_small = is_cacheable(desc, address);
