@@ -5,7 +5,8 @@
  * enough for it, and at the next two. Runs have a list for each length. There is a bound for the bytes of all of them together.
  *
  * A block that is cached is known by its key, like an object in a magazine, a run by its page's kind. The space is a page that a CPU earns
- * by missing it: entries for blocks, of which a class with many leaves a quarter to the others. Runs are listed through their descriptors.
+ * by missing it: entries for blocks, of which a class with many leaves a quarter to the others. Runs are listed through their descriptors. In a heap that
+ * is too small for the page a CPU that works alone keeps one block and one run, if such were freed twice in turn.
  */
 #include "cpu.h"
 

@@ -3,7 +3,7 @@
  * CPU caches, page runs: lists of runs of 1 to 8 pages, and the way to the runs and back for what they do not answer.
  *
  * A run in a cache is live for the heap, and its kind says that it is free for its CPU, so that a double free, or a pointer into
- * it, shows without a look at its pages. All together have a bound (burst_bytes); small heaps have nothing of this.
+ * it, shows without a look at its pages. All together have a bound (burst_bytes).
  */
 #include "cpu.h"
 
