@@ -39,6 +39,8 @@ TARGET = dict(zip(COLUMNS, (36, 36, 75, 42, 60, 160, 38, 60, 34, 400, 1.10, 1.17
 GOAL = dict(zip(COLUMNS, (28, 28, 50, 32, 36, 110, 28, 45, 25, 200, 1.05, 1.12)))
 # The worst call is looked for in smaller and larger heaps, too: objects and MiB.
 OTHER_HEAPS = ((500, 1), (100000, 256))
+# Pairs of alloc and free with nothing else live, of these sizes.
+PAIR_SIZES = (16, 64, 300, 1000, 4096, 12000, 32768, 65536)
 GATE_PERCENT = 3
 CHART_SECONDS = 5
 
@@ -183,8 +185,11 @@ def instructions(build):
     above = [name for name in COLUMNS if table[name] > TARGET[name]]
     print(f"Above the target: {', '.join(above)}" if above else "All columns are within the target.")
     density = {size: float(run(build / "bench/count", "density", size)) for size in (16, 24, 64, 100, 200, 500, 1000, 4096)}
+    pairs = {size: count(build, f"pair{size}")["total"] for size in PAIR_SIZES}
+    print("\nA pair of so many bytes with nothing else live: " + ", ".join(f"{size}: {total:.0f}" for size, total in pairs.items()))
     print("\nBytes of a 1 MiB arena for each object of so many bytes: " + ", ".join(f"{s}: {d:.1f}" for s, d in density.items()))
-    return {"instructions": result, "table": table, "worst": {heap: most for heap, (most, _) in others.items()}, "density": density}
+    return {"instructions": result, "table": table, "worst": {heap: most for heap, (most, _) in others.items()}, "pairs": pairs,
+            "density": density}  # fmt: skip
 
 
 def worst_call(build, *heap):

@@ -365,7 +365,7 @@ void lent_init(struct cpu_cache *cache);
 void lend(struct kheap *heap, struct cpu_cache *cache, unsigned number);
 /* One of them is nobody's again; false: there is none. */
 bool lent_end(struct kheap *heap, struct cpu_cache *cache);
-/* n blocks of each go back, true if there were any. */
+/* n blocks go back, or all that there are, true if there were any. */
 bool lent_flush(struct kheap *heap, struct cpu_cache *cache, size_t n);
 size_t lent_bytes(const struct cpu_cache *cache);
 
@@ -427,7 +427,7 @@ INLINE struct page_desc *run_list_pop(struct page_desc **list, size_t alignment)
 void give_back_run(struct kheap *heap, struct page_desc *desc);
 /* All runs of a cache go back; true if there were any. */
 bool runs_drain(struct kheap *heap, struct cpu_cache *cache);
-/* Every so many misses: whoever misses them often may have what the heap's size allows. Less often: one of each length goes. */
+/* Every so many misses: whoever misses them often may have what the heap's size allows. Less often: some of the longest go. */
 void runs_earn(struct kheap *heap, struct cpu_cache *cache);
 void runs_idle(struct kheap *heap, struct cpu_cache *cache);
 

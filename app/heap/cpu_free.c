@@ -115,7 +115,6 @@ static void magazine_full(struct kheap *heap, struct cpu_cache *cache, unsigned 
 	} else if (number) {
 		lend(heap, cache, number);
 	}
-	note_miss(heap, cache);
 }
 
 /* A block that stands in is freed, often enough that its class gets a slab if there are pages to spare. */
@@ -148,7 +147,8 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	uintptr_t address = (uintptr_t)object;
 	struct magazine *magazine = NULL;
 	unsigned number = 0;
-	bool is_block = false; /* whose check word holds */
+	bool is_block = false;  /* whose check word holds */
+	bool is_missed = false; /* its magazine had no room, or it is a large one */
 
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
@@ -165,7 +165,8 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 		magazine = &cache->magazines[number];
 	else if (is_block)
 		magazine = magazine_of_block(heap, cache, address);
-	if (magazine && is_full(magazine))
+	is_missed = magazine && is_full(magazine);
+	if (is_missed)
 		magazine_full(heap, cache, (unsigned)(magazine - cache->magazines));
 	if (!magazine || !magazine_push(heap, magazine, object)) {
 		bool is_large = is_block && is_large_block(block_size(block_of_payload(address)) - BLOCK_HEADER);
@@ -178,11 +179,13 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 			give_back(heap, place.region, address);
 		else
 			free_locked(heap, address);
-		if (is_large) {
+		is_missed |= is_large;
+		if (is_large)
 			cache->n_large_misses++;
-			note_miss(heap, cache);
-		}
 	}
+	/* What is idle goes in another call, if this one was long. */
+	if (is_missed)
+		note_miss(heap, cache);
 	heap_unlock_inline(heap, state);
 }
 

@@ -9,7 +9,7 @@
 #include "cpu.h"
 
 #define CLIP_MIN_FOOTPRINT 16 /* pages: in smaller heaps the space of the magazines would be too much */
-#define RUN_LOOKS 5           /* looks at the page runs in a round of the idle hand */
+#define RUN_LOOKS 10 /* looks at the page runs, and by turns at what is large or lent, in a round of the idle hand */
 #define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
 #define EMPTY_CLIPS 32        /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
@@ -485,10 +485,11 @@ static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 static void idle_step(struct kheap *heap, struct cpu_cache *cache)
 {
 	cache->hand = (uint8_t)((cache->hand + 1u) % (MAGAZINES + RUN_LOOKS));
-	if (cache->hand >= MAGAZINES) {
-		(void)lent_flush(heap, cache, 1);
+	if (cache->hand >= MAGAZINES && cache->hand % 2) {
 		runs_idle(heap, cache);
-		large_idle(heap, cache);
+	} else if (cache->hand >= MAGAZINES) {
+		if (!lent_flush(heap, cache, 1))
+			large_idle(heap, cache);
 	} else if (cache->hand)
 		class_idle(heap, cache, cache->hand);
 }

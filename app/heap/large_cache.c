@@ -348,11 +348,21 @@ COLD void large_idle(struct kheap *heap, struct cpu_cache *cache)
 {
 	struct large_cache *large = cache->large;
 
-	if (!large)
+	if (!large) {
 		(void)lone_drain(heap, cache);
-	for (unsigned i = 0; large && i < LARGE_CLASSES + LARGE_RUNS; i++) {
-		large->hand = (large->hand + 1) % (LARGE_CLASSES + LARGE_RUNS);
-		if (give_back_top(heap, large, large->hand))
+		return;
+	}
+	/* Class after class, then a run. */
+	uint64_t later = large->hand < LARGE_CLASSES ? large->bits >> large->hand : 0;
+
+	if (later) {
+		large->hand += lowest_bit(later);
+		(void)give_back_top(heap, large, large->hand++);
+		return;
+	}
+	large->hand = 0;
+	for (unsigned i = LARGE_RUNS; large->n_runs && i--;) {
+		if (give_back_top(heap, large, LARGE_CLASSES + i))
 			return;
 	}
 }

@@ -280,8 +280,9 @@ struct clip {
 #define SMALL_OBJECTS 2
 #define SMALL_WORDS (SMALL_OBJECTS + 1)
 
-/* Spaces like that are lent to classes of blocks in small heaps. */
+/* Spaces for one object are lent to classes of blocks in small heaps. */
 #define LENT 4
+#define LENT_WORDS 2
 
 /* What only the slow path needs of a magazine. Its CPU's own clips besides the loaded ones go to and fro without the lock. */
 struct magazine_state {
@@ -343,7 +344,7 @@ struct cpu_cache {
 	uint8_t lone_class, lone_pages; /* what was freed last: the second time in turn it is kept */
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES * SMALL_WORDS + 1];
-	void *lent_slots[LENT * SMALL_WORDS + 1]; /* see lent.c */
+	void *lent_slots[LENT * LENT_WORDS + 1]; /* see lent.c */
 	struct lent {
 		uint8_t number; /* the magazine that has it; 0: none */
 		uint8_t next;   /* the one that was full last, and would have had it */

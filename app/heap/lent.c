@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPU caches, magazines of blocks in small heaps. Space for the magazines of all classes would be too much there, so a few small ones are lent: to a
+ * CPU caches, magazines of blocks in small heaps. Space for the magazines of all classes would be too much there, so a few of one object each are lent: to a
  * class whose blocks come and go one after the other, until another one that would have the same space wants it.
  */
 #include "small.h"
@@ -13,13 +13,13 @@ INLINE struct lent *lent_of(struct cpu_cache *cache, unsigned number)
 
 INLINE void **bottom_of_lent(const struct cpu_cache *cache, unsigned number)
 {
-	return (void **)&cache->lent_slots[number % LENT * SMALL_WORDS];
+	return (void **)&cache->lent_slots[number % LENT * LENT_WORDS];
 }
 
 void lent_init(struct cpu_cache *cache)
 {
-	for (unsigned i = 0; i < LENT * SMALL_WORDS; i++) {
-		if (i % SMALL_WORDS)
+	for (unsigned i = 0; i < LENT * LENT_WORDS; i++) {
+		if (i % LENT_WORDS)
 			slot_clear(&cache->lent_slots[i]);
 	}
 }
@@ -60,15 +60,15 @@ bool lent_end(struct kheap *heap, struct cpu_cache *cache)
 
 bool lent_flush(struct kheap *heap, struct cpu_cache *cache, size_t n)
 {
-	bool any = false;
+	size_t left = n;
 
 	for (unsigned i = 0; i < LENT; i++) {
 		struct magazine *magazine = &cache->magazines[cache->lent[i].number];
 
-		any |= !is_empty(magazine);
-		magazine_flush(heap, magazine, n);
+		for (; left && !is_empty(magazine); left--)
+			magazine_flush(heap, magazine, 1);
 	}
-	return any;
+	return left != n;
 }
 
 size_t lent_bytes(const struct cpu_cache *cache)

@@ -7,6 +7,7 @@
  */
 #include "cpu.h"
 
+#define RUNS_IDLE 4 /* that go in one look */
 #define RUNS_BUSY 8 /* frees among IDLE_MISSES misses that earn a CPU its part of the heap */
 
 /* ---- the lists ------------------------------------------------------------------------------------------------------ */
@@ -140,29 +141,22 @@ void cpu_free_run(struct kheap *heap, void *object, struct region *region)
 
 /* ---- what is not needed is given up --------------------------------------------------------------------------------- */
 
-/* One of each length; false: there are none. */
-COLD static bool give_some_back(struct kheap *heap, struct run_cache *cache)
+/* n of them, the longest first; false: there are none. */
+COLD static bool give_some_back(struct kheap *heap, struct run_cache *cache, size_t n)
 {
-	bool any = false;
 	struct page_desc *desc;
+	size_t left = n;
 
-	for (size_t n_pages = 1; n_pages <= RUN_CACHE_PAGES; n_pages++) {
-		desc = run_pop(cache, n_pages, 1);
-		if (!desc)
-			continue;
-		give_back_run(heap, desc);
-		any = true;
+	for (size_t n_pages = RUN_CACHE_PAGES; n_pages; n_pages--) {
+		for (; left && (desc = run_pop(cache, n_pages, 1)) != NULL; left--)
+			give_back_run(heap, desc);
 	}
-	return any;
+	return left != n;
 }
 
 COLD bool runs_drain(struct kheap *heap, struct cpu_cache *cache)
 {
-	bool any = false;
-
-	while (give_some_back(heap, &cache->runs))
-		any = true;
-	return any;
+	return give_some_back(heap, &cache->runs, SIZE_MAX);
 }
 
 COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
@@ -178,5 +172,5 @@ COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 
 COLD void runs_idle(struct kheap *heap, struct cpu_cache *cache)
 {
-	(void)give_some_back(heap, &cache->runs);
+	(void)give_some_back(heap, &cache->runs, RUNS_IDLE);
 }

@@ -141,7 +141,7 @@ int main(int argc, char **argv)
 	heap = argc == 2 && strchr("aAbc", argv[1][0]) != NULL ? kheap_create(pages, ARENA, NULL)
 	                                                       : kheap_create(NULL, 0, &growing);
 	if (argc != 2 || heap == NULL || !work_named(argv[1])) {
-		fprintf(stderr, "count: a workload (a A b c d1 d2 e f g), fit b, fit c, or density SIZE\n");
+		fprintf(stderr, "count: a workload (a A b c d1 d2 e f g pairSIZE), fit b, fit c, or density SIZE\n");
 		return 1;
 	}
 	printf("%zu\n", work_operations);

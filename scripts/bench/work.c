@@ -5,10 +5,12 @@
 #include "work.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SEED_CHURN 88172645463325252u
 #define SEED_FILL 0x9e3779b97f4a7c15u
+#define WARM_PAIRS 1000
 
 size_t work_operations, work_peak, work_slots = 10000;
 
@@ -86,12 +88,12 @@ bool work_churn(unsigned octaves, size_t n_steps)
 	return churn(octaves, 0, n_steps);
 }
 
-static bool pairs(size_t n_warm, size_t n)
+static bool pairs(size_t size, size_t n_warm, size_t n)
 {
 	for (size_t i = 0; i < n_warm + n; i++) {
 		if (i == n_warm)
 			work_begin();
-		void *object = work_alloc(64);
+		void *object = work_alloc(size);
 		if (object == NULL)
 			return false;
 		*(volatile char *)object = 1;
@@ -107,7 +109,7 @@ static bool work_A(void)
 	size_t live = 0;
 
 	state = SEED_CHURN;
-	return fill(8, &live) && replace(8, 20000, &live) && pairs(1, WORK_STEPS);
+	return fill(8, &live) && replace(8, 20000, &live) && pairs(64, 1, WORK_STEPS);
 }
 
 static bool work_fill(unsigned octaves)
@@ -193,7 +195,9 @@ bool work_named(const char *name)
 {
 	memset(slots, 0, work_slots * sizeof(slots[0]));
 	if (strcmp(name, "a") == 0)
-		return pairs(1, WORK_STEPS);
+		return pairs(64, 1, WORK_STEPS);
+	if (strncmp(name, "pair", 4) == 0)
+		return pairs(strtoul(name + 4, NULL, 10), WARM_PAIRS, WORK_STEPS);
 	if (strcmp(name, "A") == 0)
 		return work_A();
 	if (strcmp(name, "b") == 0)
