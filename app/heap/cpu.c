@@ -14,7 +14,6 @@
 #include "victim.h"
 
 #define MISSES_FOR_CLIP 8
-#define CLIPS_MISSED 48 /* until the heap grows for them */
 /*
  * Sizes up to 256 bytes have the slab class of their granules, and so do powers of two above; the others that of the smallest block class
  * with room for them and a header. The first size of an octave is a power of two.
@@ -274,7 +273,8 @@ COLD static void grow_for_clips(struct kheap *heap)
 	kport_lock_state state = heap_lock(heap);
 	bool may_grow = can_grow(heap) && heap->counters.footprint_pages < SMALL_HEAP_PAGES;
 
-	heap->depot.n_missed = 0;
+	/* A source that refuses is not asked for this again until the heap has grown. */
+	heap->depot.n_missed = may_grow ? CLIPS_MISSED + 1 : 0;
 	heap_unlock(heap, state);
 	if (may_grow)
 		(void)heap_grow(heap, (struct growth){ .n_pages = 1 }, UINTPTR_MAX);
@@ -300,7 +300,7 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 			note_block_miss(cache, number - MAGAZINE_BLOCK);
 		note_miss(heap, cache);
 	}
-	bool lacks_clips = heap->depot.n_missed >= CLIPS_MISSED;
+	bool lacks_clips = heap->depot.n_missed == CLIPS_MISSED;
 
 	heap_unlock_inline(heap, state);
 	if (UNLIKELY(!object))

@@ -11,7 +11,8 @@
 #pragma GCC visibility push(hidden)
 
 #define CLIP_OBJECTS (CLIP_WORDS - 2)
-#define FLUSH 8 /* objects that go from a magazine back to their slabs in one call */
+#define CLIPS_MISSED 48 /* for want of a page, until the heap grows for them */
+#define FLUSH 8         /* objects that go from a magazine back to their slabs in one call */
 #define BLOCKS_MIN_FOOTPRINT \
 	1280 /* pages: there CPUs have magazines for blocks; for one that misses blocks often, an eighth of it */
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
@@ -26,6 +27,7 @@
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
+#define KEPT_SHARE 64   /* of the heap an object may be that a CPU keeps besides, where others may miss it */
 #define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
 #define OWN_MOST_BYTES \
 	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
@@ -272,6 +274,16 @@ static inline size_t burst_bytes(const struct kheap *heap)
 	return (min_size(part, BURST_MOST_BYTES) / scarcity(heap)) >> heap->squeeze;
 }
 
+/*
+ * May a CPU keep an object of so many bytes besides what it has earned? Where it may be missing elsewhere, all together are to be little of
+ * the heap: nobody else can have it, however long that CPU sleeps.
+ */
+static inline bool may_keep(const struct kheap *heap, size_t n_bytes)
+{
+	return KPORT_CPUS == 1 || scarcity(heap) == 1 ||
+	       n_bytes * KEPT_SHARE * (1 + heap->n_caches) <= heap->counters.footprint_pages << PAGE_SHIFT;
+}
+
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
 INLINE bool own_refill(struct cpu_cache *cache, size_t number)
 {
@@ -365,6 +377,8 @@ void lent_init(struct cpu_cache *cache);
 void lend(struct kheap *heap, struct cpu_cache *cache, unsigned number);
 /* One of them is nobody's again; false: there is none. */
 bool lent_end(struct kheap *heap, struct cpu_cache *cache);
+/* What a CPU keeps besides may lie in the way of an object that grows: it goes back; false: there is nothing. */
+bool lone_drain(struct kheap *heap, struct cpu_cache *cache);
 /* n blocks go back, or all that there are, true if there were any. */
 bool lent_flush(struct kheap *heap, struct cpu_cache *cache, size_t n);
 size_t lent_bytes(const struct cpu_cache *cache);
@@ -409,7 +423,7 @@ INLINE void run_list_push(struct page_desc **list, struct page_desc *desc)
 {
 	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN_CACHED);
 	desc->next = *list;
-	*list = desc;
+	STORE(*list, desc);
 }
 
 INLINE struct page_desc *run_list_pop(struct page_desc **list, size_t alignment)
@@ -418,7 +432,7 @@ INLINE struct page_desc *run_list_pop(struct page_desc **list, size_t alignment)
 
 	if (UNLIKELY(!desc) || UNLIKELY(desc_address(desc) & (alignment - 1)))
 		return NULL;
-	*list = desc->next;
+	STORE(*list, desc->next);
 	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN);
 	return desc;
 }

@@ -55,7 +55,7 @@ struct clip *clip_take(struct kheap *heap)
 		return NULL;
 	clip = cache_take_internal(&heap->cache_of_clips);
 	if (!clip) {
-		heap->depot.n_missed++;
+		heap->depot.n_missed += heap->depot.n_missed < CLIPS_MISSED;
 		return NULL;
 	}
 	heap->is_laden = true;
@@ -313,13 +313,20 @@ COLD bool cpu_spare(struct kheap *heap)
 	struct cpu_cache *cache = present_cache(heap);
 	size_t footprint = heap->counters.footprint_pages;
 
-	/* In a small one what is lent goes in any case. */
-	if (cache && footprint < SMALL_HEAP_PAGES && lent_flush(heap, cache, SIZE_MAX))
-		return true;
 	if (footprint < SMALL_HEAP_PAGES)
-		return cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / DRAIN_SMALL_SHARE &&
-		       cpu_drain(heap);
+		/* In a small one what is lent goes in any case. */
+		return (cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / DRAIN_SMALL_SHARE &&
+		        cpu_drain(heap)) ||
+		       (cache && lent_flush(heap, cache, SIZE_MAX));
 	return cached_bytes(heap, MAGAZINE_BLOCK) > (heap_scale(heap) << PAGE_SHIFT) / DRAIN_SHARE && drain_large(heap);
+}
+
+COLD bool cpu_give_kept(struct kheap *heap)
+{
+	struct cpu_cache *cache = present_cache(heap);
+	bool any = cache && lent_flush(heap, cache, SIZE_MAX);
+
+	return (cache && lone_drain(heap, cache)) || any;
 }
 
 /*

@@ -46,6 +46,12 @@ static size_t chunk_pages_for_block(size_t n_bytes)
 	return (bytes + PAGE_SIZE - PAGE_OVERHEAD_BYTES - 1) / (PAGE_SIZE - PAGE_OVERHEAD_BYTES);
 }
 
+static void count_growth(struct kheap *heap)
+{
+	heap->counters.n_grown++;
+	heap->depot.n_missed = 0;
+}
+
 static size_t chunk_wanted(size_t footprint, size_t min_pages)
 {
 	size_t share = footprint < SMALL_HEAP_PAGES ? SMALL_SHARE : GROWTH_SHARE;
@@ -181,7 +187,7 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 
 	is_next = is_next && region_lengthen(heap, region, chunk.n_pages);
 	if (is_next) {
-		heap->counters.n_grown++;
+		count_growth(heap);
 		heap->has_joined = true;
 	} else if (is_ours && !is_promised(region)) {
 		close_region(heap, region);
@@ -240,7 +246,7 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	                        n == chunk.n_pages && n <= MAX_CHUNK_PAGES ? reserve : 0);
 
 	if (added)
-		heap->counters.n_grown++;
+		count_growth(heap);
 	heap_unlock(heap, state);
 	if (!added)
 		heap->config.source.put(heap->config.source.ctx, &chunk);

@@ -311,6 +311,8 @@ void cpu_free_far(struct kheap *heap, void *object);
 bool cpu_drain(struct kheap *heap);
 /* Before the heap grows: what it would be worth to give back, does. */
 bool cpu_spare(struct kheap *heap);
+/* What this CPU keeps in a small heap, and may lie in the way of an object that grows; false: nothing. */
+bool cpu_give_kept(struct kheap *heap);
 /* The heap grew though CPUs gave back what they kept. Without the lock. */
 void cpu_squeeze(struct kheap *heap);
 /* All, and the space of the magazines too. */

@@ -157,10 +157,16 @@ void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
 	return object;
 }
 
-/* In a heap without space for more a CPU that works alone keeps one: what it keeps nobody else misses. */
-INLINE bool may_keep_one(const struct kheap *heap, const struct cpu_cache *cache)
+INLINE size_t run_bytes(const struct page_desc *desc)
 {
-	return !cache->large && !heap->n_caches && heap->counters.footprint_pages < LARGE_MIN_FOOTPRINT;
+	return desc ? (size_t)desc->n_pages << PAGE_SHIFT : 0;
+}
+
+/* In a heap without space for more a CPU that works alone keeps one: what it keeps nobody else misses. */
+INLINE bool may_keep_one(const struct kheap *heap, const struct cpu_cache *cache, size_t n_bytes)
+{
+	return !cache->large && !heap->n_caches && heap->counters.footprint_pages < LARGE_MIN_FOOTPRINT &&
+	       may_keep(heap, n_bytes);
 }
 
 /* The second one like this in turn: one that comes and goes. */
@@ -174,32 +180,32 @@ INLINE bool is_lone(uint8_t *last, size_t kind)
 
 void large_free_block(struct kheap *heap, struct cpu_cache *cache, struct region *region, uintptr_t address)
 {
-	if (may_keep_one(heap, cache) && is_lone(&cache->lone_class, large_class_of(usable_of_block(heap, address)))) {
+	size_t usable = usable_of_block(heap, address);
+
+	if (may_keep_one(heap, cache, usable) && is_lone(&cache->lone_class, large_class_of(usable))) {
 		uintptr_t old = (uintptr_t)cache->lone;
 
-		cache->lone_bytes += usable_of_block(heap, address);
 		*key_word(address) = cached_key(heap, address);
 		STORE(cache->lone, (void *)address);
+		cache->lone_bytes = usable + run_bytes(cache->lone_run);
 		if (!old)
 			return;
 		address = old;
 		region = region_of(heap, address);
-		cache->lone_bytes -= usable_of_block(heap, address);
 	}
 	give_back(heap, region, address);
 }
 
 void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_desc *desc)
 {
-	if (may_keep_one(heap, cache) && is_lone(&cache->lone_pages, desc->n_pages)) {
+	if (may_keep_one(heap, cache, run_bytes(desc)) && is_lone(&cache->lone_pages, desc->n_pages)) {
 		struct page_desc *old = run_list_pop(&cache->lone_run, 1);
 
-		cache->lone_bytes += (size_t)desc->n_pages << PAGE_SHIFT;
 		run_list_push(&cache->lone_run, desc);
+		cache->lone_bytes += run_bytes(desc) - run_bytes(old);
 		if (!old)
 			return;
 		desc = old;
-		cache->lone_bytes -= (size_t)desc->n_pages << PAGE_SHIFT;
 	}
 	give_back_run(heap, desc);
 }
@@ -207,9 +213,7 @@ void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_des
 /* For one more of so many that are alike. */
 INLINE bool has_room(const struct large_cache *large, size_t n, size_t n_bytes)
 {
-	/* One object has room in any case, where no other CPU misses it. */
-	return large->n_bytes + n_bytes <= (n < LARGE_FEW ? large->most_bytes : large->many_bytes) ||
-	       (!large->n_bytes && large->many_bytes);
+	return large->n_bytes + n_bytes <= (n < LARGE_FEW ? large->most_bytes : large->many_bytes);
 }
 
 bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
@@ -274,7 +278,7 @@ COLD static bool give_back_top(struct kheap *heap, struct large_cache *large, un
 	return true;
 }
 
-static bool lone_drain(struct kheap *heap, struct cpu_cache *cache)
+bool lone_drain(struct kheap *heap, struct cpu_cache *cache)
 {
 	struct page_desc *desc = run_list_pop(&cache->lone_run, 1);
 	uintptr_t address = (uintptr_t)cache->lone;
@@ -341,6 +345,9 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 
 	large->many_bytes = heap->n_caches ? 0 : burst_bytes(heap);
 	large->most_bytes = max_size(min_size(part, LARGE_MOST_BYTES), large->many_bytes);
+	/* One of any length has room, where nobody misses it. */
+	if (may_keep(heap, LARGE_RUN_MAX * PAGE_SIZE))
+		large->most_bytes = max_size(large->most_bytes, LARGE_RUN_MAX * PAGE_SIZE);
 	lone_join(heap, cache);
 }
 

@@ -126,7 +126,8 @@ bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes)
 	if (!object)
 		return false;
 	kport_lock_state state = heap_lock(heap);
-	bool resized = resize_locked(heap, (uintptr_t)object, size_bytes);
+	bool resized = resize_locked(heap, (uintptr_t)object, size_bytes) ||
+	               (cpu_give_kept(heap) && resize_locked(heap, (uintptr_t)object, size_bytes));
 
 	heap_unlock(heap, state);
 	return resized;
@@ -192,7 +193,7 @@ static __attribute__((noinline)) void *realloc_any(struct kheap *heap, void *poi
 	void *moved = move(heap, pointer, usable, wish);
 
 	/* Wasteful is better than not at all. */
-	if (!moved && stays && wish->size <= usable && kheap_try_resize(heap, pointer, wish->size))
+	if (!moved && stays && kheap_try_resize(heap, pointer, wish->size))
 		return pointer;
 	return moved;
 }
@@ -336,8 +337,11 @@ static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *obje
 	if (block_grow(heap, (uintptr_t)object, usable, size, is_natural))
 		return object;
 	moved = is_appending(usable, size) ? block_with_room(heap, size, is_natural) : NULL;
-	if (!moved)
-		return move_away(heap, object, usable, size, is_natural);
+	if (!moved) {
+		moved = move_away(heap, object, usable, size, is_natural);
+		/* The caches were drained for that: what lay behind it may be free now. */
+		return moved || !block_grow(heap, (uintptr_t)object, usable, size, is_natural) ? moved : object;
+	}
 	heap_copy(moved, object, usable);
 	kheap_free(heap, object);
 	return moved;
@@ -374,7 +378,8 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, struct reg
 	if (moved) {
 		heap_copy(moved, object, min_size(size, usable));
 		cpu_free_run(heap, object, region);
-	} else if (stays && size <= usable && run_try(heap, region, page, size)) {
+	} else if (stays && run_try(heap, region, page, size)) {
+		/* The caches were drained for that: what lay behind it may be free now. */
 		moved = object;
 	}
 	return moved;

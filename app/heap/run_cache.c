@@ -29,8 +29,7 @@ INLINE bool run_push(struct run_cache *cache, struct page_desc *desc)
 {
 	size_t n_pages = cache->n_pages + desc->n_pages;
 
-	/* One has room in any case, once there is any. */
-	if (UNLIKELY(n_pages > cache->most_pages) && (cache->n_pages || !cache->most_pages))
+	if (UNLIKELY(n_pages > cache->most_pages))
 		return false;
 	run_list_push(&cache->runs[desc->n_pages - 1], desc);
 	STORE(cache->n_runs, cache->n_runs + 1);
@@ -168,6 +167,9 @@ COLD void runs_earn(struct kheap *heap, struct cpu_cache *cache)
 	if (!runs->most_pages && !is_busy)
 		return;
 	runs->most_pages = burst_bytes(heap) >> PAGE_SHIFT;
+	/* One of any length has room, where nobody misses it. */
+	if (may_keep(heap, RUN_CACHE_PAGES * PAGE_SIZE))
+		runs->most_pages = max_size(runs->most_pages, RUN_CACHE_PAGES);
 }
 
 COLD void runs_idle(struct kheap *heap, struct cpu_cache *cache)

@@ -120,9 +120,88 @@ static void a_pair_of_any_size_in_any_heap(struct test *t)
 	}
 }
 
+static void pairs(struct kheap *heap, size_t size, unsigned n)
+{
+	while (n--)
+		kheap_free(heap, kheap_alloc(heap, size, 0));
+}
+
+/* What a CPU keeps nobody else can have: in a heap that cannot grow it is little, however its objects came and went. */
+static void little_is_kept_where_others_miss_it(struct test *t)
+{
+	enum { ARENA = 256 << 10, ROUNDS = 20 };
+	static const size_t sizes[] = { 131072, 60000, 32768, 4000, 3800, 3500, 3400, 3000 };
+	struct kheap *heap = test_heap(t, ARENA);
+
+	TRY(heap != NULL);
+	for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		pairs(heap, sizes[i], ROUNDS);
+	/* What lies in caches counts as live here. */
+	CHECK(t, KPORT_CPUS == 1 || heap->counters.live_bytes <= ARENA / 4,
+	      "%zu bytes of a heap of %d are kept by one processor", heap->counters.live_bytes, ARENA);
+	test_note(t, "%zu bytes of %d", heap->counters.live_bytes, ARENA);
+	TRY(test_end_heap(t, heap));
+}
+
+/* Only who asks knows: so much is kept as in a heap that can grow. */
+static bool refuse(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	(void)ctx;
+	(void)request;
+	(void)chunk;
+	return false;
+}
+
+static void keep(void *ctx, const struct kpage_chunk *chunk)
+{
+	(void)ctx;
+	(void)chunk;
+}
+
+/* What is kept, and lies behind an object, is in nobody's way. */
+static void an_object_grows_over_what_is_kept(struct test *t)
+{
+	static const struct {
+		size_t size, behind, larger;
+	} shapes[] = { { 100000, 80000, 150000 }, { 20000, 15000, 30000 }, { 3000, 3500, 5500 } };
+	enum { ARENA = 256 << 10 };
+	struct kheap_config config = test_config(t);
+	void *arena = test_arena(t, ARENA);
+
+	TRY(arena != NULL);
+	config.source = (struct kpage_source){ .get = refuse, .put = keep };
+	for (unsigned i = 0; i < 2 * sizeof(shapes) / sizeof(shapes[0]); i++) {
+		size_t size = shapes[i / 2].size, larger = shapes[i / 2].larger;
+		struct kheap *heap = test_heap_in(t, arena, ARENA, &config);
+		uint8_t *object;
+		void *behind;
+
+		TRY(heap != NULL);
+		object = kheap_alloc(heap, size, 0);
+		behind = kheap_alloc(heap, shapes[i / 2].behind, 0);
+		CHECK(t, object != NULL && behind != NULL, "%zu bytes were refused", size);
+		test_fill(object, size, i);
+		kheap_free(heap, behind);
+		pairs(heap, shapes[i / 2].behind, 3);
+		if (i % 2) {
+			object = kheap_realloc(heap, object, larger);
+			CHECK(t, object != NULL, "%zu bytes could not become %zu", size, larger);
+		} else {
+			CHECK(t, kheap_try_resize(heap, object, larger), "%zu bytes could not become %zu in place",
+			      size, larger);
+		}
+		TRY(test_filled(t, object, size, i, "an object that grew"));
+		TRY(test_sound(t, heap, "an object grew"));
+		/* The arena is the next one's. */
+		t->n_heaps = 0;
+	}
+}
+
 static const struct test_case cases[] = {
 	{ "one of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "one of any size stays there, in heaps that are empty, small or full", a_pair_of_any_size_in_any_heap },
+	{ "little is kept where others may miss it", little_is_kept_where_others_miss_it },
+	{ "an object grows over what is kept behind it", an_object_grows_over_what_is_kept },
 };
 
 TEST_GROUP(pairs, cases);
