@@ -321,14 +321,6 @@ COLD bool cpu_spare(struct kheap *heap)
 	return cached_bytes(heap, MAGAZINE_BLOCK) > (heap_scale(heap) << PAGE_SHIFT) / DRAIN_SHARE && drain_large(heap);
 }
 
-COLD bool cpu_give_kept(struct kheap *heap)
-{
-	struct cpu_cache *cache = present_cache(heap);
-	bool any = cache && lent_flush(heap, cache, SIZE_MAX);
-
-	return (cache && lone_drain(heap, cache)) || any;
-}
-
 /*
  * What a CPU keeps lies scattered, and when it goes back before the heap grows, there is often no room for the request all the same: so the heap is
  * larger than what is live by more than what is kept. Where that happens, CPUs keep less from then on, and more again, step by step, when

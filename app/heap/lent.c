@@ -85,3 +85,11 @@ size_t lent_bytes(const struct cpu_cache *cache)
 	}
 	return n;
 }
+
+bool cpu_give_kept(struct kheap *heap)
+{
+	struct cpu_cache *cache = present_cache(heap);
+	bool any = cache && lent_flush(heap, cache, SIZE_MAX);
+
+	return (cache && lone_drain(heap, cache)) || any;
+}
