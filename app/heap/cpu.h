@@ -280,8 +280,10 @@ static inline size_t burst_bytes(const struct kheap *heap)
  */
 static inline bool may_keep(const struct kheap *heap, size_t n_bytes)
 {
-	return KPORT_CPUS == 1 || scarcity(heap) == 1 ||
-	       n_bytes * KEPT_SHARE * (1 + heap->n_caches) <= heap->counters.footprint_pages << PAGE_SHIFT;
+	/* So large it is, or can become. */
+	size_t most = can_grow(heap) ? heap->config.limit_bytes : heap->counters.footprint_pages << PAGE_SHIFT;
+
+	return KPORT_CPUS == 1 || scarcity(heap) == 1 || n_bytes * KEPT_SHARE * (1 + heap->n_caches) <= most;
 }
 
 /* Without the lock: an own full clip for a magazine that is empty, or an own empty one for a magazine that is full. */
