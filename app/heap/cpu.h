@@ -379,8 +379,6 @@ void lent_init(struct cpu_cache *cache);
 void lend(struct kheap *heap, struct cpu_cache *cache, unsigned number);
 /* One of them is nobody's again; false: there is none. */
 bool lent_end(struct kheap *heap, struct cpu_cache *cache);
-/* What a CPU keeps besides may lie in the way of an object that grows: it goes back; false: there is nothing. */
-bool lone_drain(struct kheap *heap, struct cpu_cache *cache);
 /* n blocks go back, or all that there are, true if there were any. */
 bool lent_flush(struct kheap *heap, struct cpu_cache *cache, size_t n);
 size_t lent_bytes(const struct cpu_cache *cache);
@@ -406,6 +404,8 @@ bool large_push_run(struct cpu_cache *cache, struct page_desc *desc);
 /* What did not find room there goes back, or in a small heap, if this CPU works alone, takes the place of the one that it kept last. */
 void large_free_block(struct kheap *heap, struct cpu_cache *cache, struct region *region, uintptr_t address);
 void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_desc *desc);
+/* That one goes back; false: there is none. */
+bool lone_drain(struct kheap *heap, struct cpu_cache *cache);
 /* All go back, true if there were any; and the space, too. */
 bool large_drain(struct kheap *heap, struct cpu_cache *cache);
 void large_end(struct kheap *heap, struct cpu_cache *cache);

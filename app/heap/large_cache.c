@@ -73,7 +73,7 @@ static void *take_top(struct large_cache *large, unsigned class_index)
 	return object;
 }
 
-/* Does a cached object of so many bytes, or of none that is known, serve the request? */
+/* Does a cached block of so many bytes serve the request? 0: its header is damaged. */
 INLINE bool serves(const void *object, size_t usable, size_t size, size_t alignment)
 {
 	return usable && usable - size <= usable / RESIZE_SHARE && !((uintptr_t)object & (alignment - 1));
@@ -120,6 +120,11 @@ static void *large_pop(struct kheap *heap, struct large_cache *large, size_t siz
 	return desc ? (void *)desc_address(desc) : NULL;
 }
 
+INLINE size_t run_bytes(const struct page_desc *desc)
+{
+	return desc ? (size_t)desc->n_pages << PAGE_SHIFT : 0;
+}
+
 static void *lone_pop(struct kheap *heap, struct cpu_cache *cache, size_t size, size_t alignment)
 {
 	void *object = cache->lone;
@@ -132,7 +137,7 @@ static void *lone_pop(struct kheap *heap, struct cpu_cache *cache, size_t size, 
 		desc = run_list_pop(&cache->lone_run, alignment);
 		if (!desc)
 			return NULL;
-		cache->lone_bytes -= (size_t)desc->n_pages << PAGE_SHIFT;
+		cache->lone_bytes -= run_bytes(desc);
 		return (void *)desc_address(desc);
 	}
 	size_t usable = object ? usable_of_block(heap, (uintptr_t)object) : 0;
@@ -155,11 +160,6 @@ void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
 	object = cache->large ? large_pop(heap, cache->large, size, alignment) : lone_pop(heap, cache, size, alignment);
 	cpu_leave(cache);
 	return object;
-}
-
-INLINE size_t run_bytes(const struct page_desc *desc)
-{
-	return desc ? (size_t)desc->n_pages << PAGE_SHIFT : 0;
 }
 
 /* In a heap without space for more a CPU that works alone keeps one: what it keeps nobody else misses. */
