@@ -52,7 +52,7 @@ struct kpage_chunk {
 	/*
 	 * Of a heap's first chunk: so many pages right behind it the source will give when best_address asks for them. The heap may then be one
 	 * region, in which kfree finds what it looks for at once. Only where is_zero holds: a 48th of them is taken from this chunk to
-	 * describe them, up to three quarters of it.
+	 * describe them, nearly all of it if need be.
 	 */
 	uint32_t n_behind;
 };

@@ -11,13 +11,15 @@
 #include "internal.h"
 
 #define FIRST_CHUNK_PAGES 7
-#define GROWTH_SHARE 16                     /* a chunk is a sixteenth of what the heap has; */
-#define SMALL_SHARE 6                       /* a sixth in small heaps, */
-#define IN_PLACE_SHARE 32                   /* a 32nd, where it lengthens a region; */
+#define GROWTH_SHARE 16   /* a chunk is a sixteenth of what the heap has; */
+#define SMALL_SHARE 6     /* a sixth in small heaps, */
+#define IN_PLACE_SHARE 32 /* a 32nd, where it lengthens a region, */
+#define SEVERAL_SHARE 4   /* or, if unused pages cost nothing, a quarter: several CPUs would wait for each other; */
 #define EACH_PAGE_FOOTPRINT 32              /* a page, while the heap has fewer than so many; */
 #define OWN_CHUNK_SHARE 64                  /* but what asks for as much of the heap as this gets a chunk of its own, */
 #define OWN_CHUNK_PAGES 16                  /* and of so many pages: smaller ones would come and go too often; */
-#define OWN_IN_PLACE_PAGES 64               /* and of so many, where a region would be lengthened otherwise */
+#define OWN_IN_PLACE_PAGES 64               /* and of so many, where a region would be lengthened otherwise, */
+#define PROMISED_SHARE 16                   /* or, where the source promised what follows, of so much of that */
 #define RESERVE_SHARE 4                     /* an open region can be lengthened by a quarter of what the heap has, */
 #define FIRST_RESERVE 3                     /* the first one can be so many times as long */
 #define RESERVE_MAX_PAGES ((size_t)1 << 14) /* or 64 MiB */
@@ -130,13 +132,17 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	size_t room = region->capacity - region->n_pages;
 	size_t allowed = min_size(room, limit - min_size(footprint, limit));
 	size_t least = footprint < EACH_PAGE_FOOTPRINT ? 1 : MIN_CHUNK_PAGES;
-	size_t share = max_size(footprint / IN_PLACE_SHARE, least);
+	size_t share = max_size(
+		heap_scale(heap) / (heap->n_caches && region->chunk.is_zero ? SEVERAL_SHARE : IN_PLACE_SHARE), least);
 
 	request->min_pages = pages_missing(heap, region, growth);
 	request->min_pages += sections_growth_at(heap, region, request->min_pages);
 	request->want_pages = min_size(max_size(share, request->min_pages), allowed);
 	request->best_address = page_address(region, region->n_pages);
-	if (request->min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES))
+	size_t most = is_promised(region) ? region->capacity / PROMISED_SHARE
+	                                  : max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES);
+
+	if (request->min_pages >= most)
 		return NULL;
 	/* Closed until it is cut (region.c); not while somebody waits for more of it. */
 	if (request->min_pages > room && !heap->lengthening)

@@ -13,7 +13,7 @@
 #define SPARE_MIN_PAGES 64    /* or 256 KiB */
 #define SPARE_GROWTH_SHARE 64 /* and while the heap grows, if they are at most so much of it */
 #define SPARES_GIVEN 2        /* so many go back in one call */
-#define DESCRIPTORS_PART 4    /* all but a quarter of a chunk may be descriptors of pages that are to come */
+#define DESCRIPTORS_PART 32   /* all but a 32nd of a chunk may be descriptors of pages that are to come */
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 

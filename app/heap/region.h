@@ -284,7 +284,7 @@ INLINE void run_start_set(const struct region *region, size_t page, enum page_ki
 size_t reserve_of(size_t used, size_t n_pages);
 /*
  * How many the first region may come to have, by what the source says of the pages behind it: more than it has only where descriptors
- * of pages to come cost nothing yet. Most of the chunk may be such descriptors.
+ * of pages to come cost nothing yet. Nearly all of the chunk may be such descriptors.
  */
 size_t capacity_behind(const struct kpage_chunk *chunk, size_t used);
 /*

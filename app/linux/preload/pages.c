@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The page source: anonymous memory from mmap. Pages that were never touched cost nothing (MAP_NORESERVE). A free looks first whether the object
- * lies in the heap's first region, and where that holds most of the heap, this is all it looks at: so the first chunk is large, and behind
- * it addresses are reserved, from which the region is lengthened. What is free in it goes back page by page (purge.c), and from its end.
+ * lies in the heap's first region, and where that holds most of the heap, this is all it looks at: so behind the first chunk addresses are
+ * reserved, from which the region is lengthened. What is free in it goes back page by page (purge.c), and from its end.
  * Chunks elsewhere are whole mebibytes at whole mebibytes: then the heap's table from addresses to regions is right at the first look. They
  * stay small enough that an empty one is found, and goes back, before all of the program's memory is free.
  */
@@ -22,18 +22,19 @@
 #define CHUNK_SHARE 64               /* what grows or trims the heap looks at every chunk */
 
 /*
- * The first chunk. Not larger, because all of it is resident in a program that locks what it has in memory (mlockall), as much as the
- * stacks of four threads. Two thirds of it describe what is reserved; the rest is as much as small programs need. What is reserved costs no memory,
- * but counts as address space: for limits that are set while the program runs, and for mlockall without the privilege.
+ * The first chunk, and what is reserved behind it. Nearly all of the chunk describes what is reserved; what is left is as much as small programs
+ * need. More would come into use before the caches are drained, as they are before the heap grows; and all of it is resident in a program
+ * that locks what it has in memory (mlockall). What is reserved costs no memory, but counts as address space: for limits that are set while
+ * the program runs, and for mlockall without the privilege.
  */
-#define FIRST_BYTES ((size_t)32 << 20)
-#define KEPT_SHARE 4      /* of the heap, which its first region may have free at its end before chunks go back */
-#define RESERVED_SHARE 32 /* the first chunk is this share of what is reserved with it, 1 GiB, */
-#define LIMIT_SHARE 16    /* which is no more than this share of what the process may have (ulimit -v, -d) */
+#define RESERVED_BYTES ((size_t)1 << 30)
+#define FIRST_SHARE 48 /* the first chunk is this share of what is reserved with it, */
+#define LIMIT_SHARE 16 /* which is no more than this share of what the process may have (ulimit -v, -d) */
+#define OPENED_SHARE 4 /* what is reserved can be used, for growth to come, a quarter of what is mapped at a time */
 
 /*
- * Where the kernel makes pages huge unasked, the first touch of the first chunk would cost a whole one. Not at its front: there are
- * its descriptors, of which most programs touch little, and what a small program has.
+ * Where the kernel makes pages huge unasked, the first touch would cost a whole one. Not at the front: there are the descriptors, of which most
+ * programs touch little, and what a small program has.
  */
 #define DESCRIPTORS_SHARE 40 /* they are less than this share of what is reserved */
 #define FRONT_BYTES ((size_t)4 << 20)
@@ -43,7 +44,7 @@
 
 /*
  * The addresses that are reserved behind the first chunk. The heap has the first ones; `held` bytes are those and what it is just giving back.
- * From `fresh` on none was in use yet.
+ * From `fresh` on they cannot be used yet.
  */
 static struct {
 	uintptr_t begin, end, fresh;
@@ -199,8 +200,8 @@ static void note_chunk(uintptr_t base, size_t size_bytes)
 static bool get_first(size_t min_bytes, struct kpage_chunk *chunk)
 {
 	size_t limit = lesser(limit_of(RLIMIT_AS), limit_of(RLIMIT_DATA));
-	size_t reserved = lesser(FIRST_BYTES * RESERVED_SHARE, limit / LIMIT_SHARE) & ~(CHUNK_UNIT - 1);
-	size_t size_bytes = whole_units(reserved / RESERVED_SHARE);
+	size_t reserved = lesser(RESERVED_BYTES, limit / LIMIT_SHARE) & ~(CHUNK_UNIT - 1);
+	size_t size_bytes = whole_units(reserved / FIRST_SHARE);
 	char *memory;
 
 	if (IS_HARDENED || is_accounted() || size_bytes < min_bytes)
@@ -212,7 +213,7 @@ static bool get_first(size_t min_bytes, struct kpage_chunk *chunk)
 		munmap(memory, reserved);
 		return false;
 	}
-	madvise(memory, lesser(FRONT_BYTES + reserved / DESCRIPTORS_SHARE, size_bytes), MADV_NOHUGEPAGE);
+	madvise(memory, lesser(FRONT_BYTES + reserved / DESCRIPTORS_SHARE, reserved), MADV_NOHUGEPAGE);
 	chunk->base = (uintptr_t)memory;
 	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
 	chunk->n_behind = (uint32_t)((reserved - size_bytes) / KMALLOC_PAGE_SIZE);
@@ -252,22 +253,20 @@ static bool get_behind(const struct kpage_request *request, struct kpage_chunk *
 {
 	uintptr_t base = request->best_address, end;
 	size_t min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
-	/*
-	 * Much, because threads that want more at the same time wait for each other; but no more than the heap keeps when it is empty again, a
-	 * quarter, lest it come and go.
-	 */
-	size_t most = lesser(preload_mapped_bytes() / KEPT_SHARE, CHUNK_MAX);
-	size_t size_bytes = lesser(chunk_bytes(min_bytes, most), range.end - base);
+	size_t size_bytes = lesser(greater(request->want_pages * KMALLOC_PAGE_SIZE, min_bytes), range.end - base);
 
 	if (size_bytes < min_bytes || !hold(base, size_bytes))
 		return false;
 	end = base + size_bytes;
 	if (end > range.fresh) {
-		if (mprotect((void *)range.fresh, end - range.fresh, READ_WRITE) != 0) {
+		size_t more = lesser(whole_units(preload_mapped_bytes() / OPENED_SHARE), CHUNK_MAX);
+
+		more = lesser(greater(more, end - range.fresh), range.end - range.fresh);
+		if (mprotect((void *)range.fresh, more, READ_WRITE) != 0) {
 			let_go(size_bytes);
 			return false;
 		}
-		range.fresh = end;
+		range.fresh += more;
 	}
 	chunk->base = base;
 	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
