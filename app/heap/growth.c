@@ -127,7 +127,7 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	struct region *region = heap->open;
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
 
-	if (!region)
+	if (!region || (growth.at_end && growth.at_end != region))
 		return NULL;
 	size_t room = region->capacity - region->n_pages;
 	size_t allowed = min_size(room, limit - min_size(footprint, limit));
@@ -142,6 +142,8 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	size_t most = is_promised(region) ? region->capacity / PROMISED_SHARE
 	                                  : max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES);
 
+	if (growth.at_end)
+		return request->min_pages <= allowed ? region : NULL;
 	if (request->min_pages >= most)
 		return NULL;
 	/* Closed until it is cut (region.c); not while somebody waits for more of it. */
@@ -202,6 +204,11 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	if (is_got && !is_next)
 		heap->config.source.put(heap->config.source.ctx, &chunk);
 	return is_next || !is_ours;
+}
+
+bool heap_grow_at_end(struct kheap *heap, struct region *region, size_t n_pages)
+{
+	return heap->config.source.get && grow_in_place(heap, (struct growth){ .n_pages = n_pages, .at_end = region });
 }
 
 bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)

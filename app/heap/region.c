@@ -13,7 +13,7 @@
 #define SPARE_MIN_PAGES 64    /* or 256 KiB */
 #define SPARE_GROWTH_SHARE 64 /* and while the heap grows, if they are at most so much of it */
 #define SPARES_GIVEN 2        /* so many go back in one call */
-#define DESCRIPTORS_PART 32   /* all but a 32nd of a chunk may be descriptors of pages that are to come */
+#define LEFT_PAGES 8          /* all but so many of a chunk's pages may be descriptors of pages that are to come */
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
@@ -97,7 +97,7 @@ size_t reserve_of(size_t used, size_t n_pages)
 
 size_t capacity_behind(const struct kpage_chunk *chunk, size_t used)
 {
-	size_t bytes = (chunk->n_pages << PAGE_SHIFT) / DESCRIPTORS_PART * (DESCRIPTORS_PART - 1);
+	size_t bytes = (chunk->n_pages - min_size(chunk->n_pages, LEFT_PAGES)) << PAGE_SHIFT;
 
 	if (!chunk->is_zero || bytes <= used + REGION_BYTES + PAGE_SIZE)
 		return chunk->n_pages;

@@ -313,11 +313,14 @@ void spares_trim_for_growth(struct kheap *heap);
 /* What a chunk is to have room for: whole pages, or if block_bytes is not 0 a block of so many bytes, header included. */
 struct growth {
 	size_t n_pages, block_bytes;
-	bool is_apart; /* in a chunk that need not be shared with what others wait for */
+	bool is_apart;               /* in a chunk that need not be shared with what others wait for */
+	const struct region *at_end; /* NULL, or the pages are wanted where this region ends, or nowhere */
 };
 
 /* Get a chunk for a request that failed. Called without the lock. */
 bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address);
+/* Make a region longer until n pages are free at its end. Called without the lock. */
+bool heap_grow_at_end(struct kheap *heap, struct region *region, size_t n_pages);
 
 /* ---- region.c ----------------------------------------------------------------------------------------------- */
 

@@ -121,16 +121,46 @@ static bool resize_locked(struct kheap *heap, uintptr_t address, size_t size)
 	return true;
 }
 
-bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes)
+/*
+ * A live run that ends where its region does, but for free pages, is to have n pages: the heap grows there, if it can. The run would
+ * be copied otherwise, and both copies be there at once.
+ */
+static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t n_pages)
 {
-	if (!object)
-		return false;
 	kport_lock_state state = heap_lock(heap);
-	bool resized = resize_locked(heap, (uintptr_t)object, size_bytes) ||
-	               (cpu_give_kept(heap) && resize_locked(heap, (uintptr_t)object, size_bytes));
+	struct region *region = region_of(heap, address);
+	size_t more = 0;
+
+	if (region && region == heap->open && address % PAGE_SIZE == 0 && is_start(region, address)) {
+		size_t page = region_page(region, address), have = region->descs[page].n_pages, end = page + have;
+
+		if (page_kind_of(region, page) == PAGE_RUN && have < n_pages &&
+		    (end == region->n_pages || end + run_free_at(region, end) == region->n_pages))
+			more = n_pages - have;
+	}
+	heap_unlock(heap, state);
+	return more && heap_grow_at_end(heap, region, more);
+}
+
+static bool try_once(struct kheap *heap, uintptr_t address, size_t size)
+{
+	kport_lock_state state = heap_lock(heap);
+	bool resized =
+		resize_locked(heap, address, size) || (cpu_give_kept(heap) && resize_locked(heap, address, size));
 
 	heap_unlock(heap, state);
 	return resized;
+}
+
+bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes)
+{
+	uintptr_t address = (uintptr_t)object;
+
+	if (!object || size_bytes > PTRDIFF_MAX)
+		return false;
+	return try_once(heap, address, size_bytes) ||
+	       (run_gets_room(heap, address, pages_for(size_bytes + GUARD_BYTES)) &&
+	        try_once(heap, address, size_bytes));
 }
 
 /* Would much of the memory stay unused if the object shrank where it is? Runs and blocks are cut, slab objects cannot be. */
@@ -371,7 +401,9 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, struct reg
 	if (size > PTRDIFF_MAX)
 		return NULL;
 	/* Of a small object a page would be too much. */
-	if (stays && size > PAGE_SIZE / 2 && run_try(heap, region, page, size))
+	if (stays && size > PAGE_SIZE / 2 &&
+	    (run_try(heap, region, page, size) ||
+	     (run_gets_room(heap, (uintptr_t)object, pages_for(size)) && run_try(heap, region, page, size))))
 		return object;
 	void *moved = alloc_like(heap, size, is_natural);
 

@@ -225,6 +225,50 @@ static void broken_promises_are_survived(struct test *t)
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }
 
+/* A buffer of whole pages becomes 3 MiB, by an eighth each time, with hardly a copy; and no further than to what somebody else has. */
+static void buffers_grow_at_the_end(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_config config;
+	size_t size = 100000, before = size, most = ARENA / 2, n_moved = 0, n_grown = 0;
+	struct kheap_stats stats;
+
+	TRY(test_source(t, ARENA));
+	t->source.gives_zeros = t->source.tells_behind = true;
+	config = test_source_config(t);
+	heap = test_heap_in(t, NULL, ARENA / 16, &config);
+	TRY(heap != NULL);
+	char *buffer = kheap_alloc(heap, size, 0);
+
+	CHECK(t, buffer != NULL, "%zu bytes were refused", size);
+	test_fill(buffer, size, 1);
+	for (; size + size / 8 < most; before = size, n_grown++) {
+		size += size / 8;
+		char *grown = kheap_realloc(heap, buffer, size);
+
+		CHECK(t, grown != NULL, "%zu bytes were refused", size);
+		if (!test_filled(t, grown, before, 1, "a buffer that grew"))
+			return;
+		test_fill(grown, size, 1);
+		n_moved += grown != buffer;
+		buffer = grown;
+	}
+	kheap_get_stats(heap, &stats);
+	CHECK(t, n_moved <= 2, "it was moved %zu of %zu times", n_moved, n_grown);
+	CHECK(t, stats.footprint_bytes < size + size / 4, "%zu bytes are held for a buffer of %zu",
+	      stats.footprint_bytes, size);
+	test_note(t, "moved %zu of %zu times, %zu bytes for %zu", n_moved, n_grown, stats.footprint_bytes, size);
+	CHECK(t, kheap_try_resize(heap, buffer, size + size / 8), "it could not grow where it is");
+	/* What is allocated now lies behind it, until nothing is free there. */
+	CHECK(t, kheap_alloc(heap, most / 8, 0) != NULL, "%zu bytes were refused", most / 8);
+	CHECK(t, !kheap_try_resize(heap, buffer, most + most / 2), "it grew over another object");
+	CHECK(t, !kheap_try_resize(heap, buffer, PTRDIFF_MAX) && !kheap_try_resize(heap, buffer, SIZE_MAX),
+	      "it grew without bound");
+	TRY(test_sound(t, heap, "growth of a buffer"));
+	TRY(test_end_heap(t, heap));
+	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
+}
+
 static const struct test_case cases[] = {
 	{ "chunks that lie together are one region, and objects lie across them", chunks_are_one_region },
 	{ "such chunks go back one by one, from the end", chunks_go_back_from_the_end },
@@ -234,5 +278,6 @@ static const struct test_case cases[] = {
 	  promised_pages_are_one_region },
 	{ "descriptors of promised pages are made where they cost nothing", promises_cost_no_real_pages },
 	{ "a source that does not keep its promise is asked elsewhere", broken_promises_are_survived },
+	{ "a large object at the heap's end grows there", buffers_grow_at_the_end },
 };
 TEST_GROUP(in_place, cases);

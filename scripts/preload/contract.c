@@ -276,10 +276,10 @@ void probe_vast(void)
 void probe_moving(void)
 {
 	size_t *object = malloc((size_t)8 << 20), n_stamped = 0, n_moved = 0;
+	void *behind = NULL;
 
 	for (size_t size = (size_t)8 << 20; size < (size_t)150 << 20; size += size / 2) {
 		const size_t *old = object;
-		void *behind;
 
 		object = realloc(object, size);
 		CHECK(object);
@@ -288,10 +288,14 @@ void probe_moving(void)
 			CHECK(object[i * 512] == i);
 		for (; n_stamped < size / 4096; n_stamped++)
 			object[n_stamped * 512] = n_stamped;
-		behind = malloc((size_t)1 << 20);
-		object = realloc(object, size + 5000);
+		/* No hole that the object left is large enough for this: it lies in the way when the object grows. */
 		free(behind);
+		behind = malloc(size);
+		old = object;
+		object = realloc(object, size + 5000);
+		n_moved += object != old;
 	}
+	free(behind);
 	CHECK(n_moved > 1);
 	free(object);
 }

@@ -28,7 +28,8 @@
  * the program runs, and for mlockall without the privilege.
  */
 #define RESERVED_BYTES ((size_t)1 << 30)
-#define FIRST_SHARE 48 /* the first chunk is this share of what is reserved with it, */
+#define FIRST_SHARE 48                /* the first chunk is this share of what is reserved with it, */
+#define FIRST_FREE ((size_t)64 << 10) /* and so much to use, */
 #define LIMIT_SHARE 16 /* which is no more than this share of what the process may have (ulimit -v, -d) */
 #define OPENED_SHARE 4 /* what is reserved can be used, for growth to come, a quarter of what is mapped at a time */
 
@@ -177,6 +178,11 @@ static size_t whole_units(size_t size_bytes)
 	return (size_bytes + CHUNK_UNIT - 1) & ~(CHUNK_UNIT - 1);
 }
 
+static size_t whole_pages(size_t size_bytes)
+{
+	return (size_bytes + KMALLOC_PAGE_SIZE - 1) & ~(size_t)(KMALLOC_PAGE_SIZE - 1);
+}
+
 static size_t chunk_bytes(size_t min_bytes, size_t want_bytes)
 {
 	size_t most = greater(preload_mapped_bytes() / CHUNK_SHARE, CHUNK_MAX);
@@ -201,7 +207,7 @@ static bool get_first(size_t min_bytes, struct kpage_chunk *chunk)
 {
 	size_t limit = lesser(limit_of(RLIMIT_AS), limit_of(RLIMIT_DATA));
 	size_t reserved = lesser(RESERVED_BYTES, limit / LIMIT_SHARE) & ~(CHUNK_UNIT - 1);
-	size_t size_bytes = whole_units(reserved / FIRST_SHARE);
+	size_t size_bytes = whole_pages(reserved / FIRST_SHARE) + FIRST_FREE;
 	char *memory;
 
 	if (IS_HARDENED || is_accounted() || size_bytes < min_bytes)
