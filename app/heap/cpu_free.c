@@ -216,38 +216,57 @@ INLINE bool push_own(struct kheap *heap, struct cpu_cache *cache, size_t number,
 	return is_done;
 }
 
+/* A live object that no magazine takes: a run, a large block, one whose cell has no magazine. */
+INLINE void free_unsized(struct kheap *heap, void *object, struct place place)
+{
+	enum page_kind kind = place_kind(place);
+	bool is_done = false;
+
+	if (kind == PAGE_RUN) {
+		cpu_free_run(heap, object, place.region);
+		return;
+	}
+	struct cpu_cache *cache = cpu_of(heap);
+
+	if (is_block_kind(kind) && cpu_enter(cache)) {
+		is_done = push_block(heap, cache, object);
+		cpu_leave(cache);
+	}
+	if (!is_done)
+		free_shared(heap, object);
+}
+
 __attribute__((noinline)) void cpu_free_full(struct kheap *heap, void *object, size_t number)
 {
-	if (UNLIKELY(number == 0))
-		cpu_free_slow(heap, object);
-	else if (UNLIKELY(!push_own(heap, cpu_of(heap), number, object)))
-		free_shared(heap, object);
+	if (UNLIKELY(number == 0)) {
+		struct place place = place_at(heap, (uintptr_t)object);
+
+		/* It was live just now. */
+		if (LIKELY(place.region != NULL)) {
+			free_unsized(heap, object, place);
+			return;
+		}
+	} else if (LIKELY(push_own(heap, cpu_of(heap), number, object))) {
+		return;
+	}
+	free_shared(heap, object);
 }
 
 __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 {
 	uintptr_t address = (uintptr_t)object;
 	struct place place = place_at(heap, address);
-	struct cpu_cache *cache = cpu_of(heap);
-	bool is_done = false;
 
-	if (!HARDENED && place.region && place_is_live(heap, place, address)) {
+	if (HARDENED || !place.region || !place_is_live(heap, place, address)) {
+		free_shared(heap, object);
+	} else {
 		unsigned number = place_magazine(place);
 
-		if (number) {
+		if (number)
 			cpu_free_full(heap, object, number);
-			return;
-		}
-		if (place_kind(place) == PAGE_RUN) {
-			cpu_free_run(heap, object, place.region);
-			return;
-		} else if (is_block_kind(place_kind(place)) && cpu_enter(cache)) {
-			is_done = push_block(heap, cache, object);
-			cpu_leave(cache);
-		}
+		else
+			free_unsized(heap, object, place);
 	}
-	if (!is_done)
-		free_shared(heap, object);
 }
 
 /* In the table not where it is looked at first. */

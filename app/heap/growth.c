@@ -6,6 +6,8 @@
  * One region is open: the next chunk is asked for where that ends. Once a chunk was got there, growth goes by smaller steps, and each region that
  * becomes full is followed by an open one. If the first one cannot be lengthened, or two in a row, the source's chunks
  * lie apart, and it is not asked again, unless it said that it has what follows (n_behind).
+ *
+ * A large object that grows by little at a time is not to be copied each time: its own region can become twice as long.
  */
 #include "small.h"
 #include "internal.h"
@@ -15,13 +17,14 @@
 #define SMALL_SHARE 6     /* a sixth in small heaps, */
 #define IN_PLACE_SHARE 32 /* a 32nd, where it lengthens a region, */
 #define SEVERAL_SHARE 4   /* or, if unused pages cost nothing, a quarter: several CPUs would wait for each other; */
-#define EACH_PAGE_FOOTPRINT 32              /* a page, while the heap has fewer than so many; */
-#define OWN_CHUNK_SHARE 64                  /* but what asks for as much of the heap as this gets a chunk of its own, */
-#define OWN_CHUNK_PAGES 16                  /* and of so many pages: smaller ones would come and go too often; */
-#define OWN_IN_PLACE_PAGES 64               /* and of so many, where a region would be lengthened otherwise, */
-#define PROMISED_SHARE 16                   /* or, where the source promised what follows, of so much of that */
-#define RESERVE_SHARE 4                     /* an open region can be lengthened by a quarter of what the heap has, */
-#define FIRST_RESERVE 3                     /* the first one can be so many times as long */
+#define EACH_PAGE_FOOTPRINT 32 /* a page, while the heap has fewer than so many; */
+#define OWN_CHUNK_SHARE 64     /* but what asks for as much of the heap as this gets a chunk of its own, */
+#define OWN_CHUNK_PAGES 16     /* and of so many pages: smaller ones would come and go too often; */
+#define OWN_IN_PLACE_PAGES 64  /* and of so many, where a region would be lengthened otherwise, */
+#define PROMISED_SHARE 16      /* or, where the source promised what follows, of so much of that */
+#define GOES_ON_SHARE 2        /* of what goes on growing: half as much besides, where its region was not lengthened; */
+#define RESERVE_SHARE 4        /* an open region can be lengthened by a quarter of what the heap has, */
+#define FIRST_RESERVE 3        /* the first one can be so many times as long */
 #define RESERVE_MAX_PAGES ((size_t)1 << 14) /* or 64 MiB */
 #define MAX_CHUNK_PAGES ((size_t)1 << 18)   /* 1 GiB: some firmware fails or stalls on more */
 #define WAIT_LOOKS \
@@ -124,10 +127,10 @@ static bool is_promised(const struct region *region)
 /* The open region, if it is to become longer for this; what gets a chunk of its own is not served like this. */
 static struct region *region_to_lengthen(struct kheap *heap, struct growth growth, struct kpage_request *request)
 {
-	struct region *region = heap->open;
+	struct region *region = growth.at_end ? growth.at_end : heap->open;
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
 
-	if (!region || (growth.at_end && growth.at_end != region))
+	if (!region)
 		return NULL;
 	size_t room = region->capacity - region->n_pages;
 	size_t allowed = min_size(room, limit - min_size(footprint, limit));
@@ -142,8 +145,9 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	size_t most = is_promised(region) ? region->capacity / PROMISED_SHARE
 	                                  : max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES);
 
+	/* What lies behind may be another region. */
 	if (growth.at_end)
-		return request->min_pages <= allowed ? region : NULL;
+		return request->min_pages <= allowed && !region_of(heap, request->best_address) ? region : NULL;
 	if (request->min_pages >= most)
 		return NULL;
 	/* Closed until it is cut (region.c); not while somebody waits for more of it. */
@@ -152,9 +156,17 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	return request->min_pages <= allowed ? region : NULL;
 }
 
-/* Of a region that was never lengthened: once it may be chance, but if none was since the last such one, the source's chunks lie apart. */
-static void close_region(struct kheap *heap, const struct region *region)
+/*
+ * What follows is not to be had. Of the open region, if that was never lengthened: once it may be chance, but if none was since the last such one,
+ * the source's chunks lie apart.
+ */
+static void close_region(struct kheap *heap, struct region *region)
 {
+	region->is_closed = true;
+	if (heap->open != region) {
+		heap->is_enclosed = true;
+		return;
+	}
 	heap->open = NULL;
 	if (region->n_chunks)
 		return;
@@ -188,7 +200,8 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	state = heap_lock(heap);
 	STORE(heap->lengthening, 0);
 	/* The region may have become longer, or gone, meanwhile: then there is something to try again with. */
-	bool is_ours = heap->open == region && page_address(region, region->n_pages) == request.best_address;
+	bool is_ours = (growth.at_end || heap->open == region) &&
+	               page_address(region, region->n_pages) == request.best_address;
 	bool is_next = is_got && is_ours && chunk.base == request.best_address &&
 	               chunk.is_zero == region->chunk.is_zero && chunk.n_pages <= region->capacity - region->n_pages &&
 	               chunk.n_pages <= limit_pages(heap) - heap->counters.footprint_pages;
@@ -197,6 +210,7 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	if (is_next) {
 		count_growth(heap);
 		heap->has_joined = true;
+		heap->is_enclosed &= !growth.at_end;
 	} else if (is_ours && !is_promised(region)) {
 		close_region(heap, region);
 	}
@@ -209,6 +223,18 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 bool heap_grow_at_end(struct kheap *heap, struct region *region, size_t n_pages)
 {
 	return heap->config.source.get && grow_in_place(heap, (struct growth){ .n_pages = n_pages, .at_end = region });
+}
+
+/* Pages that may be added to a new region: where it becomes the open one, or is for an object that goes on growing. */
+static size_t reserve_pages(const struct kheap *heap, struct growth growth, bool is_own)
+{
+	size_t most = max_size(heap->counters.footprint_pages / RESERVE_SHARE, MIN_CHUNK_PAGES);
+
+	if (is_own)
+		most = growth.goes_on ? growth.n_pages : 0;
+	else if (heap->open)
+		most = 0;
+	return heap->is_apart ? 0 : min_size(most, RESERVE_MAX_PAGES);
 }
 
 bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
@@ -228,11 +254,8 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
 	size_t n_pages = growth.n_pages + pages_for(growth.block_bytes);
 	bool is_own = n_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_CHUNK_PAGES);
-	/* Where the next chunk may lengthen it, the region has room for that. */
-	size_t reserve = is_own || heap->is_apart || max_address != UINTPTR_MAX || heap->open
-	                         ? 0
-	                         : min_size(max_size(footprint / RESERVE_SHARE, MIN_CHUNK_PAGES), RESERVE_MAX_PAGES);
-	bool has_joined = heap->has_joined;
+	size_t reserve = max_address == UINTPTR_MAX ? reserve_pages(heap, growth, is_own) : 0;
+	bool has_joined = heap->has_joined, goes_on = growth.goes_on && (heap->is_apart || heap->is_enclosed);
 	size_t n_table = sections_growth(heap, n_pages + (reserve ? reserve + PAGE_SIZE / RESERVE_PAGE_BYTES : 0));
 
 	heap_unlock(heap, state);
@@ -247,19 +270,27 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 			reserve);
 	if (footprint >= limit || request.min_pages > limit - footprint || request.min_pages > REGION_PAGES_MAX)
 		return false;
-	request.want_pages = has_joined && reserve ? max_size(request.min_pages, footprint / IN_PLACE_SHARE)
-	                                           : chunk_wanted(footprint, request.min_pages);
+	if (goes_on)
+		request.want_pages = request.min_pages + n_pages / GOES_ON_SHARE;
+	else if (has_joined && reserve && !is_own)
+		request.want_pages = max_size(request.min_pages, footprint / IN_PLACE_SHARE);
+	else
+		request.want_pages = chunk_wanted(footprint, request.min_pages);
 	request.want_pages = min_size(request.want_pages, limit - footprint);
 	if (!chunk_get(&heap->config.source, &request, &chunk))
 		return false;
 	size_t n = min_size(chunk.n_pages, limit - footprint);
 
 	state = heap_lock(heap);
+	struct region *open = heap->open;
 	bool added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true,
 	                        n == chunk.n_pages && n <= MAX_CHUNK_PAGES ? reserve : 0);
 
 	if (added)
 		count_growth(heap);
+	/* A large object's region is lengthened for that object alone. */
+	if (added && is_own)
+		heap->open = open;
 	heap_unlock(heap, state);
 	if (!added)
 		heap->config.source.put(heap->config.source.ctx, &chunk);

@@ -154,7 +154,7 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	request->gross = max_size(size + GUARD_BYTES, 1);
 	request->alignment = max_size(alignment, GRANULE);
 	request->max_address = flags & KMALLOC_BELOW_4G ? BELOW_4G : UINTPTR_MAX;
-	request->is_bare = false;
+	request->is_bare = request->goes_on = false;
 	return true;
 }
 
@@ -362,7 +362,8 @@ static struct growth growth_for(const struct request *request, bool is_last)
 	if (slack >= PAGE_SIZE)
 		slack -= PAGE_SIZE;
 	return (struct growth){ .n_pages = pages_for(request->gross + (is_run ? 0 : BLOCK_MIN)) + pages_for(slack),
-		                .is_apart = is_last };
+		                .is_apart = is_last,
+		                .goes_on = request->goes_on };
 }
 
 /* The heap cannot grow, or may not for this one: what other storeys have to spare, in the end all that this CPU can reach. */
@@ -438,15 +439,17 @@ void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flag
 	return object;
 }
 
-/* ---- the caches, and what they do not answer ------------------------------------------------------------------------- */
-
-/* What is a run of a few pages. */
-static __attribute__((noinline)) void *alloc_few_pages(struct kheap *heap, size_t size, size_t alignment)
+void *alloc_to_grow(struct kheap *heap, size_t size)
 {
-	void *object = cpu_alloc_run(heap, pages_for(size), alignment);
+	struct request request;
 
-	return object ? object : alloc_any(heap, size, alignment, 0);
+	if (!request_make(&request, size, PAGE_SIZE, 0))
+		return NULL;
+	request.goes_on = true;
+	return alloc_growing(heap, &request, 0);
 }
+
+/* ---- the caches, and what they do not answer ------------------------------------------------------------------------- */
 
 /* From the caches, too. An alignment of 0 is the natural one. */
 static void *alloc_zeroed(struct kheap *heap, size_t size, size_t alignment)
@@ -472,7 +475,7 @@ static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t siz
 	if (!alignment)
 		alignment = natural_alignment(size);
 	if (!HARDENED && !flags && alignment >= PAGE_SIZE && size - 1 < RUN_CACHE_PAGES * PAGE_SIZE)
-		return alloc_few_pages(heap, size, alignment);
+		return cpu_alloc_run(heap, size, alignment);
 	if (!HARDENED && !flags && size - FAST_MAX <= LARGE_MAX - FAST_MAX) {
 		void *object = cpu_alloc_large(heap, size, alignment);
 
@@ -486,6 +489,9 @@ void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)
 {
 	if (!HARDENED && LIKELY(flags == 0) && LIKELY(size_bytes <= FAST_MAX))
 		return fast_alloc(heap, size_bytes, 0);
+	/* Not in alloc_slow, which saves registers first. */
+	if (!HARDENED && LIKELY(flags == 0) && is_power_of_two(size_bytes) && size_bytes <= RUN_CACHE_PAGES * PAGE_SIZE)
+		return cpu_alloc_run(heap, size_bytes, size_bytes);
 	return alloc_slow(heap, size_bytes, 0, flags);
 }
 

@@ -79,6 +79,7 @@ struct request {
 	size_t alignment;
 	uintptr_t max_address;
 	bool is_bare; /* whole pages without a canary */
+	bool goes_on; /* it grows by little at a time, and will go on */
 };
 
 /* Remember a misuse for heap_unlock; the first one of an operation wins. */
@@ -144,6 +145,8 @@ void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned
 /* One attempt to meet a request with what the heap has; the object is counted. */
 uintptr_t alloc_once(struct kheap *heap, const struct request *request);
 void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags);
+/* Whole pages, for an object that goes on growing; a failure is not counted. */
+void *alloc_to_grow(struct kheap *heap, size_t size);
 
 /* False: sizes or alignment that no memory can meet. */
 bool request_make(struct request *request, size_t size, size_t alignment, unsigned flags);
@@ -264,8 +267,8 @@ INLINE bool is_cached(const struct kheap *heap, uintptr_t object)
 	return !HARDENED && *key_word(object) == cached_key(heap, object);
 }
 
-/* Up to RUN_CACHE_PAGES pages, aligned to so many bytes. NULL: the heap has none now. Called without the lock. */
-void *cpu_alloc_run(struct kheap *heap, size_t n_pages, size_t alignment);
+/* Whole pages, up to RUN_CACHE_PAGES, aligned to so many bytes, which are one at least. Called without the lock. */
+void *cpu_alloc_run(struct kheap *heap, size_t size, size_t alignment);
 /* Free what lies in a page that is the first of a live run. Called without the lock. */
 void cpu_free_run(struct kheap *heap, void *object, struct region *region);
 

@@ -135,8 +135,9 @@ struct region {
 	size_t n_cached;      /* of these, pages of empty slabs and of the empty area that are kept for the next time */
 	uint16_t tail_offset; /* the rest of the last overhead page serves blocks from here on; 0: it does not */
 	bool from_source;
-	bool is_first; /* holds the struct kheap */
-	bool is_spare; /* empty, and kept */
+	bool is_first;  /* holds the struct kheap */
+	bool is_spare;  /* empty, and kept */
+	bool is_closed; /* what follows was not to be had */
 };
 
 /*
@@ -440,6 +441,7 @@ struct kheap {
 	bool is_sparse;           /* the source gave pages that were never used */
 	bool has_joined;          /* a chunk of the source has lengthened a region; */
 	bool is_apart;            /* or none did, and none is asked to */
+	bool is_enclosed;         /* the region of a large object that grows could not be lengthened the last time */
 	bool is_blocks_busy; /* some CPU missed blocks often: the others, and those that come, need not show it again */
 	bool is_draining;
 	bool is_laden;   /* this call has done much already */

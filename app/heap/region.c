@@ -409,6 +409,7 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 		heap->n_spare_pages -= n_pages;
 	(void)region_resized(heap, region, region->n_pages + n_pages);
 	/* Now it may become longer again. */
+	region->is_closed = false;
 	if (!heap->open)
 		heap->open = region;
 	count_pages(heap, n_pages, 0, false);

@@ -313,8 +313,9 @@ void spares_trim_for_growth(struct kheap *heap);
 /* What a chunk is to have room for: whole pages, or if block_bytes is not 0 a block of so many bytes, header included. */
 struct growth {
 	size_t n_pages, block_bytes;
-	bool is_apart;               /* in a chunk that need not be shared with what others wait for */
-	const struct region *at_end; /* NULL, or the pages are wanted where this region ends, or nowhere */
+	bool is_apart;         /* in a chunk that need not be shared with what others wait for */
+	bool goes_on;          /* for an object that grows by little at a time, and will go on */
+	struct region *at_end; /* NULL, or the pages are wanted where this region ends, or nowhere */
 };
 
 /* Get a chunk for a request that failed. Called without the lock. */

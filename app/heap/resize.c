@@ -131,7 +131,8 @@ static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t n_pages)
 	struct region *region = region_of(heap, address);
 	size_t more = 0;
 
-	if (region && region == heap->open && address % PAGE_SIZE == 0 && is_start(region, address)) {
+	if (region && region->capacity > region->n_pages && !region->is_closed && address % PAGE_SIZE == 0 &&
+	    is_start(region, address)) {
 		size_t page = region_page(region, address), have = region->descs[page].n_pages, end = page + have;
 
 		if (page_kind_of(region, page) == PAGE_RUN && have < n_pages &&
@@ -192,10 +193,20 @@ INLINE void *wish_alloc(struct kheap *heap, const struct wish *wish)
 	                        : kheap_alloc_aligned(heap, wish->size, wish->alignment, 0);
 }
 
+/* Does a buffer grow by little at a time? It will go on. (A difference that wraps is not little.) */
+INLINE bool is_appending(size_t usable, size_t size)
+{
+	return size - usable < usable / RESIZE_SHARE;
+}
+
 static void *move(struct kheap *heap, void *pointer, size_t usable, const struct wish *wish)
 {
-	void *moved = wish_alloc(heap, wish);
+	bool goes_on =
+		is_appending(usable, wish->size) && wish->size > BLOCK_MAX_REQUEST && wish->alignment <= PAGE_SIZE;
+	void *moved = goes_on ? alloc_to_grow(heap, wish->size) : NULL;
 
+	if (!moved)
+		moved = wish_alloc(heap, wish);
 	if (moved) {
 		heap_copy(moved, pointer, min_size(wish->size, usable));
 		kheap_free(heap, pointer);
@@ -301,12 +312,6 @@ static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct r
 	return object;
 }
 
-/* Does a buffer grow by little at a time? It will go on. */
-INLINE bool is_appending(size_t usable, size_t size)
-{
-	return size - usable < usable / RESIZE_SHARE;
-}
-
 /* Is there a block that is not free, and not damaged? Without the lock: if it is free a moment later, nothing is lost. */
 INLINE bool is_in_use(const struct kheap *heap, uintptr_t address)
 {
@@ -336,26 +341,46 @@ static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, siz
 
 /*
  * Where a buffer that grows by little at a time finds room to go on: a block half as large again, of which what is not needed now goes back, and
- * lies behind it. NULL: there is none, without growing the heap, or it would not lie right.
+ * lies behind it. NULL: there is none, without growing the heap.
  */
-static void *block_with_room(struct kheap *heap, size_t size, bool is_natural)
+static void *block_with_room(struct kheap *heap, size_t size)
 {
-	size_t room = size + size / 2, now = size + size / RESIZE_SHARE;
-	uintptr_t object;
-
-	if (room > BLOCK_MAX_REQUEST || (is_natural && is_power_of_two(size)))
-		return NULL;
 	kport_lock_state state = heap_lock(heap);
+	uintptr_t object = block_alloc(heap, size + size / 2, GRANULE, LABEL_PLAIN);
 
-	object = block_alloc(heap, room, GRANULE, LABEL_PLAIN);
 	if (object) {
 		struct block *block = block_of_payload(object);
+		size_t now = size + size / RESIZE_SHARE;
 
 		(void)block_resize(heap, region_of(heap, object), block, now, now);
 		count_alloc(heap, 1, block_size(block) - BLOCK_HEADER);
 	}
 	heap_unlock(heap, state);
 	return (void *)object;
+}
+
+/* The same for a run; or where the heap can grow. So of a buffer that grows to n bytes few times n are copied. */
+static void *run_with_room(struct kheap *heap, size_t size)
+{
+	size_t n_pages = pages_for(size);
+	kport_lock_state state = heap_lock(heap);
+	struct page_desc *desc = run_alloc(heap, n_pages + n_pages / 2, 0, UINTPTR_MAX, PAGE_RUN);
+
+	if (desc) {
+		desc->is_bare = false;
+		(void)run_resize(heap, desc_region(desc), desc_page(desc), n_pages);
+		count_alloc(heap, 1, n_pages << PAGE_SHIFT);
+	}
+	heap_unlock(heap, state);
+	return desc ? (void *)desc_address(desc) : alloc_to_grow(heap, size);
+}
+
+/* NULL: the object grows by much at once, or what has room would not lie right, or there is nothing. */
+static void *alloc_with_room(struct kheap *heap, size_t usable, size_t size, bool is_natural)
+{
+	if (!is_appending(usable, size) || (is_natural && is_power_of_two(size)))
+		return NULL;
+	return size + size / 2 <= BLOCK_MAX_REQUEST ? block_with_room(heap, size) : run_with_room(heap, size);
 }
 
 /* A live block is too small. */
@@ -366,7 +391,7 @@ static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *obje
 
 	if (block_grow(heap, (uintptr_t)object, usable, size, is_natural))
 		return object;
-	moved = is_appending(usable, size) ? block_with_room(heap, size, is_natural) : NULL;
+	moved = alloc_with_room(heap, usable, size, is_natural);
 	if (!moved) {
 		moved = move_away(heap, object, usable, size, is_natural);
 		/* The caches were drained for that: what lay behind it may be free now. */
@@ -405,8 +430,10 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, struct reg
 	    (run_try(heap, region, page, size) ||
 	     (run_gets_room(heap, (uintptr_t)object, pages_for(size)) && run_try(heap, region, page, size))))
 		return object;
-	void *moved = alloc_like(heap, size, is_natural);
+	void *moved = size > usable ? alloc_with_room(heap, usable, size, is_natural) : NULL;
 
+	if (!moved)
+		moved = alloc_like(heap, size, is_natural);
 	if (moved) {
 		heap_copy(moved, object, min_size(size, usable));
 		cpu_free_run(heap, object, region);

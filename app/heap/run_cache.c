@@ -53,30 +53,37 @@ void give_back_run(struct kheap *heap, struct page_desc *desc)
 
 /* ---- allocation and freeing ---------------------------------------------------------------------------------------- */
 
-void *cpu_alloc_run(struct kheap *heap, size_t n_pages, size_t alignment)
+static __attribute__((noinline)) void *alloc_run_shared(struct kheap *heap, size_t size, size_t alignment)
 {
-	struct cpu_cache *cache = cpu_of(heap);
-	struct page_desc *desc;
+	size_t n_pages = pages_for(size);
 
-	if (cpu_enter(cache)) {
-		desc = run_pop(&cache->runs, n_pages, alignment);
-		cpu_leave(cache);
-		if (LIKELY(desc != NULL))
-			return (void *)desc_address(desc);
-	}
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
+	struct page_desc *desc = run_alloc(heap, n_pages, log2_floor(alignment) - PAGE_SHIFT, UINTPTR_MAX, PAGE_RUN);
+	struct cpu_cache *cache = own_cache(heap);
 
-	desc = run_alloc(heap, n_pages, log2_floor(alignment) - PAGE_SHIFT, UINTPTR_MAX, PAGE_RUN);
 	if (desc) {
 		desc->is_bare = false;
 		count_alloc(heap, 1, n_pages << PAGE_SHIFT);
 	}
-	cache = own_cache(heap);
 	if (cache)
 		note_miss(heap, cache);
 	heap_unlock_inline(heap, state);
-	return desc ? (void *)desc_address(desc) : NULL;
+	return desc ? (void *)desc_address(desc) : alloc_any(heap, size, alignment, 0);
+}
+
+void *cpu_alloc_run(struct kheap *heap, size_t size, size_t alignment)
+{
+	struct cpu_cache *cache = cpu_of(heap);
+
+	if (cpu_enter(cache)) {
+		struct page_desc *desc = run_pop(&cache->runs, pages_for(size), alignment);
+
+		cpu_leave(cache);
+		if (LIKELY(desc != NULL))
+			return (void *)desc_address(desc);
+	}
+	return alloc_run_shared(heap, size, alignment);
 }
 
 /* Some run of another length, so that those that nobody wants now do not keep out what is wanted. False: there is none. */

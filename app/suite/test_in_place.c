@@ -9,6 +9,7 @@
 #define ARENA ((size_t)6 << 20)
 #define SIZE ((size_t)3000)
 #define N_OBJECTS 1024
+#define LITTLE ((size_t)512 << 10)
 
 static void *objects[N_OBJECTS];
 
@@ -225,12 +226,56 @@ static void broken_promises_are_survived(struct test *t)
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }
 
-/* A buffer of whole pages becomes 3 MiB, by an eighth each time, with hardly a copy; and no further than to what somebody else has. */
+/* A buffer becomes so large, by `step` bytes each time; of what it was it keeps all. NULL: refused, or not so. */
+static char *append(struct test *t, struct kheap *heap, size_t step, size_t most, size_t *n_copied)
+{
+	char *buffer = NULL;
+
+	*n_copied = 0;
+	for (size_t size = step; size <= most; size += step) {
+		char *grown = kheap_realloc(heap, buffer, size);
+
+		if (grown == NULL || (size % 7 == 0 && !test_filled(t, grown, size - step, 1, "a buffer that grew")))
+			return NULL;
+		if (grown != buffer)
+			*n_copied += size - step;
+		buffer = grown;
+		/* The same bytes, whatever its size. */
+		test_fill(buffer, size, 1);
+	}
+	return buffer;
+}
+
+/* It is copied a few times only, where the source's chunks lie together and where they do not, in a heap of next to nothing and in one of more. */
+static void appending_copies_little(struct test *t)
+{
+	for (unsigned gap = 0; gap < 2; gap++) {
+		for (size_t most = 100000; most < ARENA / 8; most *= 2) {
+			struct kheap *heap;
+			size_t n_copied;
+
+			TRY(test_source(t, ARENA));
+			t->source.gap_pages = gap;
+			TRY(test_heap_on_source(t, &heap));
+			char *buffer = append(t, heap, 1000, most, &n_copied);
+
+			CHECK(t, buffer != NULL, "%zu bytes were refused", most);
+			CHECK(t, n_copied < most * 4 + LITTLE, "%zu bytes were copied until a buffer was %zu long",
+			      n_copied, most);
+			TRY(test_sound(t, heap, "growth of a buffer"));
+			kheap_free(heap, buffer);
+			TRY(test_end_heap(t, heap));
+			CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
+		}
+	}
+}
+
+/* A buffer of whole pages grows without a copy where nothing lies behind it, but no further than to what somebody else has. */
 static void buffers_grow_at_the_end(struct test *t)
 {
 	struct kheap *heap;
 	struct kheap_config config;
-	size_t size = 100000, before = size, most = ARENA / 2, n_moved = 0, n_grown = 0;
+	size_t first = 100000, most = ARENA / 2, n_copied = 0;
 	struct kheap_stats stats;
 
 	TRY(test_source(t, ARENA));
@@ -238,27 +283,15 @@ static void buffers_grow_at_the_end(struct test *t)
 	config = test_source_config(t);
 	heap = test_heap_in(t, NULL, ARENA / 16, &config);
 	TRY(heap != NULL);
-	char *buffer = kheap_alloc(heap, size, 0);
+	char *buffer = append(t, heap, first, most, &n_copied);
 
-	CHECK(t, buffer != NULL, "%zu bytes were refused", size);
-	test_fill(buffer, size, 1);
-	for (; size + size / 8 < most; before = size, n_grown++) {
-		size += size / 8;
-		char *grown = kheap_realloc(heap, buffer, size);
-
-		CHECK(t, grown != NULL, "%zu bytes were refused", size);
-		if (!test_filled(t, grown, before, 1, "a buffer that grew"))
-			return;
-		test_fill(grown, size, 1);
-		n_moved += grown != buffer;
-		buffer = grown;
-	}
+	CHECK(t, buffer != NULL, "%zu bytes were refused", most);
 	kheap_get_stats(heap, &stats);
-	CHECK(t, n_moved <= 2, "it was moved %zu of %zu times", n_moved, n_grown);
-	CHECK(t, stats.footprint_bytes < size + size / 4, "%zu bytes are held for a buffer of %zu",
-	      stats.footprint_bytes, size);
-	test_note(t, "moved %zu of %zu times, %zu bytes for %zu", n_moved, n_grown, stats.footprint_bytes, size);
-	CHECK(t, kheap_try_resize(heap, buffer, size + size / 8), "it could not grow where it is");
+	CHECK(t, n_copied <= 3 * first, "%zu bytes were copied", n_copied);
+	CHECK(t, stats.footprint_bytes < most + most / 4, "%zu bytes are held for a buffer of %zu",
+	      stats.footprint_bytes, most);
+	test_note(t, "%zu bytes copied, %zu bytes for %zu", n_copied, stats.footprint_bytes, most);
+	CHECK(t, kheap_try_resize(heap, buffer, most + most / 8), "it could not grow where it is");
 	/* What is allocated now lies behind it, until nothing is free there. */
 	CHECK(t, kheap_alloc(heap, most / 8, 0) != NULL, "%zu bytes were refused", most / 8);
 	CHECK(t, !kheap_try_resize(heap, buffer, most + most / 2), "it grew over another object");
@@ -278,6 +311,7 @@ static const struct test_case cases[] = {
 	  promised_pages_are_one_region },
 	{ "descriptors of promised pages are made where they cost nothing", promises_cost_no_real_pages },
 	{ "a source that does not keep its promise is asked elsewhere", broken_promises_are_survived },
+	{ "a buffer that grows by little at a time is copied a few times only", appending_copies_little },
 	{ "a large object at the heap's end grows there", buffers_grow_at_the_end },
 };
 TEST_GROUP(in_place, cases);
