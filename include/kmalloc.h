@@ -204,7 +204,10 @@ void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes);
 void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes);
 void *kheap_realloc_aligned(struct kheap *heap, void *object, size_t size_bytes, size_t alignment);
 
-/* Make the object size_bytes long where it stands; false when it would have to move. Its alignment does not change. */
+/*
+ * Make the object size_bytes long where it stands; false when it would have to move. Its alignment does not change. A large object at the
+ * heap's end may make the heap ask its page source for what follows.
+ */
 bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes);
 
 /* Free an object. NULL does nothing. Whatever the heap did not hand out is reported and left alone. O(1) (hardened: O(size)). */

@@ -21,7 +21,7 @@
 #define OWN_CHUNK_SHARE 64     /* but what asks for as much of the heap as this gets a chunk of its own, */
 #define OWN_CHUNK_PAGES 16     /* and of so many pages: smaller ones would come and go too often; */
 #define OWN_IN_PLACE_PAGES 64  /* and of so many, where a region would be lengthened otherwise, */
-#define PROMISED_SHARE 16      /* or, where the source promised what follows, of so much of that */
+#define PROMISED_SHARE 16      /* or, where the source promised what follows, of so much of the region */
 #define GOES_ON_SHARE 2        /* of what goes on growing: half as much besides, where its region was not lengthened; */
 #define RESERVE_SHARE 4        /* an open region can be lengthened by a quarter of what the heap has, */
 #define FIRST_RESERVE 3        /* the first one can be so many times as long */
@@ -124,6 +124,13 @@ static bool is_promised(const struct region *region)
 	return region->is_first && region->chunk.n_behind;
 }
 
+/* Large objects lengthen it, too, where the source promised what follows; not very large ones, and not more than leave others half of it. */
+static bool has_place_for_large(const struct region *region, size_t n_pages)
+{
+	return is_promised(region) && n_pages < region->capacity / PROMISED_SHARE &&
+	       region->n_pages + n_pages <= region->capacity / 2;
+}
+
 /* The open region, if it is to become longer for this; what gets a chunk of its own is not served like this. */
 static struct region *region_to_lengthen(struct kheap *heap, struct growth growth, struct kpage_request *request)
 {
@@ -142,16 +149,14 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	request->min_pages += sections_growth_at(heap, region, request->min_pages);
 	request->want_pages = min_size(max_size(share, request->min_pages), allowed);
 	request->best_address = page_address(region, region->n_pages);
-	size_t most = is_promised(region) ? region->capacity / PROMISED_SHARE
-	                                  : max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES);
-
 	/* What lies behind may be another region. */
 	if (growth.at_end)
 		return request->min_pages <= allowed && !region_of(heap, request->best_address) ? region : NULL;
-	if (request->min_pages >= most)
+	if (!growth.is_refused && request->min_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_IN_PLACE_PAGES) &&
+	    !has_place_for_large(region, request->min_pages))
 		return NULL;
-	/* Closed until it is cut (region.c); not while somebody waits for more of it. */
-	if (request->min_pages > room && !heap->lengthening)
+	/* Closed until it is cut (region.c); not while somebody waits for more of it, nor while it can be longer by much. */
+	if (request->min_pages > room && (room < share || !is_promised(region)) && !heap->lengthening)
 		heap->open = NULL;
 	return request->min_pages <= allowed ? region : NULL;
 }
@@ -277,8 +282,10 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	else
 		request.want_pages = chunk_wanted(footprint, request.min_pages);
 	request.want_pages = min_size(request.want_pages, limit - footprint);
-	if (!chunk_get(&heap->config.source, &request, &chunk))
-		return false;
+	if (!chunk_get(&heap->config.source, &request, &chunk)) {
+		growth.is_refused = is_own;
+		return is_own && max_address == UINTPTR_MAX && grow_in_place(heap, growth);
+	}
 	size_t n = min_size(chunk.n_pages, limit - footprint);
 
 	state = heap_lock(heap);

@@ -129,6 +129,7 @@ struct region {
 	struct kpage_chunk chunk; /* what goes back to the source, */
 	uint32_t *chunks;         /* and behind it, by their pages, the chunks that lengthened the region */
 	uint32_t n_chunks;
+	uint32_t n_described; /* the most pages it ever had: what describes later ones is still zero */
 	size_t capacity;      /* pages that its arrays have room for */
 	size_t n_overhead;    /* pages of descriptors at the front */
 	size_t n_busy;        /* pages that are neither free nor overhead; the tail area's page is not counted */
@@ -150,7 +151,7 @@ struct region {
 #define LARGE_SECTION_SHIFT 21
 #define LARGE_REGION_PAGES 256
 #define SECTIONS_INLINE 16
-#define SECTIONS_AHEAD 64
+#define SECTIONS_AHEAD 512
 
 struct section {
 	uintptr_t first_granule; /* its address in granules */

@@ -9,11 +9,12 @@
 #include "small.h"
 #include "internal.h"
 
-#define SPARE_SHARE 4         /* empty chunks are kept if all of them are at most a quarter of the heap, */
-#define SPARE_MIN_PAGES 64    /* or 256 KiB */
-#define SPARE_GROWTH_SHARE 64 /* and while the heap grows, if they are at most so much of it */
-#define SPARES_GIVEN 2        /* so many go back in one call */
-#define LEFT_PAGES 8          /* all but so many of a chunk's pages may be descriptors of pages that are to come */
+#define SPARE_SHARE 4          /* empty chunks are kept if all of them are at most a quarter of the heap, */
+#define SPARE_MIN_PAGES 64     /* or 256 KiB */
+#define SPARE_GROWTH_SHARE 64  /* and while the heap grows, if they are at most so much of it */
+#define PROMISED_KEPT_SHARE 64 /* or a 64th of what the source promised to give */
+#define SPARES_GIVEN 2         /* so many go back in one call */
+#define LEFT_PAGES 8           /* all but so many of a chunk's pages may be descriptors of pages that are to come */
 
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
@@ -111,7 +112,10 @@ struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, si
 {
 	uintptr_t at = base + align_up(used, GRANULE);
 	struct region *region = (struct region *)at;
-	struct region made = { .first_page = base >> PAGE_SHIFT, .n_pages = n_pages, .capacity = capacity };
+	struct region made = { .first_page = base >> PAGE_SHIFT,
+		               .n_pages = n_pages,
+		               .n_described = (uint32_t)n_pages,
+		               .capacity = capacity };
 
 	at += REGION_BYTES;
 	made.descs = (struct page_desc *)at;
@@ -331,6 +335,7 @@ void region_settle(struct kheap *heap, struct region *region)
 }
 
 static bool region_cut(struct kheap *heap, struct region *region, size_t most_free, size_t n);
+static size_t kept_at_end(const struct kheap *heap, const struct region *region);
 
 void regions_settle(struct kheap *heap)
 {
@@ -344,7 +349,7 @@ void regions_settle(struct kheap *heap)
 	}
 	spares_trim(heap, spares_most(heap), SIZE_MAX);
 	for (struct region *region = heap->regions; region; region = region->next)
-		(void)region_cut(heap, region, spares_most(heap), SIZE_MAX);
+		(void)region_cut(heap, region, kept_at_end(heap, region), SIZE_MAX);
 }
 
 /* ---- regions that chunks are added to ------------------------------------------------------------------------------ */
@@ -369,13 +374,15 @@ static bool region_resized(struct kheap *heap, struct region *region, size_t n_p
 bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 {
 	size_t end = region->n_pages, first = end - free_at_end(region);
+	size_t n_stale = min_size(n_pages, region->n_described - end);
 
 	if (region->is_spare)
 		spare_forget(heap, region);
-	fill_words(&region->starts[end * PAGE_WORDS], 0, n_pages * PAGE_WORDS * sizeof(uint32_t));
-	fill_words(&region->magazines[end * PAGE_CELLS], 0, n_pages * PAGE_CELLS);
-	for (size_t i = end; i < end + n_pages; i++)
+	fill_words(&region->starts[end * PAGE_WORDS], 0, n_stale * PAGE_WORDS * sizeof(uint32_t));
+	fill_words(&region->magazines[end * PAGE_CELLS], 0, n_stale * PAGE_CELLS);
+	for (size_t i = end; i < end + n_stale; i++)
 		page_kind_set(region, i, 0);
+	region->n_described = (uint32_t)max_size(region->n_described, end + n_pages);
 	region->chunks[region->n_chunks++] = (uint32_t)n_pages;
 	region->n_pages += n_pages;
 	if (first < end && may_join(region, end))
@@ -441,10 +448,16 @@ static bool region_cut(struct kheap *heap, struct region *region, size_t most_fr
 	return any;
 }
 
+/* So many pages may be free at its end. Where the source promised some they cost nothing new, and whoever made it can look for those that are idle. */
+static size_t kept_at_end(const struct kheap *heap, const struct region *region)
+{
+	return max_size(spares_most(heap), region->chunk.n_behind / PROMISED_KEPT_SHARE);
+}
+
 void region_shorten(struct kheap *heap, struct region *region)
 {
 	if (!heap->is_draining)
-		(void)region_cut(heap, region, spares_most(heap), SPARES_GIVEN);
+		(void)region_cut(heap, region, kept_at_end(heap, region), SPARES_GIVEN);
 }
 
 void region_put(const struct kpage_source *source, const struct region *region)

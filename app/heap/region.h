@@ -315,6 +315,7 @@ struct growth {
 	size_t n_pages, block_bytes;
 	bool is_apart;         /* in a chunk that need not be shared with what others wait for */
 	bool goes_on;          /* for an object that grows by little at a time, and will go on */
+	bool is_refused;       /* it was to have a chunk of its own */
 	struct region *at_end; /* NULL, or the pages are wanted where this region ends, or nowhere */
 };
 

@@ -122,22 +122,24 @@ static bool resize_locked(struct kheap *heap, uintptr_t address, size_t size)
 }
 
 /*
- * A live run that ends where its region does, but for free pages, is to have n pages: the heap grows there, if it can. The run would
+ * A live run that ends where its region does, but for free pages, is to have so many bytes: the heap grows there, if it can. The run would
  * be copied otherwise, and both copies be there at once.
  */
-static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t n_pages)
+static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t size)
 {
 	kport_lock_state state = heap_lock(heap);
 	struct region *region = region_of(heap, address);
 	size_t more = 0;
 
-	if (region && region->capacity > region->n_pages && !region->is_closed && address % PAGE_SIZE == 0 &&
-	    is_start(region, address)) {
-		size_t page = region_page(region, address), have = region->descs[page].n_pages, end = page + have;
+	size_t page = region ? region_page(region, address) : 0;
 
-		if (page_kind_of(region, page) == PAGE_RUN && have < n_pages &&
-		    (end == region->n_pages || end + run_free_at(region, end) == region->n_pages))
-			more = n_pages - have;
+	if (region && region->capacity > region->n_pages && !region->is_closed && may_join(region, region->n_pages) &&
+	    address % PAGE_SIZE == 0 && is_start(region, address) && page_kind_of(region, page) == PAGE_RUN) {
+		size_t end = page + region->descs[page].n_pages;
+		size_t n_pages = pages_for(size + (region->descs[page].is_bare ? 0 : GUARD_BYTES));
+
+		if (page + n_pages > end && end + run_free_at(region, end) == region->n_pages)
+			more = page + n_pages - end;
 	}
 	heap_unlock(heap, state);
 	return more && heap_grow_at_end(heap, region, more);
@@ -160,8 +162,7 @@ bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes)
 	if (!object || size_bytes > PTRDIFF_MAX)
 		return false;
 	return try_once(heap, address, size_bytes) ||
-	       (run_gets_room(heap, address, pages_for(size_bytes + GUARD_BYTES)) &&
-	        try_once(heap, address, size_bytes));
+	       (run_gets_room(heap, address, size_bytes) && try_once(heap, address, size_bytes));
 }
 
 /* Would much of the memory stay unused if the object shrank where it is? Runs and blocks are cut, slab objects cannot be. */
@@ -428,7 +429,7 @@ static __attribute__((noinline)) void *change_run(struct kheap *heap, struct reg
 	/* Of a small object a page would be too much. */
 	if (stays && size > PAGE_SIZE / 2 &&
 	    (run_try(heap, region, page, size) ||
-	     (run_gets_room(heap, (uintptr_t)object, pages_for(size)) && run_try(heap, region, page, size))))
+	     (run_gets_room(heap, (uintptr_t)object, size) && run_try(heap, region, page, size))))
 		return object;
 	void *moved = size > usable ? alloc_with_room(heap, usable, size, is_natural) : NULL;
 

@@ -314,8 +314,13 @@ static void *large_resize(struct kheap *heap, void *object, size_t size_bytes)
 	size_t n_moved = 0;
 	void *moved;
 
-	if ((old >= LARGE && is_slack(old, size_bytes)) || kheap_try_resize(heap, object, size_bytes))
+	if (old >= LARGE && is_slack(old, size_bytes))
 		return object;
+	if (kheap_try_resize(heap, object, size_bytes)) {
+		if (size_bytes > old)
+			large_taken(size_bytes - old);
+		return object;
+	}
 	moved = alloc_to_grow(old, size_bytes);
 	if (!moved)
 		return NULL;

@@ -259,7 +259,8 @@ static bool get_behind(const struct kpage_request *request, struct kpage_chunk *
 {
 	uintptr_t base = request->best_address, end;
 	size_t min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
-	size_t size_bytes = lesser(greater(request->want_pages * KMALLOC_PAGE_SIZE, min_bytes), range.end - base);
+	size_t most = greater(lesser(request->want_pages * KMALLOC_PAGE_SIZE, CHUNK_MAX), min_bytes);
+	size_t size_bytes = lesser(most, range.end - base);
 
 	if (size_bytes < min_bytes || !hold(base, size_bytes))
 		return false;
@@ -268,9 +269,13 @@ static bool get_behind(const struct kpage_request *request, struct kpage_chunk *
 		size_t more = lesser(whole_units(preload_mapped_bytes() / OPENED_SHARE), CHUNK_MAX);
 
 		more = lesser(greater(more, end - range.fresh), range.end - range.fresh);
+		/* Near a limit every page counts. */
 		if (mprotect((void *)range.fresh, more, READ_WRITE) != 0) {
-			let_go(size_bytes);
-			return false;
+			more = end - range.fresh;
+			if (mprotect((void *)range.fresh, more, READ_WRITE) != 0) {
+				let_go(size_bytes);
+				return false;
+			}
 		}
 		range.fresh += more;
 	}
