@@ -156,7 +156,8 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 	    !has_place_for_large(region, request->min_pages))
 		return NULL;
 	/* Closed until it is cut (region.c); not while somebody waits for more of it, nor while it can be longer by much. */
-	if (request->min_pages > room && (room < share || !is_promised(region)) && !heap->lengthening)
+	if (request->min_pages > room && (room < share || !is_promised(region)) && !heap->lengthening &&
+	    !growth.is_refused)
 		heap->open = NULL;
 	return request->min_pages <= allowed ? region : NULL;
 }
@@ -216,7 +217,7 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 		count_growth(heap);
 		heap->has_joined = true;
 		heap->is_enclosed &= !growth.at_end;
-	} else if (is_ours && !is_promised(region)) {
+	} else if (is_ours && !is_promised(region) && !growth.is_refused) {
 		close_region(heap, region);
 	}
 	heap_unlock(heap, state);
@@ -240,6 +241,13 @@ static size_t reserve_pages(const struct kheap *heap, struct growth growth, bool
 	else if (heap->open)
 		most = 0;
 	return heap->is_apart ? 0 : min_size(most, RESERVE_MAX_PAGES);
+}
+
+/* No chunk of its own for a large object: perhaps the few pages that the open region is too short. */
+static bool grow_all_the_same(struct kheap *heap, struct growth growth, bool is_own, uintptr_t max_address)
+{
+	growth.is_refused = true;
+	return is_own && max_address == UINTPTR_MAX && grow_in_place(heap, growth);
 }
 
 bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
@@ -274,7 +282,7 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 			growth.n_pages + (growth.block_bytes ? pages_for(growth.block_bytes + GRANULE) : 0) + n_table,
 			reserve);
 	if (footprint >= limit || request.min_pages > limit - footprint || request.min_pages > REGION_PAGES_MAX)
-		return false;
+		return grow_all_the_same(heap, growth, is_own, max_address);
 	if (goes_on)
 		request.want_pages = request.min_pages + n_pages / GOES_ON_SHARE;
 	else if (has_joined && reserve && !is_own)
@@ -282,10 +290,8 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	else
 		request.want_pages = chunk_wanted(footprint, request.min_pages);
 	request.want_pages = min_size(request.want_pages, limit - footprint);
-	if (!chunk_get(&heap->config.source, &request, &chunk)) {
-		growth.is_refused = is_own;
-		return is_own && max_address == UINTPTR_MAX && grow_in_place(heap, growth);
-	}
+	if (!chunk_get(&heap->config.source, &request, &chunk))
+		return grow_all_the_same(heap, growth, is_own, max_address);
 	size_t n = min_size(chunk.n_pages, limit - footprint);
 
 	state = heap_lock(heap);
@@ -295,7 +301,7 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 
 	if (added)
 		count_growth(heap);
-	/* A large object's region is lengthened for that object alone. */
+	/* A large object's region is not for others to lengthen, while there is an open one. */
 	if (added && is_own)
 		heap->open = open;
 	heap_unlock(heap, state);

@@ -441,12 +441,23 @@ void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flag
 
 void *alloc_to_grow(struct kheap *heap, size_t size)
 {
+	struct replenished tried = { .has_asked = true };
 	struct request request;
 
 	if (!request_make(&request, size, PAGE_SIZE, 0))
 		return NULL;
 	request.goes_on = true;
-	return alloc_growing(heap, &request, 0);
+	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
+		kport_lock_state state = heap_lock(heap);
+		uintptr_t object = alloc_locked(heap, &request);
+
+		heap_unlock(heap, state);
+		if (object)
+			return (void *)object;
+		if (!heap_replenish(heap, growth_for(&request, false), UINTPTR_MAX, size, &tried))
+			break;
+	}
+	return NULL;
 }
 
 /* ---- the caches, and what they do not answer ------------------------------------------------------------------------- */

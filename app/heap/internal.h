@@ -145,7 +145,7 @@ void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned
 /* One attempt to meet a request with what the heap has; the object is counted. */
 uintptr_t alloc_once(struct kheap *heap, const struct request *request);
 void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags);
-/* Whole pages, for an object that goes on growing; a failure is not counted. */
+/* Whole pages, for an object that goes on growing. NULL: not so; on_low_memory was not asked, and it is no failure yet. */
 void *alloc_to_grow(struct kheap *heap, size_t size);
 
 /* False: sizes or alignment that no memory can meet. */

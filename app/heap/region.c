@@ -451,7 +451,7 @@ static bool region_cut(struct kheap *heap, struct region *region, size_t most_fr
 /* So many pages may be free at its end. Where the source promised some they cost nothing new, and whoever made it can look for those that are idle. */
 static size_t kept_at_end(const struct kheap *heap, const struct region *region)
 {
-	return max_size(spares_most(heap), region->chunk.n_behind / PROMISED_KEPT_SHARE);
+	return max_size(spares_most(heap), region->is_first ? region->chunk.n_behind / PROMISED_KEPT_SHARE : 0);
 }
 
 void region_shorten(struct kheap *heap, struct region *region)

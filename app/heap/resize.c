@@ -101,24 +101,28 @@ static bool object_resize(struct kheap *heap, struct object *object, uintptr_t a
 	return true;
 }
 
-static bool resize_locked(struct kheap *heap, uintptr_t address, size_t size)
+/* What can come of it: what is no live object of ours, or was overrun, is reported. */
+enum resized { RESIZED, NO_ROOM_HERE, MISUSED };
+
+static enum resized resize_locked(struct kheap *heap, uintptr_t address, size_t size)
 {
 	struct object object;
 
-	if (size > PTRDIFF_MAX || !heap_find(heap, address, &object))
-		return false;
+	if (!heap_find(heap, address, &object))
+		return MISUSED;
 	size_t usable = object_usable(heap, &object, address);
 	bool canary = has_canary(&object);
 
-	if (usable == SIZE_MAX ||
-	    !object_resize(heap, &object, address, max_size(size + (canary ? GUARD_BYTES : 0), 1)))
-		return false;
+	if (usable == SIZE_MAX)
+		return MISUSED;
+	if (!object_resize(heap, &object, address, max_size(size + (canary ? GUARD_BYTES : 0), 1)))
+		return NO_ROOM_HERE;
 	if (canary) {
 		guard_arm(heap, address, size, object.slot);
 		object.slot = size;
 	}
 	count_resize(heap, usable, object.slot);
-	return true;
+	return RESIZED;
 }
 
 /*
@@ -145,12 +149,13 @@ static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t size)
 	return more && heap_grow_at_end(heap, region, more);
 }
 
-static bool try_once(struct kheap *heap, uintptr_t address, size_t size)
+static enum resized try_once(struct kheap *heap, uintptr_t address, size_t size)
 {
 	kport_lock_state state = heap_lock(heap);
-	bool resized =
-		resize_locked(heap, address, size) || (cpu_give_kept(heap) && resize_locked(heap, address, size));
+	enum resized resized = resize_locked(heap, address, size);
 
+	if (resized == NO_ROOM_HERE && cpu_give_kept(heap))
+		resized = resize_locked(heap, address, size);
 	heap_unlock(heap, state);
 	return resized;
 }
@@ -161,8 +166,11 @@ bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes)
 
 	if (!object || size_bytes > PTRDIFF_MAX)
 		return false;
-	return try_once(heap, address, size_bytes) ||
-	       (run_gets_room(heap, address, size_bytes) && try_once(heap, address, size_bytes));
+	enum resized resized = try_once(heap, address, size_bytes);
+
+	if (resized == NO_ROOM_HERE && run_gets_room(heap, address, size_bytes))
+		resized = try_once(heap, address, size_bytes);
+	return resized == RESIZED;
 }
 
 /* Would much of the memory stay unused if the object shrank where it is? Runs and blocks are cut, slab objects cannot be. */

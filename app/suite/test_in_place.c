@@ -302,6 +302,52 @@ static void buffers_grow_at_the_end(struct test *t)
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }
 
+/* What is too large for the source is no reason to begin a new region for what is small. */
+static void refused_objects_close_nothing(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats before, after;
+
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	TRY(fill(t, heap));
+	kheap_get_stats(heap, &before);
+	for (unsigned i = 0; i < 20; i++) {
+		/* More than the region can become longer by, and less. */
+		CHECK(t, kheap_alloc(heap, i % 2 ? ARENA : ARENA / 2, 0) == NULL, "the source cannot have given that");
+		CHECK(t, kheap_alloc(heap, SIZE, 0) != NULL, "%zu bytes were refused", SIZE);
+	}
+	kheap_get_stats(heap, &after);
+	CHECK(t, after.n_regions <= before.n_regions + 1, "%zu regions became %zu", before.n_regions, after.n_regions);
+	TRY(test_end_heap(t, heap));
+}
+
+/* What is behind its end was overwritten: reported once, and the heap asks for nothing. */
+static void overrun_objects_grow_nowhere(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats before, after;
+	size_t size = 100000;
+
+	if (!test_is_hardened()) {
+		test_skip(t, "needs canaries: KMALLOC_HARDENED=1");
+		return;
+	}
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	uint8_t *buffer = kheap_alloc(heap, size, 0);
+
+	CHECK(t, buffer != NULL, "%zu bytes were refused", size);
+	buffer[size] ^= 1;
+	kheap_get_stats(heap, &before);
+	CHECK(t, !kheap_try_resize(heap, buffer, 2 * size), "an object grew that was overrun");
+	TRY(test_expect_error(t, KMALLOC_OVERRUN, buffer + size));
+	kheap_get_stats(heap, &after);
+	CHECK(t, after.footprint_bytes == before.footprint_bytes, "the heap grew from %zu to %zu bytes for it",
+	      before.footprint_bytes, after.footprint_bytes);
+	buffer[size] ^= 1;
+	kheap_free(heap, buffer);
+	TRY(test_end_heap(t, heap));
+}
+
 static const struct test_case cases[] = {
 	{ "chunks that lie together are one region, and objects lie across them", chunks_are_one_region },
 	{ "such chunks go back one by one, from the end", chunks_go_back_from_the_end },
@@ -313,5 +359,7 @@ static const struct test_case cases[] = {
 	{ "a source that does not keep its promise is asked elsewhere", broken_promises_are_survived },
 	{ "a buffer that grows by little at a time is copied a few times only", appending_copies_little },
 	{ "a large object at the heap's end grows there", buffers_grow_at_the_end },
+	{ "a large object that the source refuses leaves the small ones their region", refused_objects_close_nothing },
+	{ "an overrun object is reported once, and grows nowhere", overrun_objects_grow_nowhere },
 };
 TEST_GROUP(in_place, cases);
