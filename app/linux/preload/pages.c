@@ -266,16 +266,15 @@ static bool get_behind(const struct kpage_request *request, struct kpage_chunk *
 		return false;
 	end = base + size_bytes;
 	if (end > range.fresh) {
-		size_t more = lesser(whole_units(preload_mapped_bytes() / OPENED_SHARE), CHUNK_MAX);
+		size_t least = end - range.fresh;
+		size_t more = greater(lesser(whole_units(preload_mapped_bytes() / OPENED_SHARE), CHUNK_MAX), least);
 
-		more = lesser(greater(more, end - range.fresh), range.end - range.fresh);
+		more = lesser(more, range.end - range.fresh);
 		/* Near a limit every page counts. */
-		if (mprotect((void *)range.fresh, more, READ_WRITE) != 0) {
-			more = end - range.fresh;
-			if (mprotect((void *)range.fresh, more, READ_WRITE) != 0) {
-				let_go(size_bytes);
-				return false;
-			}
+		if (mprotect((void *)range.fresh, more, READ_WRITE) != 0 &&
+		    mprotect((void *)range.fresh, more = least, READ_WRITE) != 0) {
+			let_go(size_bytes);
+			return false;
 		}
 		range.fresh += more;
 	}
