@@ -38,7 +38,12 @@
 #define KPORT_CPUS 32
 #define KPORT_THREADS 1 /* the heap numbers them */
 
+/* A program's own thread-local variables are where the compiler can tell; a shared library's are not. */
+#if defined(__PIC__) && !defined(__PIE__)
 extern _Thread_local unsigned kport_thread __attribute__((visibility("hidden")));
+#else
+extern _Thread_local unsigned kport_thread __attribute__((visibility("hidden"), tls_model("local-exec")));
+#endif
 unsigned kport_thread_begin(void);
 
 static inline unsigned kport_cpu(void)

@@ -433,7 +433,7 @@ static void check_sections(struct check *check)
 
 	for (const struct region *region = heap->regions; region; region = region->next) {
 		uintptr_t end = region->first_page + region->n_pages;
-		unsigned shift = region->capacity >= LARGE_REGION_PAGES ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
+		unsigned shift = sections_shift(region);
 		uintptr_t section_pages = (uintptr_t)1 << (shift - PAGE_SHIFT);
 
 		for (uintptr_t page = region->first_page, next; page < end; page = next) {
@@ -446,7 +446,7 @@ static void check_sections(struct check *check)
 				fault(check, KHEAP_FAULT_SECTION_TABLE, page << PAGE_SHIFT);
 		}
 	}
-	for (size_t i = 0; i <= heap->section_mask; i++)
+	for (size_t i = 0; i < heap->section_mask + SECTION_PAIR; i++)
 		seen += heap->sections[i].region != NULL;
 	if (seen != heap->n_sections_used || expected != heap->n_sections || heap->n_sections > seen)
 		fault(check, KHEAP_FAULT_SECTION_TABLE, (uintptr_t)heap->sections);

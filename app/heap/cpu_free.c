@@ -15,45 +15,19 @@
 
 /* ---- outside the window -------------------------------------------------------------------------------------------- */
 
-/* The next object that this CPU frees outside the window is probably in the same region. */
-INLINE void near_set(struct cpu_cache *cache, const struct section *section)
+__attribute__((noinline)) const struct section *other_section(const struct kheap *heap, uintptr_t address)
 {
-#if KPORT_CPUS > 1
-	if (LIKELY(cache != NO_CACHE))
-		STORE(cache->near, section);
-#else
-	(void)cache;
-	(void)section;
-#endif
-}
-
-INLINE bool near_look(const struct kheap *heap, const struct cpu_cache *cache, uintptr_t address, struct window *found)
-{
-#if KPORT_CPUS > 1
-	uint32_t sequence = sequence_now(heap);
-	const struct section *near = LOAD(cache->near);
-
-	return near && section_read(heap, near, address, sequence, found);
-#else
-	(void)heap;
-	(void)cache;
-	(void)address;
-	(void)found;
-	return false;
-#endif
+	return first_section(heap, address, other_shift(LOAD(heap->section_shift)));
 }
 
 struct place place_of(struct kheap *heap, uintptr_t address)
 {
-	struct cpu_cache *cache = cpu_of(heap);
 	const struct section *section;
-	struct window found;
 	struct place place;
 	uint32_t sequence;
 
-	if (near_look(heap, cache, address, &found))
-		return (struct place){ found.starts, found.magazines, granule_number(address) - found.first_granule,
-			               found.region };
+	if (near_look(heap, cpu_of(heap), address, &place))
+		return place;
 	do {
 		sequence = sequence_now(heap);
 		section = section_at(heap, address);
@@ -64,12 +38,8 @@ struct place place_of(struct kheap *heap, uintptr_t address)
 				                LOAD_FAST(section->region) };
 		load_fence();
 	} while (HAS_READERS && UNLIKELY(sequence & 1 || sequence != sequence_now(heap)));
-	if (!place.region)
-		return place;
-	place.magazines = place.region->magazines;
-	near_set(cache, section);
-	if (!HAS_READERS)
-		heap->window = window_on(place.region);
+	if (place.region)
+		place.magazines = place.region->magazines;
 	return place;
 }
 
@@ -280,25 +250,16 @@ static __attribute__((noinline)) void free_farther(struct kheap *heap, void *obj
 		cpu_free_slow(heap, object);
 		return;
 	}
-	fast_free_at(heap, object, place.starts, place.magazines, place.granule);
+	fast_free_at(heap, cpu_of(heap), object, place.starts, place.magazines, place.granule);
 }
 
 __attribute__((noinline)) void cpu_free_far(struct kheap *heap, void *object)
 {
-	uintptr_t address = (uintptr_t)object;
-	struct window found;
+	struct cpu_cache *cache = cpu_of(heap);
+	struct place place;
 
-	if (!near_look(heap, cpu_of(heap), address, &found)) {
-		uint32_t sequence = sequence_now(heap);
-		const struct section *section = first_section(heap, address);
-
-		if (UNLIKELY(!section_read(heap, section, address, sequence, &found))) {
-			free_farther(heap, object);
-			return;
-		}
-		near_set(cpu_of(heap), section);
-	}
-	if (!HAS_READERS)
-		heap->window = found;
-	fast_free_at(heap, object, found.starts, found.magazines, granule_number(address) - found.first_granule);
+	if (LIKELY(near_look(heap, cache, (uintptr_t)object, &place)))
+		fast_free_at(heap, cache, object, place.starts, place.magazines, place.granule);
+	else
+		free_farther(heap, object);
 }

@@ -396,14 +396,10 @@ COLD void cpu_end_all(struct kheap *heap)
 
 COLD void cpu_forget_sections(struct kheap *heap)
 {
-#if KPORT_CPUS > 1
 	for (unsigned i = 0; i < KPORT_CPUS; i++) {
 		if (cache_of(heap, i))
-			STORE(cache_of(heap, i)->near, NULL);
+			STORE(cache_of(heap, i)->near, &kheap_no_section);
 	}
-#else
-	(void)heap;
-#endif
 }
 
 COLD void kheap_leave(struct kheap *heap)

@@ -178,10 +178,9 @@ INLINE unsigned magazine_of(const uint8_t *magazines, size_t granule)
 enum pushed { PUSHED, NOT_PUSHED, NO_ROOM };
 
 /* NO_ROOM: the magazine is full, or that of nobody. NOT_PUSHED: what starts there may not be live, or the cache is half changed. */
-INLINE enum pushed cache_push(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
-                              size_t granule, size_t *number)
+INLINE enum pushed cache_push(struct kheap *heap, struct cpu_cache *cache, void *object, const uint32_t *starts,
+                              const uint8_t *magazines, size_t granule, size_t *number)
 {
-	struct cpu_cache *cache = cpu_of(heap);
 	bool is_done;
 
 	if (HARDENED || UNLIKELY(!get_bit(starts, granule)) || UNLIKELY(is_cached(heap, (uintptr_t)object)) ||
@@ -193,11 +192,11 @@ INLINE enum pushed cache_push(struct kheap *heap, void *object, const uint32_t *
 	return is_done ? PUSHED : NO_ROOM;
 }
 
-INLINE void fast_free_at(struct kheap *heap, void *object, const uint32_t *starts, const uint8_t *magazines,
-                         size_t granule)
+INLINE void fast_free_at(struct kheap *heap, struct cpu_cache *cache, void *object, const uint32_t *starts,
+                         const uint8_t *magazines, size_t granule)
 {
 	size_t number = 0;
-	enum pushed pushed = cache_push(heap, object, starts, magazines, granule, &number);
+	enum pushed pushed = cache_push(heap, cache, object, starts, magazines, granule, &number);
 
 	if (UNLIKELY(pushed == NO_ROOM))
 		cpu_free_full(heap, object, number);
@@ -210,37 +209,55 @@ INLINE uint32_t sequence_now(const struct kheap *heap)
 	return __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 }
 
-/* The entry of an address, if its bucket of the table has it, or some other one. */
-INLINE const struct section *first_section(const struct kheap *heap, uintptr_t address)
+/* Of the pair of entries that is looked at first for an address, the one that has it, or the first. */
+INLINE const struct section *first_section(const struct kheap *heap, uintptr_t address, unsigned shift)
 {
+	/* The mask first: tables only grow, so it is never too large for the table. */
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
+	const struct section *pair = &LOAD(heap->sections)[section_place(address, shift, mask)];
 
-	return in_bucket(&LOAD(heap->sections)[section_place(address, LOAD(heap->section_shift)) & mask],
-	                 granule_number(address));
+	/* Where regions meet, which one it is follows no pattern: so there is no branch on it. */
+	return pair + is_in_section(pair + 1, granule_number(address));
 }
 
-/* The region of an address, if this entry has it, and the table is as it was then. Where there are readers, its length is left out. */
-INLINE bool section_read(const struct kheap *heap, const struct section *section, uintptr_t address, uint32_t sequence,
-                         struct window *found)
+/* The same among sections of the other size. */
+const struct section *other_section(const struct kheap *heap, uintptr_t address);
+
+/* What this CPU frees outside the window one after the other is often in one region. */
+INLINE void near_set(struct kheap *heap, struct cpu_cache *cache, const struct section *section)
 {
-	if (HARDENED || UNLIKELY(!is_in_section(section, granule_number(address))))
-		return false;
-	*found = (struct window){ LOAD_FAST(section->first_granule), 0, LOAD_FAST(section->starts), NULL,
-		                  LOAD_FAST(section->region) };
+	/* Without readers that is what the window is for: the second time in turn. */
+	if (!HAS_READERS && UNLIKELY(section == cache->near))
+		heap->window = window_on(section->region);
+	if (!IS_NO_CACHE(cache))
+		STORE(cache->near, section);
+}
+
+/* Where an address is, if that can be told at once. */
+INLINE bool near_look(struct kheap *heap, struct cpu_cache *cache, uintptr_t address, struct place *place)
+{
+	uint32_t sequence = HAS_READERS ? sequence_now(heap) : 0;
+	const struct section *section = HAS_READERS ? LOAD(cache->near) : NULL;
+	bool is_near = HAS_READERS && is_in_section(section, granule_number(address));
+
+	if (!is_near) {
+		section = first_section(heap, address, LOAD(heap->section_shift));
+		if (UNLIKELY(!is_in_section(section, granule_number(address)))) {
+			section = other_section(heap, address);
+			if (UNLIKELY(!is_in_section(section, granule_number(address))))
+				return false;
+		}
+	}
+	*place = (struct place){ LOAD_FAST(section->starts), NULL,
+		                 granule_number(address) - LOAD_FAST(section->first_granule),
+		                 LOAD_FAST(section->region) };
 	load_fence();
 	if (HAS_READERS && UNLIKELY((sequence & ~1u) != sequence_now(heap)))
 		return false;
-	found->magazines = found->region->magazines;
-	found->n_granules = HAS_READERS ? 0 : found->region->n_pages * PAGE_GRANULES;
+	if (!is_near)
+		near_set(heap, cache, section);
+	place->magazines = place->region->magazines;
 	return true;
-}
-
-/* The region of an address, if its bucket of the table has it. */
-INLINE bool first_look(const struct kheap *heap, uintptr_t address, struct window *found)
-{
-	uint32_t sequence = sequence_now(heap);
-
-	return section_read(heap, first_section(heap, address), address, sequence, found);
 }
 
 /* Is the address in the window? Then its granule is set. */
@@ -255,7 +272,7 @@ INLINE void fast_free(struct kheap *heap, void *object)
 	size_t granule;
 
 	if (is_in_window(heap, (uintptr_t)object, &granule))
-		fast_free_at(heap, object, heap->window.starts, heap->window.magazines, granule);
+		fast_free_at(heap, cpu_of(heap), object, heap->window.starts, heap->window.magazines, granule);
 	else
 		cpu_free_far(heap, object);
 }

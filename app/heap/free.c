@@ -183,12 +183,12 @@ void kheap_free(struct kheap *heap, void *object)
 /* Not in the window. */
 static __attribute__((noinline)) bool free_cached_far(struct kheap *heap, void *object)
 {
-	struct window found;
+	struct cpu_cache *cache = cpu_of(heap);
+	struct place place;
 	size_t number;
 
-	return LIKELY(first_look(heap, (uintptr_t)object, &found)) &&
-	       cache_push(heap, object, found.starts, found.magazines,
-	                  granule_number((uintptr_t)object) - found.first_granule, &number) == PUSHED;
+	return LIKELY(near_look(heap, cache, (uintptr_t)object, &place)) &&
+	       cache_push(heap, cache, object, place.starts, place.magazines, place.granule, &number) == PUSHED;
 }
 
 bool kheap_free_cached(struct kheap *heap, void *object)
@@ -196,8 +196,8 @@ bool kheap_free_cached(struct kheap *heap, void *object)
 	size_t granule, number;
 
 	if (is_in_window(heap, (uintptr_t)object, &granule))
-		return cache_push(heap, object, heap->window.starts, heap->window.magazines, granule, &number) ==
-		       PUSHED;
+		return cache_push(heap, cpu_of(heap), object, heap->window.starts, heap->window.magazines, granule,
+		                  &number) == PUSHED;
 	return free_cached_far(heap, object);
 }
 
@@ -248,7 +248,7 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 		    place_magazine(place) - MAGAZINE_SLAB < SLAB_CLASSES &&
 		    size_bytes <= slab_object_size(place_magazine(place) - MAGAZINE_SLAB) &&
 		    is_power_of_two(alignment) && address % alignment == 0) {
-			fast_free_at(heap, pointer, place.starts, place.magazines, place.granule);
+			fast_free_at(heap, cpu_of(heap), pointer, place.starts, place.magazines, place.granule);
 			return;
 		}
 	}

@@ -332,7 +332,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	heap->secret = (heap->secret ^ heap->secret >> 33) * 0xff51afd7ed558ccdu;
 	heap->secret ^= heap->secret >> 33;
 	heap->sections = heap->inline_sections;
-	heap->section_mask = SECTIONS_INLINE - 1;
+	heap->section_mask = SECTIONS_INLINE - SECTION_PAIR;
 	heap->section_shift = SECTION_SHIFT;
 	/* Room for more pages, if there is any where the arrays end anyway, or it costs nothing; what is left then serves blocks. */
 	size_t overhead = sizeof(*heap) + REGION_BYTES + 3 * GRANULE + n_pages * PAGE_OVERHEAD_BYTES;

@@ -280,9 +280,13 @@ void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment);
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */
 extern const struct cpu_cache kheap_no_cache;
 #define NO_CACHE ((struct cpu_cache *)(uintptr_t)&kheap_no_cache)
+#define IS_NO_CACHE(cache) ((cache) == NO_CACHE)
 #else
 #define NO_CACHE NULL
+#define IS_NO_CACHE(cache) false
 #endif
+/* Nothing is in it. */
+extern const struct section kheap_no_section;
 
 /* A CPU's cache, or NULL. */
 static inline struct cpu_cache *cache_of(struct kheap *heap, unsigned cpu)

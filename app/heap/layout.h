@@ -143,13 +143,13 @@ struct region {
 
 /*
  * The section table is a hash table from sections to regions, with linear probing. A region is entered under each section that it has a
- * part of: of 64 KiB if it is small, because many small ones may lie together, of 2 MiB if it is large, because it has many. Whoever looks
- * an address up tries both, first what most of the heap is. An entry repeats what tells whether an address is the region's, so that
- * nothing that may be gone is touched to find out.
+ * part of: of 64 KiB, or of 2 MiB if it is so large that there would be too many. Whoever looks an address up tries both, first what most of the
+ * heap is. An entry repeats what tells whether an address is the region's, so that nothing that may be gone is touched to find out.
  */
 #define SECTION_SHIFT 16
 #define LARGE_SECTION_SHIFT 21
-#define LARGE_REGION_PAGES 256
+#define LARGE_REGION_PAGES 512
+#define LARGE_FIRST_PAGES 256
 #define SECTIONS_INLINE 16
 #define SECTIONS_AHEAD 512
 
@@ -335,10 +335,8 @@ struct cpu_cache {
 	uint8_t n_run_misses, n_large_misses; /* frees since the last look at what is earned */
 	uint32_t n_block_misses;
 	uint32_t drain_epoch;
-#if KPORT_CPUS > 1
 	const struct section
-		*near; /* the entry that had the object that was freed last, of those outside the window; or NULL */
-#endif
+		*near; /* the entry of what was freed last outside the window; followed only where there are readers */
 	struct large_cache *large; /* NULL: not earned yet; then one block and one run at most: */
 	void *lone;
 	struct page_desc *lone_run;
@@ -408,7 +406,7 @@ struct kheap {
 	uint64_t secret;
 	struct window window; /* on the region seen last; where there are readers, on the first one for ever */
 	struct section *sections;
-	size_t section_mask;
+	size_t section_mask;        /* the entry that the last pair of them begins with */
 	uint32_t sections_sequence; /* odd: the table is being changed */
 	uint32_t section_shift;     /* of the sections that are tried first */
 #if KPORT_CPUS > 1

@@ -22,16 +22,33 @@
 /* ---- region.c ----------------------------------------------------------------------------------------------- */
 
 /*
- * Where a section's entries are looked for, to be cut to the table: a bucket, because several small regions may share a section. Multiplied by
- * two to the word's bits over the golden ratio, so that neighbours lie far from each other, and whatever sources leave between chunks, not all have the
- * same bucket (Knuth, "The Art of Computer Programming" 3, 6.4).
+ * Where a section's entries are looked for first, to be cut to the table: a pair of them, because where two regions meet they share a section.
+ * Multiplied by two to the word's bits over the golden ratio, so that neighbours lie far from each other, and whatever sources leave between chunks,
+ * not all have the same place (Knuth, "The Art of Computer Programming" 3, 6.4).
  */
-#define SECTION_BUCKET 4
+#define SECTION_PAIR 2
 #define WORD_BITS (8 * sizeof(uintptr_t))
 #define SECTION_SPREAD ((uintptr_t)(UINT64_C(0x9e3779b97f4a7c15) >> (64 - WORD_BITS)))
-INLINE size_t section_place(uintptr_t address, unsigned shift)
+INLINE size_t section_place(uintptr_t address, unsigned shift, size_t mask)
 {
-	return ((address >> shift) * SECTION_SPREAD >> WORD_BITS / 2) * SECTION_BUCKET;
+	return ((address >> shift) * SECTION_SPREAD >> WORD_BITS / 2) & mask;
+}
+
+/* The entry behind this one, or the first. */
+INLINE size_t section_next(size_t place, size_t mask)
+{
+	return (place + 1) & (mask + SECTION_PAIR - 1);
+}
+
+/* Is it entered under large sections? The first one sooner: it is seldom looked up, because it has the window. */
+INLINE bool is_large(const struct region *region)
+{
+	return region->capacity >= (region->is_first ? LARGE_FIRST_PAGES : LARGE_REGION_PAGES);
+}
+
+INLINE unsigned sections_shift(const struct region *region)
+{
+	return is_large(region) ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
 }
 
 /* The other size of sections. */
@@ -51,21 +68,6 @@ INLINE bool is_in_section(const struct section *section, uintptr_t number)
 	return number - LOAD_FAST(section->first_granule) < LOAD_FAST(section->n_granules);
 }
 
-/*
- * The entry of a bucket that has this granule, or some other one. Where small regions lie together there are several of a section, and which
- * one it is follows no pattern: so there is no branch on it.
- */
-INLINE const struct section *in_bucket(const struct section *bucket, uintptr_t number)
-{
-	size_t n = is_in_section(&bucket[1], number);
-
-	_Static_assert(SECTION_BUCKET == 4, "all of them are looked at");
-	n += 2 * is_in_section(&bucket[2], number);
-	n += 3 * is_in_section(&bucket[3], number);
-	/* Several may be the same region's. */
-	return &bucket[n & (SECTION_BUCKET - 1)];
-}
-
 /* The entry of the region that has this address, or NULL. */
 INLINE const struct section *section_at(const struct kheap *heap, uintptr_t address)
 {
@@ -76,8 +78,8 @@ INLINE const struct section *section_at(const struct kheap *heap, uintptr_t addr
 	unsigned shift = LOAD(heap->section_shift);
 
 	for (unsigned n = 0; n < 2; n++, shift = other_shift(shift)) {
-		for (size_t i = section_place(address, shift);; i++) {
-			section = &table[i & mask];
+		for (size_t i = section_place(address, shift, mask);; i = section_next(i, mask)) {
+			section = &table[i];
 			if (is_in_section(section, number))
 				return section;
 			if (!LOAD(section->region))

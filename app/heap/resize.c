@@ -506,10 +506,10 @@ static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *obj
 {
 	struct place place = { .region = NULL };
 
-	if (!HARDENED && object)
+	if (!HARDENED && object && UNLIKELY(!near_look(heap, cpu_of(heap), (uintptr_t)object, &place)))
 		place = place_of(heap, (uintptr_t)object);
-	return place.region ? realloc_at(heap, object, size, place.region, is_natural)
-	                    : realloc_slow(heap, object, size, is_natural);
+	return LIKELY(place.region != NULL) ? realloc_at(heap, object, size, place.region, is_natural)
+	                                    : realloc_slow(heap, object, size, is_natural);
 }
 
 /* Most buffers that grow have the room already: of blocks and runs that is told without the lock and without a call. */

@@ -6,20 +6,10 @@
 #include "small.h"
 #include "internal.h"
 
-static bool is_large(const struct region *region)
-{
-	return region->capacity >= LARGE_REGION_PAGES;
-}
-
-static unsigned shift_of(const struct region *region)
-{
-	return is_large(region) ? LARGE_SECTION_SHIFT : SECTION_SHIFT;
-}
-
 /* Sections that its first n pages have a part of. */
 static size_t sections_of_pages(const struct region *region, size_t n_pages)
 {
-	unsigned shift = shift_of(region) - PAGE_SHIFT;
+	unsigned shift = sections_shift(region) - PAGE_SHIFT;
 
 	return ((region->first_page + n_pages - 1) >> shift) - (region->first_page >> shift) + 1;
 }
@@ -32,7 +22,7 @@ static size_t n_sections_of(const struct region *region)
 /* The entry of its n-th section: all of the region up to that section's end, so that a region that changes its length changes few entries. */
 static struct section section_of(struct region *region, size_t n)
 {
-	unsigned shift = shift_of(region) - PAGE_SHIFT;
+	unsigned shift = sections_shift(region) - PAGE_SHIFT;
 	uintptr_t end = ((region->first_page >> shift) + n + 1) << shift;
 
 	return (struct section){ region->first_page * PAGE_GRANULES,
@@ -41,11 +31,11 @@ static struct section section_of(struct region *region, size_t n)
 }
 
 /* Where the entries of its n-th section are looked for. */
-static size_t place_in_table(const struct region *region, size_t n)
+static size_t place_in_table(const struct kheap *heap, const struct region *region, size_t n)
 {
-	unsigned shift = shift_of(region);
+	unsigned shift = sections_shift(region);
 
-	return section_place((region->first_page << PAGE_SHIFT) + (n << shift), shift);
+	return section_place((region->first_page << PAGE_SHIFT) + (n << shift), shift, heap->section_mask);
 }
 
 /* A large region came or goes, or a part of it. */
@@ -82,10 +72,10 @@ static void section_set(struct section *section, struct section value)
 static void insert(struct kheap *heap, struct region *region, size_t n, size_t end)
 {
 	for (; n < end; n++) {
-		size_t i = place_in_table(region, n) & heap->section_mask;
+		size_t i = place_in_table(heap, region, n);
 
 		while (heap->sections[i].region && heap->sections[i].n_granules)
-			i = (i + 1) & heap->section_mask;
+			i = section_next(i, heap->section_mask);
 		if (!heap->sections[i].region)
 			heap->n_sections_used++;
 		section_set(&heap->sections[i], section_of(region, n));
@@ -97,16 +87,16 @@ static void insert(struct kheap *heap, struct region *region, size_t n, size_t e
 static bool is_entry_of(const struct section *section, const struct region *region, uintptr_t number)
 {
 	return section->region == region && section->n_granules &&
-	       (section->first_granule + section->n_granules - 1) >> (shift_of(region) - GRANULE_SHIFT) == number;
+	       (section->first_granule + section->n_granules - 1) >> (sections_shift(region) - GRANULE_SHIFT) == number;
 }
 
 static struct section *entry_of(struct kheap *heap, const struct region *region, size_t n)
 {
-	uintptr_t number = (region->first_page >> (shift_of(region) - PAGE_SHIFT)) + n;
-	size_t i = place_in_table(region, n) & heap->section_mask;
+	uintptr_t number = (region->first_page >> (sections_shift(region) - PAGE_SHIFT)) + n;
+	size_t i = place_in_table(heap, region, n);
 
 	while (!is_entry_of(&heap->sections[i], region, number))
-		i = (i + 1) & heap->section_mask;
+		i = section_next(i, heap->section_mask);
 	return &heap->sections[i];
 }
 
@@ -126,14 +116,19 @@ void sections_remove(struct kheap *heap, const struct region *region)
 	sections_end(heap);
 }
 
-/* Enter every region anew into `table`, which has mask + 1 entries. */
-static void sections_rebuild(struct kheap *heap, struct section *table, size_t mask)
+static size_t table_entries(const struct kheap *heap)
+{
+	return heap->section_mask + SECTION_PAIR;
+}
+
+/* Enter every region anew into `table`, which has so many entries. */
+static void sections_rebuild(struct kheap *heap, struct section *table, size_t n_entries)
 {
 	sections_begin(heap);
-	for (size_t i = 0; i <= mask; i++)
+	for (size_t i = 0; i < n_entries; i++)
 		section_set(&table[i], (struct section){ 0 });
 	STORE(heap->sections, table);
-	__atomic_store_n(&heap->section_mask, mask, __ATOMIC_RELEASE);
+	__atomic_store_n(&heap->section_mask, n_entries - SECTION_PAIR, __ATOMIC_RELEASE);
 	heap->n_sections = 0;
 	heap->n_sections_used = 0;
 	for (struct region *region = heap->regions; region; region = region->next)
@@ -180,13 +175,13 @@ bool sections_move(struct kheap *heap, struct region *region, size_t n)
 	struct page_desc *desc = table_alloc(heap, region, n_pages);
 	struct page_desc *old = heap->sections_run;
 	struct section *old_table = heap->sections;
-	size_t old_mask = heap->section_mask;
+	size_t n_old = table_entries(heap);
 
 	if (!desc)
 		return false;
-	sections_rebuild(heap, (struct section *)desc_address(desc), n_entries - 1);
+	sections_rebuild(heap, (struct section *)desc_address(desc), n_entries);
 	/* CPUs may know entries of the old one, which nobody keeps up to date. */
-	for (size_t i = 0; HAS_READERS && i <= old_mask; i++)
+	for (size_t i = 0; HAS_READERS && i < n_old; i++)
 		STORE(old_table[i].n_granules, 0);
 	heap->sections_run = desc;
 	heap->counters.overhead_pages += n_pages;
@@ -207,7 +202,7 @@ bool sections_move(struct kheap *heap, struct region *region, size_t n)
 /* How many entries the table holds before it grows. The small one that every heap has may be fuller. */
 static size_t table_room(const struct kheap *heap)
 {
-	size_t room = (heap->section_mask + 1) / 2;
+	size_t room = table_entries(heap) / 2;
 
 	return heap->sections == heap->inline_sections ? room + room / 2 : room;
 }
@@ -261,7 +256,7 @@ static bool add(struct kheap *heap, struct region *region, size_t from)
 		return true;
 	}
 	if (heap->n_sections + more <= room) {
-		sections_rebuild(heap, heap->sections, heap->section_mask);
+		sections_rebuild(heap, heap->sections, table_entries(heap));
 		return true;
 	}
 	return sections_move(heap, region, heap->n_sections + more);

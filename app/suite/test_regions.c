@@ -409,8 +409,9 @@ static size_t count_probes(const struct kheap *heap, uintptr_t address)
 	for (unsigned sizes = 0; sizes < 2; sizes++, shift = other_shift(shift)) {
 		const struct section *section;
 
-		for (size_t i = section_place(address, shift);; i++) {
-			section = &heap->sections[i & heap->section_mask];
+		for (size_t i = section_place(address, shift, heap->section_mask);;
+		     i = section_next(i, heap->section_mask)) {
+			section = &heap->sections[i];
 			n++;
 			if ((address >> GRANULE_SHIFT) - section->first_granule < section->n_granules)
 				return n;

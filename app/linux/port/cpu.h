@@ -11,8 +11,12 @@
 #ifndef LINUX_PORT_CPU_H
 #define LINUX_PORT_CPU_H
 
-/* KPORT_CPUS when this thread has none. */
+/* KPORT_CPUS when this thread has none. The compiler can tell where it is, but not in a shared library. */
+#if defined(__PIC__) && !defined(__PIE__)
 extern _Thread_local unsigned kport_cpu_number __attribute__((visibility("hidden")));
+#else
+extern _Thread_local unsigned kport_cpu_number __attribute__((visibility("hidden"), tls_model("local-exec")));
+#endif
 
 /* Called when a thread that has a number ends, before the number is given back. May be NULL. Set before there are threads. */
 extern void (*kport_cpu_leaving)(void) __attribute__((visibility("hidden")));
