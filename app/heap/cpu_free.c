@@ -15,22 +15,27 @@
 
 /* ---- outside the window -------------------------------------------------------------------------------------------- */
 
-__attribute__((noinline)) const struct section *other_section(const struct kheap *heap, uintptr_t address)
+/* The entry that the first pair did not have, or NULL. Small regions may lie together, in one section; or it is in a section of the other size. */
+INLINE const struct section *section_farther(const struct kheap *heap, uintptr_t address)
 {
-	return first_section(heap, address, other_shift(LOAD(heap->section_shift)));
+	unsigned shift = LOAD(heap->section_shift);
+	const struct section *section = section_in_pair(heap, address, shift, 1);
+
+	if (is_in_section(section, granule_number(address)))
+		return section;
+	section = section_in_pair(heap, address, other_shift(shift), 0);
+	return LIKELY(is_in_section(section, granule_number(address))) ? section : section_at(heap, address);
 }
 
-struct place place_of(struct kheap *heap, uintptr_t address)
+static struct place place_farther(struct kheap *heap, uintptr_t address)
 {
 	const struct section *section;
 	struct place place;
 	uint32_t sequence;
 
-	if (near_look(heap, cpu_of(heap), address, &place))
-		return place;
 	do {
 		sequence = sequence_now(heap);
-		section = section_at(heap, address);
+		section = section_farther(heap, address);
 		place = (struct place){ .region = NULL };
 		if (LIKELY(section != NULL) && LIKELY(address % GRANULE == 0))
 			place = (struct place){ LOAD_FAST(section->starts), NULL,
@@ -38,9 +43,18 @@ struct place place_of(struct kheap *heap, uintptr_t address)
 				                LOAD_FAST(section->region) };
 		load_fence();
 	} while (HAS_READERS && UNLIKELY(sequence & 1 || sequence != sequence_now(heap)));
-	if (place.region)
+	if (LIKELY(place.region != NULL)) {
+		near_set(heap, cpu_of(heap), section);
 		place.magazines = place.region->magazines;
+	}
 	return place;
+}
+
+struct place place_of(struct kheap *heap, uintptr_t address)
+{
+	struct place place;
+
+	return LIKELY(near_look(heap, cpu_of(heap), address, &place)) ? place : place_farther(heap, address);
 }
 
 /* ---- magazines ------------------------------------------------------------------------------------------------------ */
@@ -244,7 +258,7 @@ static __attribute__((noinline)) void free_farther(struct kheap *heap, void *obj
 {
 	if (!object)
 		return;
-	struct place place = place_of(heap, (uintptr_t)object);
+	struct place place = place_farther(heap, (uintptr_t)object);
 
 	if (UNLIKELY(!place.region)) {
 		cpu_free_slow(heap, object);

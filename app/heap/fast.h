@@ -209,19 +209,19 @@ INLINE uint32_t sequence_now(const struct kheap *heap)
 	return __atomic_load_n(&heap->sections_sequence, __ATOMIC_ACQUIRE);
 }
 
-/* Of the pair of entries that is looked at first for an address, the one that has it, or the first. */
-INLINE const struct section *first_section(const struct kheap *heap, uintptr_t address, unsigned shift)
+/*
+ * Of the n-th pair of entries that is looked at for an address, the one that has it, or its first. Where regions meet, which one it is follows no
+ * pattern: so there is no branch on it.
+ */
+INLINE const struct section *section_in_pair(const struct kheap *heap, uintptr_t address, unsigned shift, size_t n)
 {
 	/* The mask first: tables only grow, so it is never too large for the table. */
 	size_t mask = __atomic_load_n(&heap->section_mask, __ATOMIC_ACQUIRE);
-	const struct section *pair = &LOAD(heap->sections)[section_place(address, shift, mask)];
+	size_t place = (section_place(address, shift, mask) + n * SECTION_PAIR) & mask;
+	const struct section *pair = &LOAD(heap->sections)[place];
 
-	/* Where regions meet, which one it is follows no pattern: so there is no branch on it. */
 	return pair + is_in_section(pair + 1, granule_number(address));
 }
-
-/* The same among sections of the other size. */
-const struct section *other_section(const struct kheap *heap, uintptr_t address);
 
 /* What this CPU frees outside the window one after the other is often in one region. */
 INLINE void near_set(struct kheap *heap, struct cpu_cache *cache, const struct section *section)
@@ -241,12 +241,9 @@ INLINE bool near_look(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 	bool is_near = HAS_READERS && is_in_section(section, granule_number(address));
 
 	if (!is_near) {
-		section = first_section(heap, address, LOAD(heap->section_shift));
-		if (UNLIKELY(!is_in_section(section, granule_number(address)))) {
-			section = other_section(heap, address);
-			if (UNLIKELY(!is_in_section(section, granule_number(address))))
-				return false;
-		}
+		section = section_in_pair(heap, address, LOAD(heap->section_shift), 0);
+		if (UNLIKELY(!is_in_section(section, granule_number(address))))
+			return false;
 	}
 	*place = (struct place){ LOAD_FAST(section->starts), NULL,
 		                 granule_number(address) - LOAD_FAST(section->first_granule),
