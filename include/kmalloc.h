@@ -338,8 +338,14 @@ struct kheap_range kheap_owner(struct kheap *heap, const void *address);
  */
 void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx);
 
-/* The same for every free page run, in no order. O(free page runs). */
-void kheap_walk_free_pages(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx);
+/*
+ * For a host that can take away what is behind free pages until they are used again. Calls give_up() for up to n_most free page runs of at
+ * least min_bytes that were not given up as they are, until it returns false: then it did not take that one. Returns how many were given up;
+ * fewer than n_most: there are no more, or it returned false. The lock is held: give_up() must not call the heap. O(free page runs).
+ * In hardened builds free pages hold poison, which must stay.
+ */
+size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
+                           bool (*give_up)(void *ctx, const struct kheap_range *range), void *ctx);
 
 /* What the heap is divided into; one region after another, for index = 0.. while true is returned. O(regions). */
 bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *region);

@@ -184,30 +184,51 @@ void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_
 	heap_unlock(heap, state);
 }
 
-/* False: the visitor had enough. */
-typedef bool visit_fn(void *ctx, const struct kheap_range *range);
+struct giving {
+	size_t min_pages, n_left;
+	bool (*give_up)(void *ctx, const struct kheap_range *range);
+	void *ctx;
+};
 
-static bool walk_runs(const struct run_bins *bins, visit_fn *visit, void *ctx)
+/* False: it was refused. */
+static bool give_up_run(struct giving *giving, const struct page_desc *desc)
 {
-	for (unsigned bin = 0; bin < RUN_BINS; bin++) {
-		for (const struct page_desc *desc = bins->heads[bin]; desc; desc = desc->next) {
-			struct kheap_range range = { KHEAP_PAGE_RUN, false, desc_address(desc),
-				                     (size_t)desc->n_pages << PAGE_SHIFT };
+	const struct kheap_range range = { KHEAP_PAGE_RUN, false, desc_address(desc),
+		                           (size_t)desc->n_pages << PAGE_SHIFT };
+	const struct region *region = desc_region(desc);
+	size_t page = desc_page(desc);
 
-			if (!visit(ctx, &range))
+	if (desc->n_pages < giving->min_pages || page_kind_byte(region, page) & PAGE_GIVEN_UP)
+		return true;
+	if (!giving->give_up(giving->ctx, &range))
+		return false;
+	/* Until the run is another one. */
+	page_kind_set(region, page, page_kind_byte(region, page) | PAGE_GIVEN_UP);
+	giving->n_left--;
+	return true;
+}
+
+static bool give_up_runs(struct giving *giving, const struct run_bins *bins)
+{
+	for (unsigned bin = run_bin_of(giving->min_pages); bin < RUN_BINS; bin++) {
+		for (const struct page_desc *desc = bins->heads[bin]; desc; desc = desc->next) {
+			if (!giving->n_left || !give_up_run(giving, desc))
 				return false;
 		}
 	}
 	return true;
 }
 
-void kheap_walk_free_pages(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx)
+size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
+                           bool (*give_up)(void *ctx, const struct kheap_range *range), void *ctx)
 {
+	struct giving giving = { max_size(pages_for(min_bytes), 1), n_most, give_up, ctx };
 	kport_lock_state state = heap_lock(heap);
 
-	for (unsigned zone = 0; zone < N_ZONES && walk_runs(&heap->runs[zone], visit, ctx); zone++)
+	for (unsigned zone = 0; zone < N_ZONES && give_up_runs(&giving, &heap->runs[zone]); zone++)
 		;
 	heap_unlock(heap, state);
+	return n_most - giving.n_left;
 }
 
 /* ---- statistics -------------------------------------------------------------------------------------------------------- */

@@ -68,6 +68,8 @@ enum page_kind {
 	PAGE_CACHE_BODY, /* the others; the descriptor says how far it is from the first */
 	PAGE_KINDS,
 	PAGE_KIND_MASK = 0x1f,
+	PAGE_GIVEN_UP =
+		0x40, /* flag of the first page of a free run: the host was told that nobody needs what is behind it */
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
 _Static_assert(PAGE_KINDS <= PAGE_KIND_MASK + 1, "a page's kind and flags share a byte");

@@ -244,31 +244,58 @@ static bool stop_at_third(void *ctx, const struct kheap_range *range)
 	return ++*n < 3;
 }
 
+/* The shortest run that is free. */
+static bool note_shortest(void *ctx, const struct kheap_range *range)
+{
+	size_t *shortest = ctx;
+
+	if (range->kind == KHEAP_PAGE_RUN && !range->is_live && range->size_bytes < *shortest)
+		*shortest = range->size_bytes;
+	return true;
+}
+
+/* Free page runs are given up once each as they are, the short ones not, and again when they are others. */
+static void free_pages_are_given_up(struct test *t, struct kheap *heap, const struct walked *whole)
+{
+	struct walked walked = { 0 };
+	size_t n_runs = whole->n_free_runs, shortest = SIZE_MAX, n;
+	unsigned n_told = 0;
+	void *run;
+
+	kheap_walk(heap, note_shortest, &shortest);
+	n = kheap_give_up_pages(heap, 0, SIZE_MAX, stop_at_third, &n_told);
+	CHECK(t, n_told == (n_runs < 3 ? n_runs : 3) && n == (n_runs < 3 ? n_runs : 2),
+	      "of %zu free runs %u were told of and %zu given up; the third was refused", n_runs, n_told, n);
+	n += kheap_give_up_pages(heap, shortest + 1, 1, add_range, &walked);
+	CHECK(t, walked.n_free_runs <= 1 && (walked.n_free_runs == 0 || walked.free_run_bytes > shortest),
+	      "%zu runs of %zu bytes were given up, and at most one of more than %zu was to be", walked.n_free_runs,
+	      walked.free_run_bytes, shortest);
+	n += kheap_give_up_pages(heap, 0, SIZE_MAX, add_range, &walked);
+	CHECK(t, n == n_runs, "%zu runs are free, and %zu were given up", n_runs, n);
+	n = kheap_give_up_pages(heap, 0, SIZE_MAX, add_range, &walked);
+	CHECK(t, n == 0 && walked.n_live == 0, "%zu runs were given up a second time", n);
+	run = kpages_alloc(heap, 1, 1, UINTPTR_MAX, KMALLOC_NO_GROW);
+	if (run == NULL)
+		return;
+	kpages_free(heap, run);
+	n = kheap_give_up_pages(heap, 0, SIZE_MAX, add_range, &walked);
+	CHECK(t, n == 1, "after a page was taken and freed, %zu runs were given up", n);
+}
+
 /* The short ways to the free pages, which a host takes that gives them back, find what the whole walk found. */
 static void free_pages_agree(struct test *t, struct kheap *heap, const struct walked *whole)
 {
 	struct kheap_glance glance = kheap_get_glance(heap);
 	struct kheap_stats stats;
-	struct walked walked = { 0 };
-	unsigned n = 0;
 
 	kheap_get_stats(heap, &stats);
-	kheap_walk_free_pages(heap, add_range, &walked);
-	CHECK(t,
-	      whole->n_free_runs > 0 && walked.n_free_runs == whole->n_free_runs &&
-	              walked.free_run_bytes == whole->free_run_bytes && walked.n_free == walked.n_free_runs &&
-	              walked.n_live == 0,
-	      "kheap_walk saw %zu free page runs of %zu bytes, kheap_walk_free_pages %zu of %zu", whole->n_free_runs,
-	      whole->free_run_bytes, walked.n_free_runs, walked.free_run_bytes);
 	CHECK(t, glance.free_page_bytes == whole->free_run_bytes && glance.footprint_bytes == stats.footprint_bytes,
 	      "%zu of %zu bytes are in free page runs, kheap_glance says %zu of %zu", whole->free_run_bytes,
 	      stats.footprint_bytes, glance.free_page_bytes, glance.footprint_bytes);
 	CHECK(t, glance.n_operations > 0 && glance.n_operations <= stats.n_allocs + stats.n_frees,
 	      "kheap_glance says %llu operations, kheap_stats %llu", (unsigned long long)glance.n_operations,
 	      (unsigned long long)(stats.n_allocs + stats.n_frees));
-	kheap_walk_free_pages(heap, stop_at_third, &n);
-	CHECK(t, n == (whole->n_free_runs < 3 ? whole->n_free_runs : 3),
-	      "kheap_walk_free_pages was told to stop after 3 of %zu runs and saw %u", whole->n_free_runs, n);
+	free_pages_are_given_up(t, heap, whole);
 }
 
 static void walk_sees_everything(struct test *t)

@@ -442,5 +442,5 @@ EXPORT int malloc_trim(size_t pad)
 	if (!heap)
 		return 0;
 	__atomic_store_n(&idle_bytes, 0, __ATOMIC_RELAXED);
-	return preload_purge(heap);
+	return preload_purge(heap, KMALLOC_PAGE_SIZE);
 }

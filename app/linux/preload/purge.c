@@ -30,6 +30,10 @@
 #define REGRET_FIRST 6 /* and to 2^6 milliseconds for the first one */
 #define REGRETS_MAX 10 /* 2^10 milliseconds */
 #define BURST_MS 8     /* what is freed so soon after each other goes together */
+/* Shorter runs are half of the system calls, and little of the memory. */
+#define RUN_MIN ((size_t)20 << 10)
+#define BATCH 32 /* runs */
+#define BATCHES_MAX 1024
 /*
  * Three fifths of the heap are in use by nobody, but not as pages: what is cached may lie between. This is seldom tried, and more seldom if it
  * brought little.
@@ -41,6 +45,7 @@
 static uint64_t looked_at;
 /* And what large objects moved since. */
 static size_t moved_bytes;
+static bool is_looking;
 
 /* Two threads might look at once; what they then make of it is a guess, as it always is. */
 static struct {
@@ -59,21 +64,30 @@ static struct {
 /* The lock is held: no call of the heap here. Free pages hold nothing: what describes them lies elsewhere. */
 static bool discard_free_run(void *ctx, const struct kheap_range *range)
 {
-	bool *any = ctx;
-
-	if (preload_discard((void *)range->base, range->size_bytes))
-		*any = true;
-	return true;
+	(void)ctx;
+	return preload_discard((void *)range->base, range->size_bytes);
 }
 
-bool preload_purge(struct kheap *heap)
+/* A few runs at a time, so that other threads do not wait long; if they free more meanwhile, not for ever. */
+static bool discard_free_runs(struct kheap *heap, size_t min_bytes)
+{
+	size_t n, n_all = 0;
+
+	do {
+		n = kheap_give_up_pages(heap, min_bytes, BATCH, discard_free_run, NULL);
+		n_all += n;
+	} while (n == BATCH && n_all < BATCHES_MAX * BATCH);
+	return n_all > 0;
+}
+
+bool preload_purge(struct kheap *heap, size_t min_bytes)
 {
 	bool any = kheap_trim(heap) > 0;
 
 	preload_unkeep();
 	/* In the hardened build they hold poison. */
 	if (!IS_HARDENED)
-		kheap_walk_free_pages(heap, discard_free_run, &any);
+		any |= discard_free_runs(heap, min_bytes);
 	return any;
 }
 
@@ -168,13 +182,13 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 	return true;
 }
 
-static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool is_hollow)
+static void purge_idle(struct kheap *heap, uint64_t since_ms, bool is_hollow)
 {
 	struct kheap_glance before = kheap_get_glance(heap), after;
 	size_t n_free, idle;
 
 	forget_regrets(since_ms);
-	preload_purge(heap);
+	preload_purge(heap, RUN_MIN);
 	after = kheap_get_glance(heap);
 	n_free = after.free_page_bytes;
 	/* What became pages, or went with its chunk. */
@@ -188,7 +202,7 @@ static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool
 	SET(free_before, n_free);
 	/* Little is no loss, and comes back by itself. */
 	SET(needed, idle > IDLE_MIN ? n_free - idle / 2 : 0);
-	SET(purged_at, now);
+	SET(purged_at, now_ms());
 }
 
 static void look(struct kheap *heap, const struct kheap_glance *glance)
@@ -204,7 +218,7 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	                 since_ms >= (uint64_t)HOLLOW_MS << GET(n_in_vain);
 
 	if (is_idle || is_hollow)
-		purge_idle(heap, now, since_ms, !is_idle);
+		purge_idle(heap, since_ms, !is_idle);
 	else
 		SET(free_before, n_free);
 }
@@ -218,10 +232,13 @@ void preload_look(struct kheap *heap)
 	    glance.free_page_bytes - GET(free_before) + LOOK_BYTES < 2 * LOOK_BYTES &&
 	    __atomic_load_n(&moved_bytes, __ATOMIC_RELAXED) < LOOK_BYTES)
 		return;
-	/* One thread alone looks. */
-	if (__atomic_compare_exchange_n(&looked_at, &last, glance.n_operations, false, __ATOMIC_ACQ_REL,
-	                                __ATOMIC_RELAXED)) {
-		__atomic_store_n(&moved_bytes, 0, __ATOMIC_RELAXED);
-		look(heap, &glance);
-	}
+	/* One thread alone looks, and nobody while it gives back what it saw. */
+	if (__atomic_load_n(&is_looking, __ATOMIC_RELAXED) ||
+	    !__atomic_compare_exchange_n(&looked_at, &last, glance.n_operations, false, __ATOMIC_ACQ_REL,
+	                                 __ATOMIC_RELAXED) ||
+	    __atomic_exchange_n(&is_looking, true, __ATOMIC_ACQUIRE))
+		return;
+	__atomic_store_n(&moved_bytes, 0, __ATOMIC_RELAXED);
+	look(heap, &glance);
+	__atomic_store_n(&is_looking, false, __ATOMIC_RELEASE);
 }
