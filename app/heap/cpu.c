@@ -166,17 +166,33 @@ static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsig
 	return true;
 }
 
-/* Objects of a slab for an empty magazine. */
-static void refill_from_slab(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
+/*
+ * The n topmost objects of a magazine came from a slab, unless they went back since: they get their keys. Each is a cache line that was long unused,
+ * or a page never used, so where others may wait for the lock that is done without it, if nothing can come between.
+ */
+#define KEYS_LATER (KPORT_CPUS > 1 && !INTERRUPTS)
+static void keys_write(const struct kheap *heap, void **top, unsigned n)
+{
+	uint64_t key = cached_key(heap, 0);
+
+	for (; n && *top; n--, top--)
+		*key_word((uintptr_t)*top) = key + (uintptr_t)*top;
+}
+
+/* Objects of a slab for an empty magazine; how many. */
+static unsigned refill_from_slab(struct kheap *heap, struct cpu_cache *cache, unsigned class_index)
 {
 	struct magazine *magazine = &cache->magazines[MAGAZINE_SLAB + class_index];
 	unsigned n = (unsigned)(cache->states[class_index].end - magazine->top - 1);
 
 	if (!slab_is_earned(heap, class_index))
-		return;
+		return 0;
 	n = slab_take(heap, class_index, n, magazine->top + 1);
 	magazine->top += n;
 	count_alloc(heap, n, n * slab_object_size(class_index));
+	if (!KEYS_LATER)
+		keys_write(heap, magazine->top, n);
+	return n;
 }
 
 void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
@@ -236,8 +252,8 @@ INLINE void *pop_near(struct cpu_cache *cache, size_t number)
 	return object;
 }
 
-/* With the lock: an object for the magazine from the depot or a slab. */
-INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+/* With the lock: an object for the magazine from the depot or a slab. There are *n_new from a slab, this one too. */
+INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned number, unsigned *n_new)
 {
 	struct magazine_state *state = state_of(cache, number);
 	struct magazine *magazine = &cache->magazines[number];
@@ -247,8 +263,8 @@ INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned num
 	state->was_missed = true;
 	earn_clip(heap, cache, number);
 	if (is_empty(magazine) && !refill_from_depot(heap, cache, number) && number < MAGAZINE_BLOCK)
-		refill_from_slab(heap, cache, number - MAGAZINE_SLAB);
-	return magazine_pop(magazine);
+		*n_new = refill_from_slab(heap, cache, number - MAGAZINE_SLAB);
+	return KEYS_LATER ? magazine_remove(magazine) : magazine_pop(magazine);
 }
 
 INLINE void note_block_miss(struct cpu_cache *cache, unsigned block_class)
@@ -289,12 +305,13 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 {
 	struct cpu_cache *cache = own_cache(heap);
 	void *object = NULL;
+	unsigned n_new = 0;
 
 	/* The victim, by alloc_missed. */
 	bool is_tried = number >= MAGAZINE_BLOCK && !depot_has(heap, number);
 
 	if (LIKELY(cache != NULL) && !is_tried)
-		object = take_miss(heap, cache, number);
+		object = take_miss(heap, cache, number, &n_new);
 	if (!object)
 		object = number < MAGAZINE_BLOCK ? alloc_stand_in(heap, size, alignment, number - MAGAZINE_SLAB)
 		                                 : find_block(heap, number - MAGAZINE_BLOCK, GRANULE, is_tried);
@@ -308,6 +325,11 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	heap_unlock_inline(heap, state);
 	if (UNLIKELY(!object))
 		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
+	if (KEYS_LATER) {
+		*key_word((uintptr_t)object) = 0;
+		if (n_new > 1)
+			keys_write(heap, cache->magazines[number].top, n_new - 1);
+	}
 	if (UNLIKELY(lacks_clips))
 		grow_for_clips(heap);
 	return object;

@@ -109,6 +109,16 @@ INLINE void *magazine_pop(struct magazine *magazine)
 	return object;
 }
 
+/* The same, whose key stays. */
+INLINE void *magazine_remove(struct magazine *magazine)
+{
+	void *object = *magazine->top;
+
+	if (LIKELY(object != NULL))
+		STORE_FAST(magazine->top, magazine->top - 1);
+	return object;
+}
+
 /* There is one. */
 INLINE void *magazine_take(struct magazine *magazine)
 {

@@ -245,7 +245,7 @@ bool slab_drain(struct kheap *heap);
 size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n);
 /* A CPU's cache goes: its slabs are the first one's now. O(slabs). */
 void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache);
-/* Up to n objects of a class, from one slab, each marked as cached, into objects[]; how many. They are not counted. */
+/* Up to n objects of a class, from one slab, into objects[]; how many. They are not counted, and not marked as cached. */
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
 
 /* ---- cpu.c -------------------------------------------------------------------------------------------------- */

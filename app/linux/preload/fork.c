@@ -39,9 +39,10 @@ static void after_fork_in_parent(void)
 		kport_unlock(locks[i], 0);
 }
 
-/* Nobody waits in the child: the threads that did are not in it. */
+/* Nobody waits in the child, or gives pages back: the threads that did are not in it. */
 static void after_fork_in_child(void)
 {
+	preload_look_end();
 	for (unsigned i = 0; i < n_locks; i++)
 		__atomic_store_n(&locks[i]->state, LOCK_FREE, __ATOMIC_RELEASE);
 }

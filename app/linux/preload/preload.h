@@ -69,6 +69,8 @@ void preload_note_unmapped(size_t size_bytes);
 bool preload_purge(struct kheap *heap, size_t min_bytes);
 /* The same when it is due and worth it; to be called now and then, with no lock held. */
 void preload_look(struct kheap *heap);
+/* Whoever did so is gone. */
+void preload_look_end(void);
 /* A large object was taken, or freed. */
 void preload_note_moved(size_t size_bytes);
 /* May the pages of a large object that is being freed go back now? Not if what went back was needed again lately. */

@@ -223,6 +223,11 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 		SET(free_before, n_free);
 }
 
+void preload_look_end(void)
+{
+	__atomic_store_n(&is_looking, false, __ATOMIC_RELEASE);
+}
+
 void preload_look(struct kheap *heap)
 {
 	struct kheap_glance glance = kheap_get_glance(heap);
@@ -240,5 +245,5 @@ void preload_look(struct kheap *heap)
 		return;
 	__atomic_store_n(&moved_bytes, 0, __ATOMIC_RELAXED);
 	look(heap, &glance);
-	__atomic_store_n(&is_looking, false, __ATOMIC_RELEASE);
+	preload_look_end();
 }
