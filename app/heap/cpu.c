@@ -166,12 +166,8 @@ static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsig
 	return true;
 }
 
-/*
- * The n topmost objects of a magazine came from a slab, unless they went back since: they get their keys. Each is a cache line that was long unused,
- * or a page never used, so where others may wait for the lock that is done without it, if nothing can come between.
- */
-#define KEYS_LATER (KPORT_CPUS > 1 && !INTERRUPTS)
-static void keys_write(const struct kheap *heap, void **top, unsigned n)
+/* The n topmost objects of a magazine came from a slab, unless they went back since: they get their keys, without the lock. */
+INLINE void keys_write(const struct kheap *heap, void **top, unsigned n)
 {
 	uint64_t key = cached_key(heap, 0);
 
@@ -190,8 +186,6 @@ static unsigned refill_from_slab(struct kheap *heap, struct cpu_cache *cache, un
 	n = slab_take(heap, class_index, n, magazine->top + 1);
 	magazine->top += n;
 	count_alloc(heap, n, n * slab_object_size(class_index));
-	if (!KEYS_LATER)
-		keys_write(heap, magazine->top, n);
 	return n;
 }
 

@@ -245,7 +245,11 @@ bool slab_drain(struct kheap *heap);
 size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n);
 /* A CPU's cache goes: its slabs are the first one's now. O(slabs). */
 void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache);
-/* Up to n objects of a class, from one slab, into objects[]; how many. They are not counted, and not marked as cached. */
+/*
+ * Up to n objects of a class, from one slab, into objects[]; how many. They are not counted; and marked as cached, but not where others may wait
+ * for the lock: each is a cache line that was long unused, or a page never used. There it is done without the lock, if nothing can come between.
+ */
+#define KEYS_LATER (KPORT_CPUS > 1 && !INTERRUPTS)
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
 
 /* ---- cpu.c -------------------------------------------------------------------------------------------------- */

@@ -205,13 +205,15 @@ static uintptr_t fresh_take(struct page_desc *desc, unsigned class_index, unsign
 	return page_address(region, desc_page(desc)) + first;
 }
 
-/* n objects of a slab, the lowest last. */
-static void take_used(struct page_desc *desc, unsigned class_index, unsigned n, void *objects[])
+/* n objects of a slab, the lowest last, each marked as cached, unless that is done later. */
+static void take_used(const struct kheap *heap, struct page_desc *desc, unsigned class_index, unsigned n,
+                      void *objects[])
 {
 	const struct region *region = desc_region(desc);
 	uint32_t *words = page_starts(region, desc_page(desc)), *word = words + desc->hint;
 	const uint32_t *slot_starts = starts[class_index] + desc->hint;
 	uintptr_t base = page_address(region, desc_page(desc)) + desc->hint * WORD_GRANULES * GRANULE;
+	uint64_t key = cached_key(heap, 0);
 	void **out = objects + n;
 
 	do {
@@ -222,6 +224,8 @@ static void take_used(struct page_desc *desc, unsigned class_index, unsigned n, 
 			uintptr_t object = base + (uintptr_t)lowest_bit(left) * GRANULE;
 
 			left &= left - 1;
+			if (!KEYS_LATER)
+				*key_word(object) = key + object;
 			*--out = (void *)object;
 		}
 		put_bits(word++, used | (uint32_t)(free ^ left));
@@ -232,12 +236,17 @@ static void take_used(struct page_desc *desc, unsigned class_index, unsigned n, 
 }
 
 /* The same of one none of whose was ever given back. */
-static void take_fresh(struct page_desc *desc, unsigned class_index, unsigned n, void *objects[])
+static void take_fresh(const struct kheap *heap, struct page_desc *desc, unsigned class_index, unsigned n,
+                       void *objects[])
 {
 	uintptr_t object = fresh_take(desc, class_index, n);
+	uint64_t key = cached_key(heap, 0);
 
-	for (void **out = objects + n; out != objects; object += slab_object_size(class_index))
+	for (void **out = objects + n; out != objects; object += slab_object_size(class_index)) {
+		if (!KEYS_LATER)
+			*key_word(object) = key + object;
 		*--out = (void *)object;
+	}
 }
 
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[])
@@ -251,9 +260,9 @@ unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *o
 
 	/* The lowest comes last, so that it is handed out first: what is allocated in turn goes upwards, as programs read it. */
 	if (desc->hint == HINT_FRESH)
-		take_fresh(desc, class_index, n, objects);
+		take_fresh(heap, desc, class_index, n, objects);
 	else
-		take_used(desc, class_index, n, objects);
+		take_used(heap, desc, class_index, n, objects);
 	desc->n_free = (uint16_t)(desc->n_free - n);
 	heap->counters.free_slab_bytes -= n * size;
 	if (!desc->n_free)
