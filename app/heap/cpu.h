@@ -27,10 +27,8 @@
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
-#define KEPT_SHARE 64 /* of the heap an object may be that a CPU keeps besides, where others may miss it */
-#define LIMITED_SHARE \
-	4 /* where the heap has a limit, unless it is less than an eighth of that; all CPUs' full clips are a quarter of it then */
-#define LIMIT_FAR_SHARE 8
+#define KEPT_SHARE 64   /* of the heap an object may be that a CPU keeps besides, where others may miss it */
+#define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
 #define OWN_MOST_BYTES \
 	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
 #define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
@@ -238,14 +236,12 @@ static inline bool can_grow(const struct kheap *heap)
 	return heap->config.source.get && !heap->is_refused && (!limit || footprint <= limit / 2);
 }
 
-/* So much less idles in a CPU's cache where it may be missing elsewhere: where the heap cannot grow, or comes near its limit. */
+/* So much less idles in a CPU's cache where it may be missing elsewhere: where the heap cannot grow, or has a limit. */
 static inline size_t scarcity(const struct kheap *heap)
 {
-	size_t limit = heap->config.limit_bytes >> PAGE_SHIFT;
-
 	if (!can_grow(heap))
 		return FIXED_SHARE;
-	return limit && heap->counters.footprint_pages > limit / LIMIT_FAR_SHARE ? LIMITED_SHARE : 1;
+	return heap->config.limit_bytes ? LIMITED_SHARE : 1;
 }
 
 /*

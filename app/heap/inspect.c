@@ -222,7 +222,8 @@ static bool give_up_runs(struct giving *giving, const struct run_bins *bins)
 size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
                            bool (*give_up)(void *ctx, const struct kheap_range *range), void *ctx)
 {
-	struct giving giving = { max_size(pages_for(min_bytes), 1), n_most, give_up, ctx };
+	size_t min_pages = min_bytes / PAGE_SIZE + (min_bytes % PAGE_SIZE != 0);
+	struct giving giving = { max_size(min_pages, 1), n_most, give_up, ctx };
 	kport_lock_state state = heap_lock(heap);
 
 	for (unsigned zone = 0; zone < N_ZONES && give_up_runs(&giving, &heap->runs[zone]); zone++)

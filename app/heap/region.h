@@ -78,7 +78,10 @@ INLINE const struct section *section_at(const struct kheap *heap, uintptr_t addr
 	unsigned shift = LOAD(heap->section_shift);
 
 	for (unsigned n = 0; n < 2; n++, shift = other_shift(shift)) {
-		for (size_t i = section_place(address, shift, mask);; i = section_next(i, mask)) {
+		size_t i = section_place(address, shift, mask);
+
+		/* Of a table that has just moved the mask may be the old one: then no entry may tell that it is the last. */
+		for (size_t left = mask + SECTION_PAIR; left; left--, i = section_next(i, mask)) {
 			section = &table[i];
 			if (is_in_section(section, number))
 				return section;

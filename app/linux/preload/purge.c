@@ -33,7 +33,9 @@
 /* Shorter runs are half of the system calls, and little of the memory. */
 #define RUN_MIN ((size_t)20 << 10)
 #define BATCH 32 /* runs */
-#define BATCHES_MAX 1024
+#define BATCH_SHARE 64
+#define BATCH_MAX 256
+#define RUNS_MAX 65536
 /*
  * Three fifths of the heap are in use by nobody, but not as pages: what is cached may lie between. This is seldom tried, and more seldom if it
  * brought little.
@@ -61,23 +63,43 @@ static struct {
 #define GET(field) __atomic_load_n(&seen.field, __ATOMIC_RELAXED)
 #define SET(field, value) __atomic_store_n(&seen.field, value, __ATOMIC_RELAXED)
 
-/* The lock is held: no call of the heap here. Free pages hold nothing: what describes them lies elsewhere. */
-static bool discard_free_run(void *ctx, const struct kheap_range *range)
+static size_t lesser(size_t a, size_t b)
 {
-	(void)ctx;
-	return preload_discard((void *)range->base, range->size_bytes);
+	return a < b ? a : b;
 }
 
-/* A few runs at a time, so that other threads do not wait long; if they free more meanwhile, not for ever. */
+static size_t less(size_t a, size_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+/*
+ * The lock is held: no call of the heap here. Free pages hold nothing: what describes them lies elsewhere. Locked ones (mlock) stay, and
+ * are not tried again while they lie as they do.
+ */
+static bool discard_free_run(void *ctx, const struct kheap_range *range)
+{
+	bool *any = ctx;
+
+	*any |= preload_discard((void *)range->base, range->size_bytes);
+	return true;
+}
+
+/*
+ * Some runs at a time, so that other threads do not wait long; more where there are very many, since those that went are passed by each time. If
+ * others free more meanwhile, not for ever.
+ */
 static bool discard_free_runs(struct kheap *heap, size_t min_bytes)
 {
-	size_t n, n_all = 0;
+	size_t n, n_all = 0, batch;
+	bool any = false;
 
 	do {
-		n = kheap_give_up_pages(heap, min_bytes, BATCH, discard_free_run, NULL);
+		batch = lesser(BATCH + n_all / BATCH_SHARE, BATCH_MAX);
+		n = kheap_give_up_pages(heap, min_bytes, batch, discard_free_run, &any);
 		n_all += n;
-	} while (n == BATCH && n_all < BATCHES_MAX * BATCH);
-	return n_all > 0;
+	} while (n == batch && n_all < RUNS_MAX);
+	return any;
 }
 
 bool preload_purge(struct kheap *heap, size_t min_bytes)
@@ -89,16 +111,6 @@ bool preload_purge(struct kheap *heap, size_t min_bytes)
 	if (!IS_HARDENED)
 		any |= discard_free_runs(heap, min_bytes);
 	return any;
-}
-
-static size_t lesser(size_t a, size_t b)
-{
-	return a < b ? a : b;
-}
-
-static size_t less(size_t a, size_t b)
-{
-	return a > b ? a - b : 0;
 }
 
 void preload_note_mapped(size_t size_bytes)
@@ -123,6 +135,14 @@ static uint64_t now_ms(void)
 	if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0)
 		return 0;
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Since memory was given back; another thread may have done so just now. */
+static uint64_t since(uint64_t now)
+{
+	uint64_t then = GET(purged_at);
+
+	return now > then ? now - then : 0;
 }
 
 /* May memory be given back already? */
@@ -155,7 +175,7 @@ static size_t notice(size_t n_free, uint64_t now)
 	size_t given_back = lesser(n_free, GET(given_back));
 
 	if (given_back < GET(needed)) {
-		if (now - GET(purged_at) < REGRET_MS)
+		if (since(now) < REGRET_MS)
 			SET(n_regrets, regret(GET(n_regrets)));
 		SET(needed, 0);
 	}
@@ -165,7 +185,7 @@ static size_t notice(size_t n_free, uint64_t now)
 
 bool preload_may_release(struct kheap *heap, size_t size_bytes)
 {
-	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
+	uint64_t now = now_ms(), since_ms = since(now);
 	size_t given_back = notice(kheap_get_glance(heap).free_page_bytes, now);
 	bool is_burst = GET(needed) && now - GET(released_at) <= BURST_MS;
 
@@ -207,7 +227,7 @@ static void purge_idle(struct kheap *heap, uint64_t since_ms, bool is_hollow)
 
 static void look(struct kheap *heap, const struct kheap_glance *glance)
 {
-	uint64_t now = now_ms(), since_ms = now - GET(purged_at);
+	uint64_t now = now_ms(), since_ms = since(now);
 	size_t n_free = glance->free_page_bytes, given_back = notice(n_free, now);
 	size_t in_use = less(glance->footprint_bytes, glance->overhead_bytes);
 	size_t share = less(in_use, given_back) / IDLE_SHARE;
