@@ -316,13 +316,16 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	}
 	bool lacks_clips = heap->depot.n_missed == CLIPS_MISSED;
 
+	if (KEYS_LATER && n_new)
+		cpu_enter_locked(cache);
 	heap_unlock_inline(heap, state);
 	if (UNLIKELY(!object))
 		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
-	if (KEYS_LATER) {
+	if (KEYS_LATER)
 		*key_word((uintptr_t)object) = 0;
-		if (n_new > 1)
-			keys_write(heap, cache->magazines[number].top, n_new - 1);
+	if (KEYS_LATER && n_new) {
+		keys_write(heap, cache->magazines[number].top, n_new - 1);
+		cpu_leave(cache);
 	}
 	if (UNLIKELY(lacks_clips))
 		grow_for_clips(heap);

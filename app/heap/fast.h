@@ -75,6 +75,14 @@ INLINE bool cpu_enter(struct cpu_cache *cache)
 	return true;
 }
 
+/* With the lock, which no interruption can have: the same without a look. */
+INLINE void cpu_enter_locked(struct cpu_cache *cache)
+{
+	if (INTERRUPTS)
+		__atomic_store_n(&cache->inside, 1, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
 INLINE void cpu_leave(struct cpu_cache *cache)
 {
 #if INTERRUPTS

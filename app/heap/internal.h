@@ -247,9 +247,9 @@ size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n);
 void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache);
 /*
  * Up to n objects of a class, from one slab, into objects[]; how many. They are not counted; and marked as cached, but not where others may wait
- * for the lock: each is a cache line that was long unused, or a page never used. There it is done without the lock, if nothing can come between.
+ * for the lock: each is a cache line that was long unused, or a page never used. There that is done without the lock.
  */
-#define KEYS_LATER (KPORT_CPUS > 1 && !INTERRUPTS)
+#define KEYS_LATER (KPORT_CPUS > 1)
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
 
 /* ---- cpu.c -------------------------------------------------------------------------------------------------- */
