@@ -229,7 +229,12 @@ static bool size_is_plausible(const struct object *object, size_t usable, size_t
 		return pages_for(max_size(size, 1)) == usable >> PAGE_SHIFT;
 	if (object->kind != PAGE_BLOCK && object->kind != PAGE_BLOCK_HEAD)
 		return true;
-	/* A block that stands in for an object of a slab is as large as that; one that grew, or was cached, may have room for more. */
+	/*
+	 * A block that stands in for an object of a slab is as large as that; one that grew, or was cached, may have room for more, and one that was
+	 * allocated where several CPUs worked, too.
+	 */
+	if (size > FAST_MAX)
+		size = coarse_size(size);
 	return align_up(max_size(size, 1), alignment) + usable / RESIZE_SHARE + CACHE_LINE + BLOCK_MIN > usable;
 }
 

@@ -488,6 +488,8 @@ static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t siz
 	if (!HARDENED && !flags && alignment >= PAGE_SIZE && size - 1 < RUN_CACHE_PAGES * PAGE_SIZE)
 		return cpu_alloc_run(heap, size, alignment);
 	if (!HARDENED && !flags && size - FAST_MAX <= LARGE_MAX - FAST_MAX) {
+		if (LOAD(heap->n_caches) && alignment <= GRANULE)
+			size = coarse_size(size);
 		void *object = cpu_alloc_large(heap, size, alignment);
 
 		if (object)

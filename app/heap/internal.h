@@ -279,6 +279,16 @@ void cpu_free_run(struct kheap *heap, void *object, struct region *region);
 /* A block of more than 4 KiB, or a run of up to 128 KiB. NULL: the cache has none for this size. Called without the lock. */
 #define LARGE_MAX ((size_t)128 << 10)
 void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment);
+/*
+ * Where several CPUs work, blocks that are too large for magazines have one of eight sizes an octave: what a CPU keeps then serves its next request
+ * of about that size, and the lock is taken less often.
+ */
+INLINE size_t coarse_size(size_t size)
+{
+	if (KPORT_CPUS == 1 || size > BLOCK_MAX_REQUEST + 1 - BLOCK_HEADER)
+		return size;
+	return align_up(size + BLOCK_HEADER, (size_t)1 << (log2_floor(size) - 3)) - BLOCK_HEADER;
+}
 
 #if KPORT_CPUS > 1
 /* Whoever has no cache has this one: always empty, always full, and never to be entered. */

@@ -11,8 +11,9 @@
 #include "cpu.h"
 
 #define LARGE_MIN ((size_t)4096)
-#define LARGE_FEW 6      /* so many of a class, or length, have the first right to the space */
-#define LARGE_CLASSES 64 /* of blocks, up to 64 KiB */
+#define LARGE_FEW 6       /* so many of a class, or length, have the first right to the space; */
+#define LARGE_FEW_CPUS 12 /* where several CPUs work: there blocks have half as many sizes */
+#define LARGE_CLASSES 64  /* of blocks, up to 64 KiB */
 #define LARGE_RUNS (LARGE_RUN_MAX - LARGE_RUN_MIN + 1)
 #define LARGE_NEAR (((uint64_t)2 << NEAR_CLASSES) - 1) /* a request's own class and the next ones */
 #define LARGE_BUSY 8                                   /* frees among IDLE_MISSES misses that earn the page */
@@ -29,7 +30,7 @@ struct large_cache {
 	unsigned hand; /* the class that gives one back next */
 	uint16_t n[LARGE_CLASSES];
 	uint16_t first[LARGE_CLASSES]; /* the entry of the topmost; 0: there is none */
-	uint16_t n_blocks;
+	uint16_t n_blocks, few;
 	uint16_t unused;    /* the first entry of those that were used once */
 	uint16_t n_entries; /* that were */
 	uint16_t next[LARGE_PLACES];
@@ -213,7 +214,7 @@ void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_des
 /* For one more of so many that are alike. */
 INLINE bool has_room(const struct large_cache *large, size_t n, size_t n_bytes)
 {
-	return large->n_bytes + n_bytes <= (n < LARGE_FEW ? large->most_bytes : large->many_bytes);
+	return large->n_bytes + n_bytes <= (n < large->few ? large->most_bytes : large->many_bytes);
 }
 
 bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
@@ -226,7 +227,7 @@ bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 		return false;
 	class_index = large_class_of(usable);
 	/* A class that has some already leaves entries to others. */
-	if (large->n[class_index] >= LARGE_FEW && large->n_blocks >= LARGE_PLACES / 4 * 3)
+	if (large->n[class_index] >= large->few && large->n_blocks >= LARGE_PLACES / 4 * 3)
 		return false;
 	if (!has_room(large, large->n[class_index], usable) || (entry = entry_take(large)) == 0)
 		return false;
@@ -343,6 +344,7 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 	struct large_cache *large = cache->large;
 	size_t part = (scale / (heap->n_caches ? 2 + heap->n_caches : 4) / scarcity(heap)) >> heap->squeeze;
 
+	large->few = heap->n_caches ? LARGE_FEW_CPUS : LARGE_FEW;
 	large->many_bytes = heap->n_caches ? 0 : burst_bytes(heap);
 	large->most_bytes = max_size(min_size(part, LARGE_MOST_BYTES), large->many_bytes);
 	/* One of any length has room, where nobody misses it. */

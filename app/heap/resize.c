@@ -306,6 +306,10 @@ static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct r
                                                     size_t usable, size_t size)
 {
 	struct block *block = block_of_payload((uintptr_t)object);
+
+	/* A new one might be as large. */
+	if (LOAD(heap->n_caches) && size > FAST_MAX && usable - coarse_size(size) <= usable / RESIZE_SHARE)
+		return object;
 	void *moved = LOAD(heap->n_caches) && size <= FAST_MAX ? cache_pop(heap, magazine_of_size(size)) : NULL;
 
 	if (moved) {
