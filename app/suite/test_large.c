@@ -173,6 +173,26 @@ static void any_size_is_served(struct test *t)
 	CHECK(t, n_cached(heap) == 0, "%zu objects are cached after kheap_trim", n_cached(heap));
 }
 
+/* Blocks have coarse sizes where there are several processors; who frees one may say its size also when the others have left. */
+static void a_coarse_block_is_freed_with_its_size(struct test *t)
+{
+	struct kheap *heap = heap_of_two(t);
+	struct random random;
+
+	if (heap == NULL)
+		return;
+	random_seed(&random, t->options->seed);
+	for (unsigned i = 0; i < N_STEPS; i++)
+		TRY(replace(t, heap, random_below(&random, N_SLOTS), random_size(&random, LEAST, MOST), GRANULE));
+	heap->n_caches--;
+	for (unsigned i = 0; i < N_SLOTS; i++) {
+		kheap_free_sized(heap, objects[i], lengths[i]);
+		objects[i] = NULL;
+	}
+	TRY(test_sound(t, heap, "coarse blocks were freed by one processor"));
+	CHECK(t, t->n_errors == 0, "%u frees of large blocks with their size were reported", t->n_errors);
+}
+
 static void misuse_shows(struct test *t)
 {
 	struct kheap *heap = heap_of_two(t);
@@ -229,6 +249,8 @@ static const struct test_case cases[] = {
 	  a_lone_pair_stays_in_the_cache },
 	{ "a block shrinks into the cache where there are several processors", a_block_shrinks_into_the_cache },
 	{ "what is cached serves any size that is a little smaller, and is given back", any_size_is_served },
+	{ "a large block is freed with its size when other processors have left",
+	  a_coarse_block_is_freed_with_its_size },
 	{ "a double free, or a pointer into it, of what is cached is reported", misuse_shows },
 	{ "a block whose header was overrun in the cache is not handed out", a_damaged_block_is_not_handed_out },
 };
