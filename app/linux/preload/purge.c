@@ -202,7 +202,7 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 	return true;
 }
 
-static void purge_idle(struct kheap *heap, uint64_t since_ms, bool is_hollow)
+static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool is_hollow)
 {
 	struct kheap_glance before = kheap_get_glance(heap), after;
 	size_t n_free, idle;
@@ -222,7 +222,7 @@ static void purge_idle(struct kheap *heap, uint64_t since_ms, bool is_hollow)
 	SET(free_before, n_free);
 	/* Little is no loss, and comes back by itself. */
 	SET(needed, idle > IDLE_MIN ? n_free - idle / 2 : 0);
-	SET(purged_at, now_ms());
+	SET(purged_at, now);
 }
 
 static void look(struct kheap *heap, const struct kheap_glance *glance)
@@ -238,7 +238,7 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	                 since_ms >= (uint64_t)HOLLOW_MS << GET(n_in_vain);
 
 	if (is_idle || is_hollow)
-		purge_idle(heap, since_ms, !is_idle);
+		purge_idle(heap, now, since_ms, !is_idle);
 	else
 		SET(free_before, n_free);
 }
