@@ -254,31 +254,50 @@ static bool note_shortest(void *ctx, const struct kheap_range *range)
 	return true;
 }
 
+struct given_up {
+	unsigned n_told, refused; /* the one with this number is refused, from 1 on; 0: none is */
+	size_t n_runs, n_bytes;
+};
+
+static bool take_run(void *ctx, const struct kheap_range *range)
+{
+	struct given_up *given_up = ctx;
+
+	if (++given_up->n_told == given_up->refused)
+		return false;
+	given_up->n_runs += range->kind == KHEAP_PAGE_RUN && !range->is_live;
+	given_up->n_bytes += range->size_bytes;
+	return true;
+}
+
 /* Free page runs are given up once each as they are, the short ones not, and again when they are others. */
 static void free_pages_are_given_up(struct test *t, struct kheap *heap, const struct walked *whole)
 {
-	struct walked walked = { 0 };
-	size_t n_runs = whole->n_free_runs, shortest = SIZE_MAX, n;
-	unsigned n_told = 0;
+	struct given_up all = { .refused = 3 };
+	size_t n_runs = whole->n_free_runs, shortest = SIZE_MAX, n, before;
 	void *run;
 
+	CHECK(t, n_runs > 0, "no pages are free");
 	kheap_walk(heap, note_shortest, &shortest);
-	n = kheap_give_up_pages(heap, 0, SIZE_MAX, stop_at_third, &n_told);
-	CHECK(t, n_told == (n_runs < 3 ? n_runs : 3) && n == (n_runs < 3 ? n_runs : 2),
-	      "of %zu free runs %u were told of and %zu given up; the third was refused", n_runs, n_told, n);
-	n += kheap_give_up_pages(heap, shortest + 1, 1, add_range, &walked);
-	CHECK(t, walked.n_free_runs <= 1 && (walked.n_free_runs == 0 || walked.free_run_bytes > shortest),
-	      "%zu runs of %zu bytes were given up, and at most one of more than %zu was to be", walked.n_free_runs,
-	      walked.free_run_bytes, shortest);
-	n += kheap_give_up_pages(heap, 0, SIZE_MAX, add_range, &walked);
-	CHECK(t, n == n_runs, "%zu runs are free, and %zu were given up", n_runs, n);
-	n = kheap_give_up_pages(heap, 0, SIZE_MAX, add_range, &walked);
-	CHECK(t, n == 0 && walked.n_live == 0, "%zu runs were given up a second time", n);
+	n = kheap_give_up_pages(heap, 0, SIZE_MAX, take_run, &all);
+	CHECK(t, all.n_told == (n_runs < 3 ? n_runs : 3) && n == (n_runs < 3 ? n_runs : 2),
+	      "of %zu free runs %u were told of and %zu given up; the third was refused", n_runs, all.n_told, n);
+	all.refused = 0;
+	before = all.n_bytes;
+	n = kheap_give_up_pages(heap, shortest + 1, 1, take_run, &all);
+	CHECK(t, n <= 1 && (n == 0 || all.n_bytes - before > shortest),
+	      "%zu runs of %zu bytes were given up, and at most one of more than %zu was to be", n,
+	      all.n_bytes - before, shortest);
+	(void)kheap_give_up_pages(heap, 0, SIZE_MAX, take_run, &all);
+	CHECK(t, all.n_runs == n_runs && all.n_bytes == whole->free_run_bytes,
+	      "kheap_walk saw %zu free page runs of %zu bytes, kheap_give_up_pages %zu of %zu", n_runs,
+	      whole->free_run_bytes, all.n_runs, all.n_bytes);
+	n = kheap_give_up_pages(heap, 0, SIZE_MAX, take_run, &all);
+	CHECK(t, n == 0, "%zu runs were given up a second time", n);
 	run = kpages_alloc(heap, 1, 1, UINTPTR_MAX, KMALLOC_NO_GROW);
-	if (run == NULL)
-		return;
+	CHECK(t, run != NULL, "no page is to be had of %zu free runs", n_runs);
 	kpages_free(heap, run);
-	n = kheap_give_up_pages(heap, 0, SIZE_MAX, add_range, &walked);
+	n = kheap_give_up_pages(heap, 0, SIZE_MAX, take_run, &all);
 	CHECK(t, n == 1, "after a page was taken and freed, %zu runs were given up", n);
 }
 
