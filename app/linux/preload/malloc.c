@@ -85,6 +85,7 @@ static void large_taken(size_t size_bytes)
 	if (idle)
 		__atomic_store_n(&idle_bytes, idle > size_bytes ? idle - size_bytes : 0, __ATOMIC_RELAXED);
 	preload_note_moved(size_bytes);
+	preload_note_taken();
 }
 
 /*

@@ -73,6 +73,8 @@ void preload_look(struct kheap *heap);
 void preload_look_end(void);
 /* A large object was taken, or freed. */
 void preload_note_moved(size_t size_bytes);
+/* And here it was taken. */
+void preload_note_taken(void);
 /* May the pages of a large object that is being freed go back now? Not if what went back was needed again lately. */
 bool preload_may_release(struct kheap *heap, size_t size_bytes);
 

@@ -29,7 +29,8 @@
 #define REGRET 2       /* so often the time between two times doubles for each, */
 #define REGRET_FIRST 6 /* and to 2^6 milliseconds for the first one */
 #define REGRETS_MAX 10 /* 2^10 milliseconds */
-#define BURST_MS 8     /* what is freed so soon after each other goes together */
+#define BURST_MS \
+	8 /* what is freed so soon after each other goes together, as what is freed while nothing large is taken */
 /* Shorter runs are half of the system calls, and little of the memory. */
 #define RUN_MIN ((size_t)20 << 10)
 #define BATCH 32 /* runs */
@@ -55,7 +56,8 @@ static struct {
 	size_t given_back;  /* and the least since pages were given back, or came: so much is not resident */
 	size_t needed; /* when it falls below this, most of what was given back was needed again; 0: it was, or little went back */
 	uint64_t purged_at;
-	uint64_t released_at; /* a large object, by itself */
+	uint64_t released_at; /* a large object, by itself, */
+	bool is_emptying;     /* and none was taken since then */
 	unsigned n_regrets;
 	unsigned n_in_vain; /* purges of a hollow heap, one after the other */
 } seen;
@@ -163,6 +165,12 @@ void preload_note_moved(size_t size_bytes)
 	__atomic_fetch_add(&moved_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
+void preload_note_taken(void)
+{
+	if (GET(is_emptying))
+		SET(is_emptying, false);
+}
+
 static unsigned regret(unsigned n)
 {
 	n += REGRET;
@@ -187,7 +195,7 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 {
 	uint64_t now = now_ms(), since_ms = since(now);
 	size_t given_back = notice(kheap_get_glance(heap).free_page_bytes, now);
-	bool is_burst = GET(needed) && now - GET(released_at) <= BURST_MS;
+	bool is_burst = GET(needed) && (GET(is_emptying) || now - GET(released_at) <= BURST_MS);
 
 	if (!is_burst && !is_time(since_ms))
 		return false;
@@ -197,6 +205,7 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 		SET(needed, given_back);
 	}
 	SET(released_at, now);
+	SET(is_emptying, true);
 	SET(needed, GET(needed) + size_bytes / 2);
 	SET(given_back, given_back + size_bytes);
 	return true;
