@@ -14,7 +14,9 @@
  *    before other CPUs are started and after ExitBootServices (unless the page source you gave does not).
  *  - Callbacks (page source, error, low memory) are called with no lock held and may call the heap.
  *  - Misuse (freeing twice, a stranger's pointer...) never changes the heap: it is reported to on_error and
- *    the call does nothing. Without on_error the port's trap stops the program at the misuse.
+ *    the call does nothing and returns NULL, false or 0; what was to be freed stays allocated. Without on_error the port's
+ *    trap stops the program at the misuse.
+ *  - A heap or a cache is never NULL, an object may be. Flags that are none are ignored.
  */
 #ifndef KMALLOC_H
 #define KMALLOC_H
@@ -34,7 +36,10 @@ extern "C" {
 /* The smallest first region that a heap can be made in. */
 #define KHEAP_MIN_REGION ((size_t)16384)
 
-/* How this heap was compiled: "release", "hardened", "check", or "caches": checked, but with CPU caches instead of canaries. */
+/*
+ * How this heap was compiled: "release", "hardened" (KMALLOC_HARDENED), "check" (KMALLOC_CHECK), or "caches": checked, but with CPU caches
+ * instead of canaries (KMALLOC_CHECK, and KMALLOC_HARDENED=0).
+ */
 const char *kmalloc_build(void);
 
 /* One heap. It lives inside its own first region; several may exist at once and share nothing. */
@@ -58,16 +63,18 @@ struct kpage_chunk {
 };
 
 struct kpage_request {
-	size_t min_pages;       /* fewer than this are of no use to the heap */
-	size_t want_pages;      /* so that the source is asked seldom; little while the heap is small; >= min_pages */
-	uintptr_t max_address;  /* the chunk's last byte may not lie above this */
+	size_t min_pages; /* fewer than this are of no use to the heap */
+	size_t want_pages; /* so that the source is asked seldom; >= min_pages. It is not asked again for less: give what there is */
+	uintptr_t
+		max_address; /* the chunk's last byte may not lie above this: below UINTPTR_MAX for KMALLOC_BELOW_4G and kpages_alloc */
 	uintptr_t best_address; /* where the chunk would best begin: it then lengthens what the heap has; 0: anywhere */
 };
 
 /*
- * The host's pages. get() fills in `chunk` and returns true, or returns false. A chunk of fewer than min_pages is
- * handed straight back through put(). Contents do not matter. put() gets exactly the chunks that get() gave, each
- * once. Both are called with no lock held and may themselves use the heap.
+ * The host's pages. get() fills in `chunk`, which it finds zeroed, and returns true, or returns false. A chunk of fewer than min_pages, at
+ * no page address, or above max_address is handed straight back through put(), and the request has failed. Contents do not matter.
+ * put() gets exactly the chunks that get() gave, each once; where there is a get() there must be a put(). Both are called with no lock
+ * held and may themselves use the heap.
  *
  * A source may ignore best_address. One that can follow it, as a range of virtual memory that is mapped from one end can, makes
  * the heap thriftier, most of all a small one: chunks that lie together are one, with nothing between that objects cannot cross.
@@ -83,16 +90,17 @@ struct kpage_source {
  * --------------------------------------------------------------------------------------------------------- */
 
 enum kmalloc_error_class {
-	KMALLOC_DOUBLE_FREE = 1,    /* the memory at this address is free already */
+	KMALLOC_DOUBLE_FREE =
+		1, /* the memory at this address is free already; also where it was to be resized, or asked for its size */
 	KMALLOC_FOREIGN_POINTER,    /* the address is in no region of this heap, or in its own descriptors */
 	KMALLOC_INTERIOR_POINTER,   /* inside a live object, but not where it starts */
-	KMALLOC_MISALIGNED_POINTER, /* no object can start at this address */
+	KMALLOC_MISALIGNED_POINTER, /* no object can start at this address, be it in an object or in no region */
 	KMALLOC_OVERRUN,            /* bytes behind the object's end were changed (hardened builds) */
 	KMALLOC_WRITE_AFTER_FREE, /* bytes of free memory were changed (all of them in hardened builds, links in release) */
-	KMALLOC_DAMAGED_TAG,   /* a header of the heap was overwritten: mostly by an overrun of the object before it */
-	KMALLOC_SIZE_MISMATCH, /* a sized free named another size than was allocated */
-	KMALLOC_WRONG_CACHE,   /* kcache_free of an object that another cache owns */
-	KMALLOC_BUSY,          /* a cache was destroyed with live objects */
+	KMALLOC_DAMAGED_TAG, /* a header of the heap was overwritten: mostly by an overrun of the object before it */
+	KMALLOC_SIZE_MISMATCH, /* a sized free named another size than was allocated, or an alignment that the object does not have */
+	KMALLOC_WRONG_CACHE, /* kcache_free of an object that another cache owns */
+	KMALLOC_BUSY,        /* a cache was destroyed with live objects */
 	KMALLOC_N_ERROR_CLASSES
 };
 
@@ -100,9 +108,10 @@ struct kmalloc_error {
 	enum kmalloc_error_class error_class;
 	struct kheap *heap;
 	const void *address; /* the pointer that was passed, or the first damaged byte */
-	size_t size_bytes;   /* of the object at that address, 0 when there is none */
-	const void *nearest; /* the nearest object that the heap knows at or below the address; NULL: none */
-	size_t nearest_size_bytes;
+	size_t size_bytes; /* that matter to the class: of the object whose size or cache is another, of the damaged range; or 0 */
+	/* The object at or below the address, or the free range that it lies in, which may be much more than one object; NULL: none. */
+	const void *nearest;
+	size_t nearest_size_bytes; /* that may be used; 0 where a header is damaged */
 	bool nearest_is_live;
 };
 
@@ -115,7 +124,7 @@ const char *kmalloc_error_name(enum kmalloc_error_class error_class);
 
 struct kheap_config {
 	struct kpage_source source; /* get == NULL: the heap never grows by itself */
-	size_t limit_bytes;         /* the footprint never passes this; 0: no limit */
+	size_t limit_bytes; /* the footprint never passes this, and more memory than that is left alone; 0: no limit */
 	/* Told of each misuse. May call the heap. NULL: the port's trap. */
 	void (*on_error)(void *ctx, const struct kmalloc_error *error);
 	/* Asked when `size_bytes` could not be had: free something, return true, and the heap tries once more. */
@@ -127,7 +136,7 @@ struct kheap_config {
 /*
  * Make a heap. `memory` (any alignment, contents do not matter) becomes its first region; with memory == NULL the
  * first region comes from config->source. config may be NULL: no source, no limit, trap on misuse.
- * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough), or the source refuses.
+ * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough), the source refuses, or has no put().
  * O(pages of the region): six words for each are cleared.
  */
 struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config);
@@ -140,7 +149,7 @@ void kheap_destroy(struct kheap *heap);
 
 /*
  * Give the heap more memory, at any address and of any size; the region is cut to whole pages, and a page at address 0 is
- * left out, because no object may be NULL. Regions may be adjacent. False when too little is left after that (two pages),
+ * left out, because no object may be NULL. Regions may be adjacent. False when no whole page is left after that,
  * when it overlaps a region of this heap, would pass the limit, or is one too many for the table of them and there are no pages for
  * a larger one. O(pages), as kheap_create.
  */
@@ -179,7 +188,7 @@ enum kmalloc_flags {
 
 /*
  * `size_bytes` bytes, aligned to 16, or to the size when that is a power of two up to 2 MiB. A size of 0 gives a pointer that no other
- * live object has. NULL when there is no memory, or size_bytes > PTRDIFF_MAX. Contents are undefined unless KMALLOC_ZERO.
+ * live object has, and perhaps bytes to use (kheap_usable_size). NULL when there is no memory, or size_bytes > PTRDIFF_MAX. Contents are undefined unless KMALLOC_ZERO.
  */
 void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags);
 
@@ -210,14 +219,14 @@ void *kheap_realloc_aligned(struct kheap *heap, void *object, size_t size_bytes,
  */
 bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes);
 
-/* Free an object. NULL does nothing. Whatever the heap did not hand out is reported and left alone. O(1) (hardened: O(size)). */
+/* Free an object, a kcache's and pages, too. NULL does nothing. Whatever the heap did not hand out is reported and left alone. O(1) (hardened: O(size)). */
 void kheap_free(struct kheap *heap, void *object);
 
 /* Free with the size (and alignment) that was asked for; a size that cannot be right is reported and nothing is freed. */
 void kheap_free_sized(struct kheap *heap, void *object, size_t size_bytes);
 void kheap_free_aligned_sized(struct kheap *heap, void *object, size_t alignment, size_t size_bytes);
 
-/* Bytes that may be used at `object`: at least what was asked for. 0 for NULL and, after reporting it, for a stranger. */
+/* Bytes that may be used at `object`: at least what was asked for (hardened: just that). 0 for NULL and, after reporting it, for a stranger. */
 size_t kheap_usable_size(struct kheap *heap, const void *object);
 
 /* An object and how many bytes of it may be used. */
@@ -237,9 +246,9 @@ size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, s
 void kheap_free_bulk(struct kheap *heap, size_t n, void *const objects[]);
 
 /*
- * Whole pages: n_pages contiguous ones, aligned to `alignment` (a power of two, at least a page), the last byte not above
- * max_address (UINTPTR_MAX: anywhere). O(1) for UINTPTR_MAX and for 2^32 - 1; otherwise O(free runs below max_address).
- * kpages_free takes the address that kpages_alloc gave; kheap_free does the same.
+ * Whole pages: n_pages contiguous ones (0 counts as 1), aligned to `alignment` (a power of two, or NULL is returned; less than a page counts
+ * as a page), the last byte not above max_address (UINTPTR_MAX: anywhere). O(1) for UINTPTR_MAX and for 2^32 - 1; otherwise O(free runs
+ * below max_address). kpages_free is kheap_free under another name: each frees what the other's partner gave.
  */
 void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr_t max_address, unsigned flags);
 void kpages_free(struct kheap *heap, void *pages);
@@ -252,7 +261,7 @@ struct kcache;
 
 /*
  * A cache of objects of size_bytes (1..32768), aligned to `alignment` (a power of two up to a page; 0: 16). `constructor`, if
- * any, is called once for each object that is handed out, with no lock held. NULL when there is no memory or a number is not
+ * any, is called once for each object that is handed out, after it was zeroed if it was to be, with no lock held. NULL when there is no memory or a number is not
  * legal. The design is Bonwick's slab allocator (USENIX Summer 1994), its state kept outside the objects.
  */
 struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t alignment,
@@ -263,6 +272,7 @@ bool kcache_destroy(struct kcache *cache);
 
 /* flags: KMALLOC_ZERO and KMALLOC_NO_GROW; the others are the cache's own affair and are ignored. */
 void *kcache_alloc(struct kcache *cache, unsigned flags);
+/* The object must be of this cache. kheap_free takes it without that look; kheap_realloc makes an ordinary object of it if it moves. */
 void kcache_free(struct kcache *cache, void *object);
 
 /*
@@ -307,6 +317,8 @@ struct kheap_glance {
 	size_t live_bytes;      /* of all live objects, and of what lies in CPU caches */
 	size_t overhead_bytes; /* of footprint_bytes, descriptors and tables; of what is_zero only little of it was ever used */
 	uint64_t n_operations; /* n_allocs + n_frees of struct kheap_stats, but for what lies in caches */
+	/* Calls of the page source by other CPUs that are under way: what they bring or take is not in the heap's books yet. (For fork.) */
+	uint32_t n_source_calls;
 };
 
 /* O(1), and takes no lock: where other CPUs are at work, the numbers may be of different moments. */
@@ -396,11 +408,12 @@ size_t kheap_check_step(struct kheap *heap, size_t *cursor, size_t n_pages, stru
  * The default heap: the same functions for a program that has one
  * --------------------------------------------------------------------------------------------------------- */
 
-/* kheap_create, remembered as the default heap. False when there is one already, or no memory. */
+/* kheap_create, remembered as the default heap. False when there is one already, or for the reasons of kheap_create. */
 bool kmalloc_init(void *memory, size_t size_bytes, const struct kheap_config *config);
 /* kheap_destroy of the default heap. */
 void kmalloc_exit(void);
-/* The default heap, for every kheap_ function; NULL before kmalloc_init, and then kmalloc returns NULL. */
+/* The default heap, for every kheap_ function, none of which takes NULL. NULL before kmalloc_init and after kmalloc_exit: then what
+ * allocates returns NULL, and the other functions below do nothing and report nothing. */
 struct kheap *kmalloc_heap(void);
 
 void *kmalloc(size_t size_bytes);

@@ -3,7 +3,7 @@
  * Block areas: the whole pages that blocks live in. An area begins with a block marked BLOCK_FIRST and ends with a header of size 0; areas
  * that touch are joined, up to AREA_MAX_PAGES, so that small heaps do not fall into islands. An area gives pages back when all of it is
  * free (one empty area is kept, so that a lone pair does not take and return pages), or when a free block spans
- * RELEASE_PAGES whole pages.
+ * RELEASE_PAGES whole pages; fewer, when pages are wanted and there are no others.
  *
  * The last page of a region's descriptors is rarely full: what is left of it is a small area too (the tail area), never given back.
  */
@@ -328,6 +328,39 @@ bool area_trim(struct kheap *heap, struct region *region, struct block *block)
 		return false;
 	area_cut(heap, region, block, &span);
 	return true;
+}
+
+/* If it spans so many whole pages, they go. */
+static bool block_yields(struct kheap *heap, struct block *block, size_t n_pages)
+{
+	size_t page;
+	struct region *region = region_of_block(heap, block, &page);
+
+	if (!block_tag_holds(heap, block) || !tag_holds(heap, block_next(block)))
+		return false;
+	struct span span = span_of(region, block);
+
+	if (span.to < span.from + n_pages || !free_block_retire(heap, block))
+		return false;
+	area_cut(heap, region, block, &span);
+	return true;
+}
+
+bool area_release(struct kheap *heap, size_t n_pages)
+{
+	unsigned least = block_bin_of(n_pages * PAGE_SIZE), sure = block_bin_of((n_pages + 2) * PAGE_SIZE) + 1;
+	unsigned bin = bin_next(&heap->blocks, sure);
+
+	if (heap->counters.free_block_bytes < n_pages * PAGE_SIZE)
+		return false;
+	if (bin < BLOCK_BINS && block_yields(heap, heap->blocks.heads[bin], n_pages))
+		return true;
+	/* Of those that are shorter only some have as many whole pages. */
+	for (bin = bin_next(&heap->blocks, least); bin < sure; bin = bin_next(&heap->blocks, bin + 1)) {
+		if (block_yields(heap, heap->blocks.heads[bin], n_pages))
+			return true;
+	}
+	return heap->victim && block_yields(heap, heap->victim, n_pages);
 }
 
 bool area_drain(struct kheap *heap)

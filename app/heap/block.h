@@ -225,6 +225,8 @@ INLINE void area_used(struct kheap *heap, struct block *block)
 }
 /* A free block in no bin: give pages back if enough of it is whole pages; false: nothing done. */
 bool area_trim(struct kheap *heap, struct region *region, struct block *block);
+/* Free blocks give back whole pages, though they are few: n side by side, if there are such. */
+bool area_release(struct kheap *heap, size_t n_pages);
 /* Give the empty area that is kept back. */
 bool area_drain(struct kheap *heap);
 /* The page that begins the area of this one. */

@@ -316,6 +316,11 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	}
 	bool lacks_clips = heap->depot.n_missed == CLIPS_MISSED;
 
+	/* Whoever is called back now may fill the cache. */
+	if (KEYS_LATER && n_new && UNLIKELY(calls_back(heap))) {
+		keys_write(heap, cache->magazines[number].top, n_new - 1);
+		n_new = 0;
+	}
 	if (KEYS_LATER && n_new)
 		cpu_enter_locked(cache);
 	heap_unlock_inline(heap, state);

@@ -228,7 +228,16 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 
 bool heap_grow_at_end(struct kheap *heap, struct region *region, size_t n_pages)
 {
-	return heap->config.source.get && grow_in_place(heap, (struct growth){ .n_pages = n_pages, .at_end = region });
+	if (!heap->config.source.get)
+		return false;
+	kport_lock_state state = heap_lock(heap);
+
+	source_call_begins(heap);
+	heap_unlock(heap, state);
+	bool has_grown = grow_in_place(heap, (struct growth){ .n_pages = n_pages, .at_end = region });
+
+	source_call_ends(heap);
+	return has_grown;
 }
 
 /* Pages that may be added to a new region: where it becomes the open one, or is for an object that goes on growing. */
@@ -250,20 +259,12 @@ static bool grow_all_the_same(struct kheap *heap, struct growth growth, bool is_
 	return is_own && max_address == UINTPTR_MAX && grow_in_place(heap, growth);
 }
 
-bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
+/* A chunk that lies anywhere becomes a region. */
+static bool grow_apart(struct kheap *heap, struct growth growth, uintptr_t max_address)
 {
 	struct kpage_request request = { .max_address = max_address };
 	struct kpage_chunk chunk;
-
-	if (!heap->config.source.get)
-		return false;
 	kport_lock_state state = heap_lock(heap);
-
-	spares_trim_for_growth(heap);
-	heap_unlock(heap, state);
-	if (max_address == UINTPTR_MAX && !growth.is_apart && grow_in_place(heap, growth))
-		return true;
-	state = heap_lock(heap);
 	size_t footprint = heap->counters.footprint_pages, limit = limit_pages(heap);
 	size_t n_pages = growth.n_pages + pages_for(growth.block_bytes);
 	bool is_own = n_pages >= max_size(footprint / OWN_CHUNK_SHARE, OWN_CHUNK_PAGES);
@@ -308,6 +309,22 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	if (!added)
 		heap->config.source.put(heap->config.source.ctx, &chunk);
 	return added;
+}
+
+bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
+{
+	if (!heap->config.source.get)
+		return false;
+	kport_lock_state state = heap_lock(heap);
+
+	spares_trim_for_growth(heap);
+	source_call_begins(heap);
+	heap_unlock(heap, state);
+	bool has_grown = (max_address == UINTPTR_MAX && !growth.is_apart && grow_in_place(heap, growth)) ||
+	                 grow_apart(heap, growth, max_address);
+
+	source_call_ends(heap);
+	return has_grown;
 }
 
 /* ---- a heap's life ----------------------------------------------------------------------------------------------- */
@@ -371,6 +388,9 @@ struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_c
 	uintptr_t base;
 	size_t n_pages;
 
+	/* Chunks that nobody takes back would be lost. */
+	if (config && config->source.get && !config->source.put)
+		return NULL;
 	if (!memory) {
 		struct kpage_request request = { .min_pages = KHEAP_MIN_REGION >> PAGE_SHIFT,
 			                         .max_address = UINTPTR_MAX };

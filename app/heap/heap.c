@@ -58,7 +58,8 @@ void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintpt
 	if (range.kind == KHEAP_NOT_OURS || range.kind == KHEAP_OVERHEAD)
 		return;
 	heap->pending.nearest = (const void *)range.base;
-	heap->pending.nearest_size_bytes = range.size_bytes;
+	/* A damaged header does not tell. */
+	heap->pending.nearest_size_bytes = error_class == KMALLOC_DAMAGED_TAG ? 0 : range.size_bytes;
 	heap->pending.nearest_is_live = range.is_live;
 }
 
@@ -96,6 +97,7 @@ COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 	heap->counters.n_errors += error.error_class != 0;
 	heap->pending.error_class = (enum kmalloc_error_class)0;
 	heap->detached = NULL;
+	source_call_begins(heap);
 	kport_unlock(&heap->lock, state);
 	while (region) {
 		struct region *next = region->next;
@@ -103,6 +105,7 @@ COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 		region_put(&source, region);
 		region = next;
 	}
+	source_call_ends(heap);
 	if (!error.error_class)
 		return;
 	if (!heap->config.on_error)
@@ -120,7 +123,7 @@ void heap_unlock(struct kheap *heap, kport_lock_state state)
 #ifdef CHECKING
 	check_sometimes(heap);
 #endif
-	if (heap->pending.error_class || heap->detached)
+	if (calls_back(heap))
 		unlock_and_tell(heap, state);
 	else
 		kport_unlock(&heap->lock, state);
@@ -198,12 +201,6 @@ static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 	return !counts_pages && heap->config.source.get && !heap->is_refused &&
 	       class->n_in_blocks * ENOUGH_SHARE >= class->n_slabs * slab_objects(class_index) &&
 	       (class->n_slabs || class_is_busy(heap, class_index));
-}
-
-/* Are there no pages, and none to be had? */
-static bool is_full_up(const struct kheap *heap)
-{
-	return !heap->counters.free_run_pages && (!heap->config.source.get || heap->is_refused);
 }
 
 /* A block stands in for the class: is it the same object that comes and goes, once more? */
@@ -289,6 +286,22 @@ static uintptr_t alloc_run(struct kheap *heap, const struct request *request, si
 	return desc_address(desc);
 }
 
+/* A block as large as others of about that size, where several CPUs work; if there is none, as large as was asked for, before the heap grows. */
+static uintptr_t alloc_block(struct kheap *heap, const struct request *request, size_t *slot)
+{
+	size_t size = request->gross;
+	uintptr_t object;
+
+	if (!HARDENED && heap->n_caches && request->alignment == GRANULE && size > FAST_MAX)
+		size = coarse_size(size);
+	object = block_alloc(heap, size, request->alignment, LABEL_PLAIN);
+	if (!object && heap->is_thorough && size != request->gross)
+		object = block_alloc(heap, request->gross, request->alignment, LABEL_PLAIN);
+	if (object)
+		*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
+	return object;
+}
+
 static uintptr_t alloc_storey(struct kheap *heap, const struct request *request, size_t *slot)
 {
 	uintptr_t object = 0;
@@ -298,13 +311,8 @@ static uintptr_t alloc_storey(struct kheap *heap, const struct request *request,
 	if (request->gross <= BLOCK_MAX_REQUEST && request->alignment < PAGE_SIZE) {
 		unsigned class_index = slab_class_of(request->gross, request->alignment);
 
-		if (class_index != SLAB_NO_CLASS) {
-			object = alloc_small(heap, request, class_index, slot);
-		} else {
-			object = block_alloc(heap, request->gross, request->alignment, LABEL_PLAIN);
-			if (object)
-				*slot = block_size(block_of_payload(object)) - BLOCK_HEADER;
-		}
+		object = class_index != SLAB_NO_CLASS ? alloc_small(heap, request, class_index, slot)
+		                                      : alloc_block(heap, request, slot);
 	}
 	if (!object && (request->gross > PAGE_SIZE / 2 || request->alignment >= PAGE_SIZE))
 		object = alloc_run(heap, request, slot);
@@ -488,9 +496,8 @@ static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t siz
 	if (!HARDENED && !flags && alignment >= PAGE_SIZE && size - 1 < RUN_CACHE_PAGES * PAGE_SIZE)
 		return cpu_alloc_run(heap, size, alignment);
 	if (!HARDENED && !flags && size - FAST_MAX <= LARGE_MAX - FAST_MAX) {
-		if (LOAD(heap->n_caches) && alignment <= GRANULE)
-			size = coarse_size(size);
-		void *object = cpu_alloc_large(heap, size, alignment);
+		bool is_coarse = LOAD(heap->n_caches) && alignment <= GRANULE;
+		void *object = cpu_alloc_large(heap, is_coarse ? coarse_size(size) : size, alignment);
 
 		if (object)
 			return object;

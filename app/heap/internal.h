@@ -54,6 +54,23 @@ kport_lock_state heap_lock(struct kheap *heap);
 /* Lets go, then reports the pending misuse and puts detached regions back. */
 void heap_unlock(struct kheap *heap, kport_lock_state state);
 
+/* The page source is about to be called, by whoever holds the lock; and has returned, with the lock or without. */
+INLINE void source_call_begins(struct kheap *heap)
+{
+	(void)__atomic_fetch_add(&heap->n_source_calls, 1, __ATOMIC_RELAXED);
+}
+
+INLINE void source_call_ends(struct kheap *heap)
+{
+	(void)__atomic_fetch_sub(&heap->n_source_calls, 1, __ATOMIC_RELEASE);
+}
+
+/* Will heap_unlock call out: is there a misuse to report, or a region to put back? */
+INLINE bool calls_back(const struct kheap *heap)
+{
+	return heap->pending.error_class || heap->detached;
+}
+
 /* The same two in line, for what is called often. */
 INLINE kport_lock_state heap_lock_inline(struct kheap *heap)
 {
@@ -65,7 +82,7 @@ INLINE void heap_unlock_inline(struct kheap *heap, kport_lock_state state)
 #ifdef CHECKING
 	heap_unlock(heap, state);
 #else
-	if (UNLIKELY(heap->pending.error_class || heap->detached))
+	if (UNLIKELY(calls_back(heap)))
 		heap_unlock(heap, state);
 	else
 		kport_unlock(&heap->lock, state);
@@ -142,6 +159,12 @@ static inline void uncount_free(struct kheap *heap, size_t usable)
  * 0 is the natural one.
  */
 void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index);
+/* Are there no pages, and none to be had? */
+static inline bool is_full_up(const struct kheap *heap)
+{
+	return !heap->counters.free_run_pages && (!heap->config.source.get || heap->is_refused);
+}
+
 /* One attempt to meet a request with what the heap has; the object is counted. */
 uintptr_t alloc_once(struct kheap *heap, const struct request *request);
 void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags);

@@ -460,6 +460,7 @@ struct kheap {
 	struct slab_class slabs[SLAB_CLASSES];
 	uint8_t slab_rounds[SLAB_CLASSES]; /* see SLAB_BUSY */
 	uint8_t slab_turns[SLAB_CLASSES];  /* see SLAB_LONE */
+	uint32_t n_source_calls;           /* calls of the page source that are under way, or about to be */
 	uint8_t lengthening; /* the CPU that is asking for a chunk to lengthen the open region, see growth.c; 0: none is */
 	uint32_t empty_slabs;          /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */

@@ -110,8 +110,12 @@ static void list_remove(struct kheap *heap, struct page_desc *desc, unsigned cla
 
 static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 {
-	struct page_desc *desc = run_alloc(heap, 1, 0, UINTPTR_MAX, (enum page_kind)(PAGE_SLAB + class_index));
+	enum page_kind kind = (enum page_kind)(PAGE_SLAB + class_index);
+	struct page_desc *desc = run_alloc(heap, 1, 0, UINTPTR_MAX, kind);
 
+	/* In a slab there is room for more objects than in the blocks that would stand in. */
+	if (!desc && is_full_up(heap) && area_release(heap, 1))
+		desc = run_alloc(heap, 1, 0, UINTPTR_MAX, kind);
 	if (!desc)
 		return NULL;
 	heap->is_laden = true;

@@ -193,6 +193,50 @@ static void a_coarse_block_is_freed_with_its_size(struct test *t)
 	CHECK(t, t->n_errors == 0, "%u frees of large blocks with their size were reported", t->n_errors);
 }
 
+/* From and to so many bytes: they are served, and can be freed with their sizes. */
+static void serve_all(struct test *t, struct kheap *heap, size_t from, size_t to)
+{
+	for (size_t size = from; size <= to; size++) {
+		void *object = kheap_alloc_aligned(heap, size, GRANULE, 0);
+
+		CHECK(t, object != NULL, "%zu bytes were refused where they have room", size);
+		kheap_free_sized(heap, object, size);
+	}
+}
+
+/* Where only so many pages are left that a coarse block does not fit, what was asked for is served. */
+static void what_just_fits_is_served(struct test *t)
+{
+	enum { MOST_PAGES = 16, HEAP = 4 << 20 };
+	void *runs[MOST_PAGES + 1];
+	struct kheap *heap;
+
+	if (HARDENED || KPORT_CPUS == 1) {
+		test_skip(t, HARDENED ? "the hardened builds have no CPU caches" : "this build is for one processor");
+		return;
+	}
+	heap = test_heap(t, HEAP);
+	if (heap == NULL)
+		return;
+	heap->n_caches++;
+	for (size_t n = 2; n <= MOST_PAGES; n++)
+		CHECK(t, (runs[n] = kpages_alloc(heap, n, 1, UINTPTR_MAX, 0)) != NULL, "%zu pages were refused", n);
+	for (size_t n = PAGE_SIZE; n > 0; n /= 2) {
+		while (kheap_alloc(heap, n, 0) != NULL)
+			;
+	}
+	for (size_t n = 2; n <= MOST_PAGES; n++) {
+		kpages_free(heap, runs[n]);
+		/* A coarse one of a page fewer would take all of it as whole pages. */
+		serve_all(t, heap, (n - 1) * PAGE_SIZE - GRANULE / 2 + 1, (n - 1) * PAGE_SIZE);
+		serve_all(t, heap, n * PAGE_SIZE - 2 * GRANULE, n * PAGE_SIZE);
+		runs[n] = kpages_alloc(heap, n, 1, UINTPTR_MAX, 0);
+		CHECK(t, runs[n] != NULL, "%zu pages were refused after they were blocks", n);
+	}
+	CHECK(t, t->n_errors == 0, "%u frees of large blocks with their size were reported", t->n_errors);
+	heap->n_caches--;
+}
+
 static void misuse_shows(struct test *t)
 {
 	struct kheap *heap = heap_of_two(t);
@@ -251,6 +295,7 @@ static const struct test_case cases[] = {
 	{ "what is cached serves any size that is a little smaller, and is given back", any_size_is_served },
 	{ "a large block is freed with its size when other processors have left",
 	  a_coarse_block_is_freed_with_its_size },
+	{ "what just fits is served where there are several processors", what_just_fits_is_served },
 	{ "a double free, or a pointer into it, of what is cached is reported", misuse_shows },
 	{ "a block whose header was overrun in the cache is not handed out", a_damaged_block_is_not_handed_out },
 };

@@ -368,9 +368,52 @@ static void areas_stay_whole(struct test *t)
 		kheap_free(heap, slots[i]);
 }
 
+/* Most objects of a full heap are freed, and the rest lie between: whole pages that the holes span serve as pages, and as slabs. */
+static void holes_serve_as_pages(struct test *t)
+{
+	enum { FREED_OF_TEN = 9, SMALL = 200 };
+	struct kheap_stats stats;
+	size_t n_pages = 0, n_small = 0;
+	struct random random;
+	void **kept = NULL, **object;
+
+	for (int serves_slabs = 0; serves_slabs < 2; serves_slabs++) {
+		struct kheap *heap = test_heap(t, ARENA);
+		size_t n;
+
+		TRY(heap != NULL);
+		random_seed(&random, t->options->seed);
+		/* A list of what stays, and one of what goes. */
+		void **gone = NULL;
+
+		while ((object = kheap_alloc(heap, random_size(&random, 16, 4095), 0)) != NULL) {
+			void ***list = random_below(&random, 10) < FREED_OF_TEN ? &gone : &kept;
+
+			*object = *list;
+			*list = object;
+		}
+		while ((object = gone) != NULL) {
+			gone = *object;
+			kheap_free(heap, object);
+		}
+		kheap_get_stats(heap, &stats);
+		while (!serves_slabs && (object = kpages_alloc(heap, 1, 1, UINTPTR_MAX, 0)) != NULL)
+			n_pages++;
+		if (serves_slabs)
+			(void)fill_up(heap, SMALL, &n_small);
+		n = serves_slabs ? n_small * SMALL : n_pages * KMALLOC_PAGE_SIZE;
+		CHECK(t, n >= stats.free_bytes / 2, "of %zu free bytes %zu serve as %s", stats.free_bytes, n,
+		      serves_slabs ? "small objects" : "pages");
+		TRY(test_sound(t, heap, "holes between blocks were used"));
+	}
+	test_note(t, "of %zu KiB that were free, %zu pages or %zu objects of %d bytes", stats.free_bytes >> 10, n_pages,
+	          n_small, SMALL);
+}
+
 static const struct test_case cases[] = {
 	{ "in a full heap a freed object can be had again, and all can be freed", full_heap_reuses_one },
 	{ "in a full heap an object serves the class below its own", next_class_serves_a_full_heap },
+	{ "whole pages between the objects of a full heap serve as pages and as slabs", holes_serve_as_pages },
 	{ "memory of one size serves every other after it was freed", memory_moves_between_sizes },
 	{ "freeing 7 neighbouring blocks in any of 5040 orders leaves one free block", blocks_merge_in_any_order },
 	{ "freeing 7 neighbouring page runs in any of 5040 orders leaves one free run", runs_merge_in_any_order },

@@ -110,6 +110,7 @@ static const struct probe probes[] = {
 	{ "producer-consumer", probe_producer_consumer },
 	{ "spike", probe_spike },
 	{ "fork-in-threads", probe_fork_in_threads },
+	{ "fork-in-growth", probe_fork_in_growth },
 	{ "address-limit", probe_address_limit },
 	{ "locked", probe_locked },
 	{ "ahead", probe_ahead },

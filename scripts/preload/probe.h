@@ -57,6 +57,7 @@ void probe_late_frees(void);
 void probe_producer_consumer(void);
 void probe_spike(void);
 void probe_fork_in_threads(void);
+void probe_fork_in_growth(void);
 void probe_address_limit(void);
 void probe_locked(void);
 void probe_ahead(void);

@@ -2,6 +2,7 @@
 /* malloc in a process: fork among threads, limits, the time before main and after it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,6 +79,59 @@ void probe_fork_in_threads(void)
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	free(kept);
+}
+
+static void *grow_and_trim_thread(void *unused)
+{
+	enum { OBJECTS = 150, SIZE = 30000 };
+	void *objects[OBJECTS];
+
+	while (!__atomic_load_n(&stop_churning, __ATOMIC_RELAXED)) {
+		for (int i = 0; i < OBJECTS; i++)
+			objects[i] = malloc(SIZE);
+		for (int i = 0; i < OBJECTS; i++)
+			free(objects[i]);
+		malloc_trim(0);
+	}
+	return unused;
+}
+
+/* Of 15 MB, how much lies in none of the memory that was reserved at first? */
+static unsigned n_far_objects(uintptr_t first)
+{
+	enum { OBJECTS = 2500, SIZE = 6000 };
+	unsigned n = 0;
+
+	for (int i = 0; i < OBJECTS; i++)
+		n += (uintptr_t)malloc(SIZE) - first >= (size_t)1 << 30;
+	return n;
+}
+
+/* The child of a process whose other thread was getting pages, or giving some back, goes on where its heap is. */
+void probe_fork_in_growth(void)
+{
+	enum { FORKS = 40, FEW = 200 };
+	uintptr_t first = (uintptr_t)malloc(100) & ~(MIB - 1);
+	pthread_t thread;
+
+	/* The hardened library reserves nothing. */
+	if (getenv("PROBE_HARDENED"))
+		return;
+	CHECK(pthread_create(&thread, NULL, grow_and_trim_thread, NULL) == 0);
+	for (unsigned i = 0; i < FORKS; i++) {
+		int status;
+
+		usleep(100 + i * 37 % 900);
+		pid_t child = fork();
+
+		CHECK(child >= 0);
+		if (child == 0)
+			_exit(n_far_objects(first) > FEW);
+		CHECK(waitpid(child, &status, 0) == child);
+		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	}
+	__atomic_store_n(&stop_churning, true, __ATOMIC_RELAXED);
+	CHECK(pthread_join(thread, NULL) == 0);
 }
 
 /* ---- limits, start and end --------------------------------------------------------------------------------------- */

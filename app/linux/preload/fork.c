@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fork(). The child has one thread only, and a lock that another thread held would stay taken in it for ever. So the forking thread takes
- * every lock before the process is copied, which makes the child's copy of what they protect a whole one, and lets go on
- * both sides. Caches of threads are under no lock: see ../port/cpu.h.
+ * every lock before the process is copied, when no other thread is inside the page source, which makes the child's copy of what they
+ * protect a whole one, and lets go on both sides. Caches of threads are under no lock: see ../port/cpu.h.
  *
  * The handlers are registered with the first allocation, before those of anybody else: so they run last before the copy and first after
  * it, and other libraries' handlers may allocate.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <time.h>
 
 #include <kmalloc_port.h>
 
@@ -16,7 +19,10 @@
 
 /* The heap has fewer. */
 #define MAX_LOCKS 16
+#define YIELDS 64
+#define WAITS 1000
 
+static const struct kheap *heap;
 static struct kport_lock *locks[MAX_LOCKS];
 static unsigned n_locks;
 
@@ -27,16 +33,42 @@ void preload_lock_register(struct kport_lock *lock)
 	locks[n_locks++] = lock;
 }
 
+static void unlock_all(void)
+{
+	for (unsigned i = n_locks; i-- > 0;)
+		kport_unlock(locks[i], 0);
+}
+
+/* Long enough for whoever is giving back a lot; not for ever, because it may be the forking thread, in a signal handler. */
+static void wait_briefly(unsigned n)
+{
+	struct timespec millisecond = { 0, 1000000 };
+
+	if (n < YIELDS)
+		sched_yield();
+	else
+		nanosleep(&millisecond, NULL);
+}
+
+/* Threads that are inside the page source would not come out of it in the child, where nobody else knows of what they brought or took. */
 static void before_fork(void)
 {
-	for (unsigned i = 0; i < n_locks; i++)
-		kport_lock(locks[i]);
+	int saved = errno;
+
+	for (unsigned n = 0;; n++) {
+		for (unsigned i = 0; i < n_locks; i++)
+			kport_lock(locks[i]);
+		if (n == WAITS || !kheap_get_glance(heap).n_source_calls)
+			break;
+		unlock_all();
+		wait_briefly(n);
+	}
+	errno = saved;
 }
 
 static void after_fork_in_parent(void)
 {
-	for (unsigned i = n_locks; i-- > 0;)
-		kport_unlock(locks[i], 0);
+	unlock_all();
 }
 
 /* Nobody waits in the child, or gives pages back: the threads that did are not in it. */
@@ -47,8 +79,9 @@ static void after_fork_in_child(void)
 		__atomic_store_n(&locks[i]->state, LOCK_FREE, __ATOMIC_RELEASE);
 }
 
-void preload_fork_begin(void)
+void preload_fork_begin(const struct kheap *the_heap)
 {
+	heap = the_heap;
 	/* The first entries of the C library's list are not allocated. */
 	pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }

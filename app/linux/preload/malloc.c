@@ -57,7 +57,7 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 		heap = kheap_create(NULL, 0, &config);
 		if (heap) {
 			preload_ahead_begin();
-			preload_fork_begin();
+			preload_fork_begin(heap);
 			kport_cpu_leaving = thread_leaves;
 		}
 		__atomic_store_n(&the_heap, heap, __ATOMIC_RELEASE);

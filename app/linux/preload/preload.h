@@ -79,7 +79,7 @@ void preload_note_taken(void);
 bool preload_may_release(struct kheap *heap, size_t size_bytes);
 
 /* fork.c: keep fork() safe from now on. */
-void preload_fork_begin(void);
+void preload_fork_begin(const struct kheap *the_heap);
 
 /* report.c */
 void preload_on_error(void *ctx, const struct kmalloc_error *error);

@@ -73,9 +73,16 @@ void preload_on_error(void *ctx, const struct kmalloc_error *error)
 			"kmalloc: ", what, " at ", where,
 			", which lies in no memory of the heap; the caller is in the backtrace of this abort.\n",
 			NULL });
-	preload_die((const char *const[]){ "kmalloc: ", what, " at ", where, ": the nearest object has ",
-	                                   preload_decimal(size, error->nearest_size_bytes), " bytes at ",
-	                                   preload_hex(nearest, (uintptr_t)error->nearest), " and is ",
-	                                   error->nearest_is_live ? "live" : "free",
+	if (!error->nearest_size_bytes)
+		preload_die((const char *const[]){
+			"kmalloc: ", what, " at ", where,
+			": what lies there was overwritten, probably by an overrun of the object "
+			"before it; the caller is in the backtrace of this abort.\n",
+			NULL });
+	preload_die((const char *const[]){ "kmalloc: ", what, " at ", where,
+	                                   error->nearest_is_live ? ": the nearest object has " : ": it lies in ",
+	                                   preload_decimal(size, error->nearest_size_bytes),
+	                                   error->nearest_is_live ? " bytes" : " free bytes", " at ",
+	                                   preload_hex(nearest, (uintptr_t)error->nearest),
 	                                   "; the caller is in the backtrace of this abort.\n", NULL });
 }
