@@ -292,6 +292,60 @@ def users_program(context, compiler, language, standard):
     run_command(context.folder / "user")
 
 
+# What a kernel would have: pages, and an end.
+KERNEL = """
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+_Noreturn void panic(const char *what, const void *where);
+_Noreturn void panic(const char *what, const void *where) { printf("%s at %p\\n", what, where); exit(0); }
+static uintptr_t my_page_alloc(size_t n) { return (uintptr_t)aligned_alloc(4096, n * 4096); }
+static void my_page_free(uintptr_t base, size_t n) { (void)n; free((void *)base); }
+"""
+KERNEL_MAIN = """
+int main(void)
+{
+	static char first_memory[64 * 1024];
+	void *objects[1000];
+
+	heap_begin(first_memory);
+	for (size_t i = 0; i < 1000; i++)
+		if ((objects[i] = kmalloc(2 * i)) == NULL)
+			panic("refused", NULL);
+	for (size_t i = 0; i < 1000; i++)
+		kfree(objects[i]);
+	kfree(objects[999]);
+	panic("not noticed", objects[999]);
+}
+"""
+
+
+@case(*[(compiler, port) for compiler in ("gcc", "clang") for port in ("default", "own")])
+def readme_kernel(context, compiler, port):
+    """what the README says a kernel needs compiles without a warning, with no other flags, uses no vector register, and works"""
+    readme = (ROOT / "README.md").read_text()
+    example, header = (part.split("```")[0] for part in readme.split("```c\n")[1:3])
+    flags = re.search(r"compiled with `([^`]*)`, and\s+where the compiler is gcc `([^`]*)`", readme).groups()
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", *flags[0].split(), *(flags[1].split() if compiler == "gcc" else [])]
+    # A process may not do these two things.
+    for privileged, instead in (("mov %%gs:0, %0", "xor %0, %0"), ("; cli", "")):
+        assert privileged in header, f"{privileged} is not in the README's port"
+        header = header.replace(privileged, instead)
+    (context.folder / "my_port.h").write_text(header)
+    (context.folder / "kernel.c").write_text(KERNEL + example + KERNEL_MAIN)
+    include = [f"-I{ROOT}/include", f"-I{context.folder}"]
+    include += ["-mno-red-zone", '-DKMALLOC_PORT_HEADER="my_port.h"'] if port == "own" else []
+    objects = []
+    for source in sorted((ROOT / "app/heap").glob("*.c")):
+        objects.append(context.folder / f"{source.stem}.o")
+        run_command(compiler, *flags, *include, "-c", "-o", objects[-1], source, timeout=120)
+    assert not re.search(r"%[xy]mm", run_command("objdump", "-d", *objects)), "vector registers are used"
+    run_command(compiler, "-std=gnu17", "-Wall", "-Wextra", "-Werror", *include, "-o", context.folder / "kernel",
+                context.folder / "kernel.c", *objects)  # fmt: skip
+    text = run_command(context.folder / "kernel")
+    assert re.fullmatch(r"double free at 0x[0-9a-f]+\n", text), f"it printed {text}"
+
+
 @case()
 def image(context):
     """the stick image holds a sound FAT32 ESP with the program and the Shell's files"""

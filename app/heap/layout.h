@@ -451,7 +451,10 @@ struct kheap {
 	uint8_t squeeze;
 	uint8_t patience; /* rounds until they may keep more again, as a shift */
 	bool has_relaxed; /* since the last squeeze */
-	uint32_t n_calm;  /* rounds since then, or since they were last let keep more */
+	/* How often caches served in its stead, soon after each other, since the heap grew; and n_allocs the last time. */
+	uint8_t n_spared;
+	uint32_t spared_at;
+	uint32_t n_calm;  /* rounds since has_relaxed, or since CPUs were last let keep more */
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
 
 	struct depot depot;
@@ -460,8 +463,8 @@ struct kheap {
 	struct slab_class slabs[SLAB_CLASSES];
 	uint8_t slab_rounds[SLAB_CLASSES]; /* see SLAB_BUSY */
 	uint8_t slab_turns[SLAB_CLASSES];  /* see SLAB_LONE */
-	uint32_t n_source_calls;           /* calls of the page source that are under way, or about to be */
 	uint8_t lengthening; /* the CPU that is asking for a chunk to lengthen the open region, see growth.c; 0: none is */
+	uint32_t n_source_calls;       /* calls of the page source that are under way, or about to be */
 	uint32_t empty_slabs;          /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache cache_of_clips;
