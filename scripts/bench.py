@@ -28,6 +28,8 @@ import charts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "scripts/bench/instructions.txt"
+# What these take hangs on the page that the heap begins with.
+PLACED, PLACES = ("d1", "d2"), 8
 WORKLOADS = ("a", "A", "b", "c", "d1", "d2", "e", "f", "g")
 WRAPPERS = ("call_alloc", "call_release", "call_resize")
 # What copies bytes inside realloc: the program would copy them too, so they are told apart.
@@ -118,14 +120,14 @@ class Profile:
             self.copied += cost
 
 
-def count(build, workload):
-    """Instructions per operation: in all, of alloc, of free and of realloc; copying apart."""
+def count(build, workload, place=0):
+    """Instructions per operation: in all, of alloc, of free and of realloc; copying apart. The heap begins `place` pages behind 2 MiB."""
     folder = build / "bench/callgrind"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     toggles = [f"--toggle-collect={name}" for name in (*WRAPPERS, "page_get", "page_put")]
     operations = int(run("valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", "--collect-atstart=no", *toggles,
-                         build / "bench/count", workload))  # fmt: skip
+                         build / "bench/count", workload, place))  # fmt: skip
     copies = {path: lines_of(path, names) for path, names in COPIERS.items()}
     # The dump that was asked for; a later one holds what came after the counted steps.
     profile = Profile((folder / "out.1").read_text(), copies)
@@ -135,6 +137,13 @@ def count(build, workload):
         sys.exit(f"bench: callgrind's dump of {workload} does not add up: {profile.inclusive} and {profile.total - profile.wrappers}")
     return {"total": (profile.total - profile.wrappers - profile.copied) / operations, "copied": profile.copied / operations,
             "alloc": each["call_alloc"], "free": each["call_release"], "realloc": each["call_resize"] - profile.copied / operations}  # fmt: skip
+
+
+def count_anywhere(build, workload):
+    """The mean of several places, where runs of pages that are aligned to their size lie otherwise; and least and most of the totals."""
+    rows = [count(build, workload, place) for place in range(PLACES)]
+    totals = [row["total"] for row in rows]
+    return {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}, min(totals), max(totals)
 
 
 def gate_figures(build):
@@ -166,7 +175,10 @@ def gate(build):
 
 
 def instructions(build):
-    result = {name: count(build, name) for name in WORKLOADS}
+    result = {name: count(build, name) for name in WORKLOADS if name not in PLACED}
+    spread = {}
+    for name in PLACED:
+        result[name], *spread[name] = count_anywhere(build, name)
     table = {name: result[name]["total"] for name in WORKLOADS}
     print("Instructions inside the heap per operation, by callgrind: release build, gcc -O2, called directly; page source and\n"
           "copied bytes apart\n")  # fmt: skip
@@ -174,6 +186,7 @@ def instructions(build):
     for name in WORKLOADS:
         row = result[name]
         print(f"{name:<10}{row['total']:10.1f}{row['alloc']:10.1f}{row['free']:10.1f}{row['realloc']:10.1f}{row['copied']:10.1f}")
+    print(f"\nMeans of {PLACES} places of the heap: " + ", ".join(f"{name} {low:.0f} to {high:.0f}" for name, (low, high) in spread.items()))
     table["worst"], worst = worst_call(build)
     others = {f"{objects:,} objects in {mib:,} MiB": worst_call(build, objects, mib) for objects, mib in OTHER_HEAPS}
     for workload in ("b", "c"):

@@ -110,11 +110,13 @@ static void list_remove(struct kheap *heap, struct page_desc *desc, unsigned cla
 
 static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 {
+	struct slab_class *class = &heap->slabs[class_index];
 	enum page_kind kind = (enum page_kind)(PAGE_SLAB + class_index);
 	struct page_desc *desc = run_alloc(heap, 1, 0, UINTPTR_MAX, kind);
 
-	/* In a slab there is room for more objects than in the blocks that would stand in. */
-	if (!desc && is_full_up(heap) && area_release(heap, 1))
+	/* Between blocks, where else more would stand in than there are in slabs: they take more room. */
+	if (!desc && is_full_up(heap) && class->n_in_blocks >= class->n_slabs * slab_objects(class_index) &&
+	    area_release(heap, 1))
 		desc = run_alloc(heap, 1, 0, UINTPTR_MAX, kind);
 	if (!desc)
 		return NULL;
@@ -123,7 +125,7 @@ static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 	page_magazines_set(desc_region(desc), desc_page(desc), MAGAZINE_SLAB + class_index);
 	desc->n_free = (uint16_t)slab_objects(class_index);
 	desc->hint = HINT_FRESH;
-	STORE(heap->slabs[class_index].n_slabs, heap->slabs[class_index].n_slabs + 1);
+	STORE(class->n_slabs, class->n_slabs + 1);
 	heap->counters.free_slab_bytes += desc->n_free * slab_object_size(class_index);
 	return desc;
 }

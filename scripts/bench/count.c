@@ -4,7 +4,8 @@
  * call_alloc, call_release and call_resize; alone for the fit and the density; and for the worst call, which it single-steps.
  * Measures a library, and is no part of the product.
  *
- *   count WORKLOAD        once; callgrind's counters are reset before and dumped after what counts; prints the operations
+ *   count WORKLOAD [N]    once; callgrind's counters are reset before and dumped after what counts; prints the operations. The heap's
+ *                         memory begins N pages behind a multiple of 2 MiB: what d1 and d2 take hangs on that
  *   count fit b|c         the smallest arena that all 200,000 steps fit in, over the peak of live bytes
  *   count density SIZE    bytes of a 1 MiB arena for each object of that size
  */
@@ -46,9 +47,12 @@ APART void *call_resize(void *object, size_t n)
 }
 
 /* The page source: toggled off again, because pages are the host's work. */
-static char pages[256 << 20] __attribute__((aligned(4096)));
-static size_t pages_used;
+#define ALL_PAGES ((size_t)256 << 20)
+#define LARGE_PAGE ((size_t)2 << 20)
 #define ARENA ((size_t)64 << 20)
+static char memory[ALL_PAGES + 2 * LARGE_PAGE];
+static char *pages;
+static size_t pages_used;
 
 APART bool page_get(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
 {
@@ -56,7 +60,7 @@ APART bool page_get(void *ctx, const struct kpage_request *request, struct kpage
 	chunk->base = (uintptr_t)pages + pages_used;
 	chunk->n_pages = request->want_pages;
 	pages_used += chunk->n_pages * KMALLOC_PAGE_SIZE;
-	return pages_used <= sizeof(pages);
+	return pages_used <= ALL_PAGES;
 }
 
 /* Gives back only what was given last; the rest is lost, and there is enough of it. */
@@ -129,6 +133,7 @@ static void print_density(size_t size)
 
 int main(int argc, char **argv)
 {
+	pages = memory + (LARGE_PAGE - (uintptr_t)memory % LARGE_PAGE);
 	if (argc == 3 && strcmp(argv[1], "fit") == 0) {
 		print_fit(argv[2][0] == 'b' ? 8 : 4);
 		return 0;
@@ -137,11 +142,14 @@ int main(int argc, char **argv)
 		print_density(strtoul(argv[2], NULL, 10));
 		return 0;
 	}
+	if (argc == 3)
+		pages += strtoul(argv[2], NULL, 10) % (LARGE_PAGE / KMALLOC_PAGE_SIZE) * KMALLOC_PAGE_SIZE;
 	/* The workloads with one letter from a to c are defined for an arena, the others for a heap that grows. */
-	heap = argc == 2 && strchr("aAbc", argv[1][0]) != NULL ? kheap_create(pages, ARENA, NULL)
-	                                                       : kheap_create(NULL, 0, &growing);
-	if (argc != 2 || heap == NULL || !work_named(argv[1])) {
-		fprintf(stderr, "count: a workload (a A b c d1 d2 e f g pairSIZE), fit b, fit c, or density SIZE\n");
+	heap = argc > 1 && strchr("aAbc", argv[1][0]) != NULL ? kheap_create(pages, ARENA, NULL)
+	                                                      : kheap_create(NULL, 0, &growing);
+	if (argc < 2 || heap == NULL || !work_named(argv[1])) {
+		fprintf(stderr,
+		        "count: a workload (a A b c d1 d2 e f g pairSIZE) [PAGES], fit b, fit c, or density SIZE\n");
 		return 1;
 	}
 	printf("%zu\n", work_operations);
