@@ -3,7 +3,7 @@
  * Block areas: the whole pages that blocks live in. An area begins with a block marked BLOCK_FIRST and ends with a header of size 0; areas
  * that touch are joined, up to AREA_MAX_PAGES, so that small heaps do not fall into islands. An area gives pages back when all of it is
  * free (one empty area is kept, so that a lone pair does not take and return pages), or when a free block spans
- * RELEASE_PAGES whole pages; fewer, when pages are wanted and there are no others.
+ * RELEASE_PAGES whole pages; fewer, when the heap has no others and cannot grow.
  *
  * The last page of a region's descriptors is rarely full: what is left of it is a small area too (the tail area), never given back.
  */

@@ -12,9 +12,6 @@
 #include "small.h"
 #include "internal.h"
 
-/* How often caches serve in the heap's stead until it grows after all, and how soon after each other, in objects. */
-#define SPARED_MOST 32
-#define SPARED_SOON 2048
 #define FIRST_CHUNK_PAGES 7
 #define GROWTH_SHARE 16   /* a chunk is a sixteenth of what the heap has; */
 #define SMALL_SHARE 6     /* a sixth in small heaps, */
@@ -328,56 +325,6 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 
 	source_call_ends(heap);
 	return has_grown;
-}
-
-/*
- * What caches hold goes back before the heap grows. Where that was done again and again, soon after each other, the heap is too small for what
- * comes and goes: then it is to grow at once, if it can.
- */
-static bool is_tight(const struct kheap *heap)
-{
-	return LOAD(heap->n_spared) >= SPARED_MOST;
-}
-
-static bool caches_serve(struct kheap *heap)
-{
-	kport_lock_state state = heap_lock(heap);
-	bool any = cpu_spare(heap);
-
-	if (any) {
-		uint32_t now = (uint32_t)heap->counters.n_allocs;
-		bool is_soon = now - heap->spared_at < SPARED_SOON;
-
-		STORE(heap->n_spared, (uint8_t)(is_soon ? min_size(heap->n_spared + 1u, SPARED_MOST) : 0));
-		heap->spared_at = now;
-	}
-	heap_unlock(heap, state);
-	return any;
-}
-
-bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size,
-                    struct replenished *tried)
-{
-	bool is_late = is_tight(heap);
-
-	if (!is_late && caches_serve(heap)) {
-		tried->has_drained = true;
-		return true;
-	}
-	if (heap_grow(heap, growth, max_address)) {
-		STORE(heap->n_spared, 0);
-		if (tried->has_drained)
-			cpu_squeeze(heap);
-		return true;
-	}
-	if (is_late && caches_serve(heap)) {
-		tried->has_drained = true;
-		return true;
-	}
-	if (tried->has_asked || !heap->config.on_low_memory)
-		return false;
-	tried->has_asked = true;
-	return heap->config.on_low_memory(heap->config.ctx, size);
 }
 
 /* ---- a heap's life ----------------------------------------------------------------------------------------------- */

@@ -161,6 +161,33 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	return true;
 }
 
+static bool caches_serve(struct kheap *heap)
+{
+	kport_lock_state state = heap_lock(heap);
+	bool any = cpu_spare(heap);
+
+	heap_unlock(heap, state);
+	return any;
+}
+
+bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size,
+                    struct replenished *tried)
+{
+	if (caches_serve(heap)) {
+		tried->has_drained = true;
+		return true;
+	}
+	if (heap_grow(heap, growth, max_address)) {
+		if (tried->has_drained)
+			cpu_squeeze(heap);
+		return true;
+	}
+	if (tried->has_asked || !heap->config.on_low_memory)
+		return false;
+	tried->has_asked = true;
+	return heap->config.on_low_memory(heap->config.ctx, size);
+}
+
 /*
  * A class that is at home in slabs keeps few of its objects in blocks, where they would come and go all the time: the heap rather grows,
  * if it can, and is not so small that every page counts.

@@ -159,10 +159,16 @@ static inline void uncount_free(struct kheap *heap, size_t usable)
  * 0 is the natural one.
  */
 void *alloc_stand_in(struct kheap *heap, size_t size, size_t alignment, unsigned class_index);
-/* Are there no pages, and none to be had? */
+/* Are no more pages to be had? */
+static inline bool cannot_grow(const struct kheap *heap)
+{
+	return !heap->config.source.get || heap->is_refused;
+}
+
+/* And are there none? */
 static inline bool is_full_up(const struct kheap *heap)
 {
-	return !heap->counters.free_run_pages && (!heap->config.source.get || heap->is_refused);
+	return !heap->counters.free_run_pages && cannot_grow(heap);
 }
 
 /* One attempt to meet a request with what the heap has; the object is counted. */

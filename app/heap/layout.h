@@ -451,10 +451,7 @@ struct kheap {
 	uint8_t squeeze;
 	uint8_t patience; /* rounds until they may keep more again, as a shift */
 	bool has_relaxed; /* since the last squeeze */
-	/* How often caches served in its stead, soon after each other, since the heap grew; and n_allocs the last time. */
-	uint8_t n_spared;
-	uint32_t spared_at;
-	uint32_t n_calm;  /* rounds since has_relaxed, or since CPUs were last let keep more */
+	uint32_t n_calm;  /* rounds since then, or since they were last let keep more */
 	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
 
 	struct depot depot;

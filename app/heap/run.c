@@ -231,10 +231,10 @@ INLINE struct page_desc *run_take(struct kheap *heap, struct page_desc *desc, ui
 	return desc;
 }
 
-/* Before the heap grows or fails, free blocks give back few pages, too; not for other blocks. */
+/* Where the heap cannot grow, free blocks give back few pages, too; not for other blocks. */
 INLINE bool areas_may_yield(const struct kheap *heap, size_t n_pages, enum page_kind kind)
 {
-	return UNLIKELY(heap->is_thorough) && kind != PAGE_BLOCK_HEAD && n_pages < RELEASE_PAGES;
+	return UNLIKELY(heap->is_thorough) && cannot_grow(heap) && kind != PAGE_BLOCK_HEAD && n_pages < RELEASE_PAGES;
 }
 
 struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
