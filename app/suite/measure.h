@@ -94,7 +94,7 @@ struct measure_observer *measure_print_observer(struct host *host, const struct 
 
 /* Zeroed pages of the host for tables; NULL: it has none. */
 void *measure_get_pages(struct host *host, size_t size_bytes, struct kpage_chunk *chunk);
-/* Start an engine with at most wish_bytes, or an equal share of what there is; false: one line in *why. */
+/* Start an engine with at most wish_bytes, or an equal share of what there is; 0: no limit. False: one line in *why. */
 bool measure_start(struct host *host, struct allocator *engine, size_t wish_bytes, const char **why);
 
 void measure_sort(uint64_t *values, size_t n);
