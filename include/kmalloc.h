@@ -64,9 +64,9 @@ struct kpage_chunk {
 
 struct kpage_request {
 	size_t min_pages; /* fewer than this are of no use to the heap */
-	size_t want_pages; /* so that the source is asked seldom; >= min_pages. It is not asked again for less: give what there is */
-	uintptr_t
-		max_address; /* the chunk's last byte may not lie above this: below UINTPTR_MAX for KMALLOC_BELOW_4G and kpages_alloc */
+	size_t want_pages; /* >= min_pages, so that the source is asked seldom. It is not asked again for less: give what there is */
+	/* The chunk's last byte may not lie above this, which is less than UINTPTR_MAX for KMALLOC_BELOW_4G and kpages_alloc only. */
+	uintptr_t max_address;
 	uintptr_t best_address; /* where the chunk would best begin: it then lengthens what the heap has; 0: anywhere */
 };
 
@@ -91,7 +91,7 @@ struct kpage_source {
 
 enum kmalloc_error_class {
 	KMALLOC_DOUBLE_FREE =
-		1, /* the memory at this address is free already; also where it was to be resized, or asked for its size */
+		1, /* the memory at this address is free already, be it freed, resized or asked for its size */
 	KMALLOC_FOREIGN_POINTER,    /* the address is in no region of this heap, or in its own descriptors */
 	KMALLOC_INTERIOR_POINTER,   /* inside a live object, but not where it starts */
 	KMALLOC_MISALIGNED_POINTER, /* no object can start at this address, be it in an object or in no region */

@@ -546,7 +546,19 @@ static void chunk_with_cached_objects_is_taken_back(struct test *t)
 	TRY(end_heap(t, heap));
 }
 
+/* What such a source gives would be lost. */
+static void a_source_takes_back(struct test *t)
+{
+	struct kheap_config config;
+
+	TRY(test_source(t, (size_t)1 << 20));
+	config = test_source_config(t);
+	config.source.put = NULL;
+	CHECK(t, kheap_create(NULL, 0, &config) == NULL, "a heap was made on a source that takes nothing back");
+}
+
 static const struct test_case cases[] = {
+	{ "a source that takes nothing back is refused", a_source_takes_back },
 	{ "work survives the source's refusal at each call, once", one_refusal_is_survived },
 	{ "work survives the source's refusal at each call and ever after", lasting_refusal_is_survived },
 	{ "a chunk that is too small is put straight back", too_little_is_put_back },

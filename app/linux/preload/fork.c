@@ -11,7 +11,9 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <kmalloc_port.h>
 
@@ -47,7 +49,7 @@ static void wait_briefly(unsigned n)
 	if (n < YIELDS)
 		sched_yield();
 	else
-		nanosleep(&millisecond, NULL);
+		syscall(SYS_nanosleep, &millisecond, NULL); /* no point of cancellation, as fork() is none */
 }
 
 /* Threads that are inside the page source would not come out of it in the child, where nobody else knows of what they brought or took. */

@@ -29,8 +29,8 @@
 #define REGRET 2       /* so often the time between two times doubles for each, */
 #define REGRET_FIRST 6 /* and to 2^6 milliseconds for the first one */
 #define REGRETS_MAX 10 /* 2^10 milliseconds */
-#define BURST_MS \
-	8 /* what is freed so soon after each other goes together, as what is freed while nothing large is taken */
+/* What is freed so soon after each other goes together, as does what is freed while nothing large is taken. */
+#define BURST_MS 8
 /* Shorter runs are half of the system calls, and little of the memory. */
 #define RUN_MIN ((size_t)20 << 10)
 #define BATCH 32 /* runs */

@@ -73,7 +73,7 @@ void preload_on_error(void *ctx, const struct kmalloc_error *error)
 			"kmalloc: ", what, " at ", where,
 			", which lies in no memory of the heap; the caller is in the backtrace of this abort.\n",
 			NULL });
-	if (!error->nearest_size_bytes)
+	if (error->error_class == KMALLOC_DAMAGED_TAG)
 		preload_die((const char *const[]){
 			"kmalloc: ", what, " at ", where,
 			": what lies there was overwritten, probably by an overrun of the object "
