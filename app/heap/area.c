@@ -330,6 +330,18 @@ bool area_trim(struct kheap *heap, struct region *region, struct block *block)
 	return true;
 }
 
+/* The same of one whose pages go: whoever gets them must find the poison whole. */
+static bool free_block_leave(struct kheap *heap, struct block *block)
+{
+	uintptr_t start = block_payload(block) + 2 * sizeof(block->next);
+
+	if (!free_block_retire(heap, block))
+		return false;
+	if (HARDENED && start < (uintptr_t)block_footer(block))
+		guard_verify(heap, start, (uintptr_t)block_footer(block) - start);
+	return true;
+}
+
 /* If it spans so many whole pages, they go. */
 static bool block_yields(struct kheap *heap, struct block *block, size_t n_pages)
 {
@@ -340,7 +352,7 @@ static bool block_yields(struct kheap *heap, struct block *block, size_t n_pages
 		return false;
 	struct span span = span_of(region, block);
 
-	if (span.to < span.from + n_pages || !free_block_retire(heap, block))
+	if (span.to < span.from + n_pages || !free_block_leave(heap, block))
 		return false;
 	area_cut(heap, region, block, &span);
 	return true;
@@ -372,7 +384,7 @@ bool area_drain(struct kheap *heap)
 		return false;
 	struct region *region = region_of_block(heap, block, &head);
 
-	if (!free_block_retire(heap, block))
+	if (!free_block_leave(heap, block))
 		return false;
 	struct span span = span_of(region, block);
 

@@ -248,11 +248,12 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 		return;
 	if (!HARDENED) {
 		struct place place = place_at(heap, address);
+		/* Read once: what else lies in the cell may come or go. */
+		unsigned class_index = place.region ? place_magazine(place) - MAGAZINE_SLAB : SLAB_CLASSES;
 
-		if (place.region && place_is_live(heap, place, address) &&
-		    place_magazine(place) - MAGAZINE_SLAB < SLAB_CLASSES &&
-		    size_bytes <= slab_object_size(place_magazine(place) - MAGAZINE_SLAB) &&
-		    is_power_of_two(alignment) && address % alignment == 0) {
+		if (class_index < SLAB_CLASSES && place_is_live(heap, place, address) &&
+		    size_bytes <= slab_object_size(class_index) && is_power_of_two(alignment) &&
+		    address % alignment == 0) {
 			fast_free_at(heap, cpu_of(heap), pointer, place.starts, place.magazines, place.granule);
 			return;
 		}

@@ -231,10 +231,12 @@ INLINE struct page_desc *run_take(struct kheap *heap, struct page_desc *desc, ui
 	return desc;
 }
 
-/* Where the heap cannot grow, free blocks give back few pages, too; not for other blocks. */
-INLINE bool areas_may_yield(const struct kheap *heap, size_t n_pages, enum page_kind kind)
+/* For whole pages that may lie anywhere, where the heap cannot grow, free blocks give back few, too. */
+INLINE bool areas_may_yield(const struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
+                            enum page_kind kind)
 {
-	return UNLIKELY(heap->is_thorough) && cannot_grow(heap) && kind != PAGE_BLOCK_HEAD && n_pages < RELEASE_PAGES;
+	return UNLIKELY(heap->is_thorough) && cannot_grow(heap) && kind == PAGE_RUN && n_pages < RELEASE_PAGES &&
+	       align_shift == 0 && max_address == UINTPTR_MAX;
 }
 
 struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_shift, uintptr_t max_address,
@@ -243,14 +245,14 @@ struct page_desc *run_alloc(struct kheap *heap, size_t n_pages, unsigned align_s
 	struct page_desc *desc = NULL;
 	uintptr_t number;
 
-	if (n_pages > heap->counters.free_run_pages && !areas_may_yield(heap, n_pages, kind))
+	if (n_pages > heap->counters.free_run_pages && !areas_may_yield(heap, n_pages, align_shift, max_address, kind))
 		return NULL;
 	if (LIKELY(max_address == UINTPTR_MAX))
 		desc = zone_first(&heap->runs[heap->runs[ZONE_HIGH].bits ? ZONE_HIGH : ZONE_LOW], n_pages, align_shift,
 		                  &number);
 	if (!desc)
 		desc = run_find(heap, n_pages, align_shift, max_address, &number);
-	if (!desc && areas_may_yield(heap, n_pages, kind) && area_release(heap, n_pages))
+	if (!desc && areas_may_yield(heap, n_pages, align_shift, max_address, kind) && area_release(heap, n_pages))
 		desc = run_find(heap, n_pages, align_shift, max_address, &number);
 	return desc ? run_take(heap, desc, number, n_pages, kind) : NULL;
 }

@@ -115,8 +115,8 @@ static struct page_desc *slab_create(struct kheap *heap, unsigned class_index)
 	struct page_desc *desc = run_alloc(heap, 1, 0, UINTPTR_MAX, kind);
 
 	/* Between blocks, where else more would stand in than there are in slabs: they take more room. */
-	if (!desc && is_full_up(heap) && class->n_in_blocks >= class->n_slabs * slab_objects(class_index) &&
-	    area_release(heap, 1))
+	if (!desc && slab_is_earned(heap, class_index) && is_full_up(heap) &&
+	    class->n_in_blocks >= class->n_slabs * slab_objects(class_index) && area_release(heap, 1))
 		desc = run_alloc(heap, 1, 0, UINTPTR_MAX, kind);
 	if (!desc)
 		return NULL;

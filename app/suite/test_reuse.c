@@ -410,10 +410,50 @@ static void holes_serve_as_pages(struct test *t)
 	          n_small, SMALL);
 }
 
+/* A full heap with one hole between two blocks, which a block of nearly all of it fits. */
+static struct kheap *heap_with_a_hole(struct test *t, size_t size)
+{
+	struct kheap *heap = test_heap(t, (size_t)256 << 10);
+	void *hole;
+
+	if (heap == NULL || kheap_alloc(heap, 700, 0) == NULL || (hole = kheap_alloc(heap, size, 0)) == NULL ||
+	    kheap_alloc(heap, 700, 0) == NULL)
+		return NULL;
+	while (kpages_alloc(heap, 1, 1, UINTPTR_MAX, 0) != NULL)
+		;
+	/* What serves blocks, from large to small; powers of two might take a slab. */
+	for (size_t n = 4000; n >= 272; n -= 16) {
+		while ((n & (n - 1)) != 0 && kheap_alloc(heap, n, 0) != NULL)
+			;
+	}
+	kheap_free(heap, hole);
+	return heap;
+}
+
+/* Holes are not cut up in vain: for pages that do not fit all the same, or for a slab of a class that has no use for one. */
+static void holes_stay_whole(struct test *t)
+{
+	static const size_t sizes[] = { 7900, 15000, 39000 };
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct kheap *heap = heap_with_a_hole(t, sizes[i]);
+		void *object;
+
+		CHECK(t, heap != NULL, "no heap with a hole of %zu bytes", sizes[i]);
+		CHECK(t, kpages_alloc(heap, 1, (size_t)64 << 20, UINTPTR_MAX, 0) == NULL,
+		      "a page aligned to 64 MiB was had");
+		(void)kpages_alloc(heap, 1, 1, KMALLOC_PAGE_SIZE, 0);
+		CHECK(t, kheap_alloc(heap, 40, 0) != NULL, "40 bytes were refused");
+		object = kheap_alloc(heap, sizes[i] - 200, 0);
+		CHECK(t, object != NULL, "%zu bytes were refused after the hole was cut in vain", sizes[i] - 200);
+	}
+}
+
 static const struct test_case cases[] = {
 	{ "in a full heap a freed object can be had again, and all can be freed", full_heap_reuses_one },
 	{ "in a full heap an object serves the class below its own", next_class_serves_a_full_heap },
 	{ "whole pages between the objects of a full heap serve as pages and as slabs", holes_serve_as_pages },
+	{ "holes are not cut up for what does not fit all the same", holes_stay_whole },
 	{ "memory of one size serves every other after it was freed", memory_moves_between_sizes },
 	{ "freeing 7 neighbouring blocks in any of 5040 orders leaves one free block", blocks_merge_in_any_order },
 	{ "freeing 7 neighbouring page runs in any of 5040 orders leaves one free run", runs_merge_in_any_order },

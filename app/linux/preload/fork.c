@@ -22,9 +22,11 @@
 /* The heap has fewer. */
 #define MAX_LOCKS 16
 #define YIELDS 64
-#define WAITS 1000
+#define WAITS 300
 
 static const struct kheap *heap;
+/* Calls of the page source by threads that a parent had: they never end here. */
+static uint32_t n_lost_calls;
 static struct kport_lock *locks[MAX_LOCKS];
 static unsigned n_locks;
 
@@ -60,7 +62,7 @@ static void before_fork(void)
 	for (unsigned n = 0;; n++) {
 		for (unsigned i = 0; i < n_locks; i++)
 			kport_lock(locks[i]);
-		if (n == WAITS || !kheap_get_glance(heap).n_source_calls)
+		if (n == WAITS || kheap_get_glance(heap).n_source_calls <= n_lost_calls)
 			break;
 		unlock_all();
 		wait_briefly(n);
@@ -77,6 +79,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
 	preload_look_end();
+	n_lost_calls = kheap_get_glance(heap).n_source_calls;
 	for (unsigned i = 0; i < n_locks; i++)
 		__atomic_store_n(&locks[i]->state, LOCK_FREE, __ATOMIC_RELEASE);
 }
