@@ -410,15 +410,13 @@ static void holes_serve_as_pages(struct test *t)
 	          n_small, SMALL);
 }
 
-/* A full heap with one hole between two blocks, which a block of nearly all of it fits. */
-static struct kheap *heap_with_a_hole(struct test *t, size_t size)
+/* The heap is full but for one hole between two blocks, which a block of nearly all of it fits. */
+static bool make_hole(struct test *t, struct kheap *heap, size_t size)
 {
-	struct kheap *heap = test_heap(t, (size_t)256 << 10);
-	void *hole;
+	void *before = kheap_alloc(heap, 700, 0), *hole = kheap_alloc(heap, size, 0);
 
-	if (heap == NULL || kheap_alloc(heap, 700, 0) == NULL || (hole = kheap_alloc(heap, size, 0)) == NULL ||
-	    kheap_alloc(heap, 700, 0) == NULL)
-		return NULL;
+	REQUIRE(t, before != NULL && hole != NULL && kheap_alloc(heap, 700, 0) != NULL,
+	        "a hole of %zu bytes has no room", size);
 	while (kpages_alloc(heap, 1, 1, UINTPTR_MAX, 0) != NULL)
 		;
 	/* What serves blocks, from large to small; powers of two might take a slab. */
@@ -427,7 +425,7 @@ static struct kheap *heap_with_a_hole(struct test *t, size_t size)
 			;
 	}
 	kheap_free(heap, hole);
-	return heap;
+	return true;
 }
 
 /* Holes are not cut up in vain: for pages that do not fit all the same, or for a slab of a class that has no use for one. */
@@ -436,10 +434,11 @@ static void holes_stay_whole(struct test *t)
 	static const size_t sizes[] = { 7900, 15000, 39000 };
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		struct kheap *heap = heap_with_a_hole(t, sizes[i]);
+		struct kheap *heap = test_heap(t, (size_t)256 << 10);
 		void *object;
 
-		CHECK(t, heap != NULL, "no heap with a hole of %zu bytes", sizes[i]);
+		TRY(heap != NULL);
+		TRY(make_hole(t, heap, sizes[i]));
 		CHECK(t, kpages_alloc(heap, 1, (size_t)64 << 20, UINTPTR_MAX, 0) == NULL,
 		      "a page aligned to 64 MiB was had");
 		(void)kpages_alloc(heap, 1, 1, KMALLOC_PAGE_SIZE, 0);
