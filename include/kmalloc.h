@@ -90,10 +90,9 @@ struct kpage_source {
  * --------------------------------------------------------------------------------------------------------- */
 
 enum kmalloc_error_class {
-	KMALLOC_DOUBLE_FREE =
-		1, /* the memory at this address is free already, be it freed, resized or asked for its size */
-	KMALLOC_FOREIGN_POINTER,    /* the address is in no region of this heap, or in its own descriptors */
-	KMALLOC_INTERIOR_POINTER,   /* inside a live object, but not where it starts */
+	KMALLOC_DOUBLE_FREE = 1,  /* the memory is free already; also if it was to be resized, or asked for its size */
+	KMALLOC_FOREIGN_POINTER,  /* the address is in no region of this heap, or in its own descriptors */
+	KMALLOC_INTERIOR_POINTER, /* inside a live object, but not where it starts */
 	KMALLOC_MISALIGNED_POINTER, /* no object can start at this address, be it in an object or in no region */
 	KMALLOC_OVERRUN,            /* bytes behind the object's end were changed (hardened builds) */
 	KMALLOC_WRITE_AFTER_FREE, /* bytes of free memory were changed (all of them in hardened builds, links in release) */
@@ -188,7 +187,8 @@ enum kmalloc_flags {
 
 /*
  * `size_bytes` bytes, aligned to 16, or to the size when that is a power of two up to 2 MiB. A size of 0 gives a pointer that no other
- * live object has, and perhaps bytes to use (kheap_usable_size). NULL when there is no memory, or size_bytes > PTRDIFF_MAX. Contents are undefined unless KMALLOC_ZERO.
+ * live object has, and perhaps bytes to use (kheap_usable_size). NULL when there is no memory, or size_bytes > PTRDIFF_MAX. Contents are
+ * undefined unless KMALLOC_ZERO.
  */
 void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags);
 
@@ -219,14 +219,20 @@ void *kheap_realloc_aligned(struct kheap *heap, void *object, size_t size_bytes,
  */
 bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes);
 
-/* Free an object, a kcache's and pages, too. NULL does nothing. Whatever the heap did not hand out is reported and left alone. O(1) (hardened: O(size)). */
+/*
+ * Free an object, a kcache's and pages, too. NULL does nothing. Whatever the heap did not hand out is reported and left alone. O(1)
+ * (hardened: O(size)).
+ */
 void kheap_free(struct kheap *heap, void *object);
 
 /* Free with the size (and alignment) that was asked for; a size that cannot be right is reported and nothing is freed. */
 void kheap_free_sized(struct kheap *heap, void *object, size_t size_bytes);
 void kheap_free_aligned_sized(struct kheap *heap, void *object, size_t alignment, size_t size_bytes);
 
-/* Bytes that may be used at `object`: at least what was asked for (hardened: just that). 0 for NULL and, after reporting it, for a stranger. */
+/*
+ * Bytes that may be used at `object`: at least what was asked for (hardened: just that). 0 for NULL and, after reporting it, for a
+ * stranger.
+ */
 size_t kheap_usable_size(struct kheap *heap, const void *object);
 
 /* An object and how many bytes of it may be used. */
@@ -261,7 +267,8 @@ struct kcache;
 
 /*
  * A cache of objects of size_bytes (1..32768), aligned to `alignment` (a power of two up to a page; 0: 16). `constructor`, if
- * any, is called once for each object that is handed out, after it was zeroed if it was to be, with no lock held. NULL when there is no memory or a number is not
+ * any, is called once for each object that is handed out, after it was zeroed if it was to be, with no lock held. NULL when there is no
+ * memory or a number is not
  * legal. The design is Bonwick's slab allocator (USENIX Summer 1994), its state kept outside the objects.
  */
 struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t alignment,
