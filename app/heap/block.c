@@ -14,11 +14,13 @@
 
 /* ---- starts --------------------------------------------------------------------------------------------------- */
 
-/* The magazine that takes a block with this label without a look at it, or 0. */
-INLINE unsigned magazine_of_label(const struct kheap *heap, unsigned label)
+/* The magazine that takes a block with this label and size without a look at it, or 0. */
+INLINE unsigned magazine_of_label(const struct kheap *heap, unsigned label, size_t size)
 {
 	if (LIKELY(label - LABEL_SIZED < BLOCK_CLASSES))
 		return MAGAZINE_BLOCK + label - LABEL_SIZED;
+	if (size > BLOCK_CLASS_MAX)
+		return MAGAZINE_LARGE;
 	/* What stands in goes, once there are slabs; what stands in for want of pages is as good as an object of them. */
 	if (label >= LABEL_SLAB_SIZED &&
 	    (heap->slabs[label - LABEL_SLAB_SIZED].n_slabs ? heap->config.source.get != 0 : !heap->n_caches))
@@ -187,7 +189,7 @@ uintptr_t block_search(struct kheap *heap, size_t need, size_t alignment, unsign
 		if (!HARDENED && alignment == GRANULE && block_size(block) >= need + VICTIM_MIN) {
 			victim_set(heap, block);
 			/* Of what the bins have nothing fits. */
-			return victim_cut(heap, need, BLOCK_BINS - 1, label, magazine_of_label(heap, label));
+			return victim_cut(heap, need, BLOCK_BINS - 1, label, magazine_of_label(heap, label, need));
 		}
 	}
 	uintptr_t payload = alignment == GRANULE ? block_payload(block) : block_fit(block, need, alignment);
@@ -205,14 +207,14 @@ uintptr_t block_search(struct kheap *heap, size_t need, size_t alignment, unsign
 		flags = BLOCK_PREV_FREE;
 	}
 	block_split(heap, block, total, need, flags, label);
-	block_starts(region_of(heap, payload), payload, magazine_of_label(heap, label));
+	block_starts(region_of(heap, payload), payload, magazine_of_label(heap, label, need));
 	*key_word(payload) = 0;
 	return payload;
 }
 
 uintptr_t block_cut(struct kheap *heap, size_t need, unsigned label)
 {
-	uintptr_t payload = victim_cut(heap, need, block_bin_of(need), label, magazine_of_label(heap, label));
+	uintptr_t payload = victim_cut(heap, need, block_bin_of(need), label, magazine_of_label(heap, label, need));
 
 	return LIKELY(payload != 0) ? payload : block_search(heap, need, GRANULE, label);
 }

@@ -233,9 +233,12 @@ static void check_used_block(struct check *check, const struct region *region, s
 	tally_live(check, block_payload(block), block_size(block) - BLOCK_HEADER, true);
 	if (class_index != SLAB_NO_CLASS)
 		check->n_in_blocks[class_index]++;
-	if (!is_start(region, block_payload(block)) ||
-	    (magazine && magazine - MAGAZINE_BLOCK != block_label(block) - LABEL_SIZED &&
-	     magazine - MAGAZINE_SLAB != block_label(block) - LABEL_SLAB_SIZED))
+	bool has_magazine = magazine == MAGAZINE_LARGE ? block_size(block) > BLOCK_CLASS_MAX
+	                                               : magazine - MAGAZINE_BLOCK == block_label(block) - LABEL_SIZED ||
+	                                                         magazine - MAGAZINE_SLAB ==
+	                                                                 block_label(block) - LABEL_SLAB_SIZED;
+
+	if (!is_start(region, block_payload(block)) || (magazine && !has_magazine))
 		fault(check, KHEAP_FAULT_STARTS, block_payload(block));
 }
 

@@ -53,7 +53,7 @@ const struct section kheap_no_section;
 #if KPORT_CPUS > 1
 const struct cpu_cache kheap_no_cache = {
 	.near = &kheap_no_section,
-	.magazines = { [0 ... MAGAZINES - 1] = { NO_SLOT } },
+	.magazines = { [0 ... MAGAZINES] = { NO_SLOT } },
 	.inside = 1,
 };
 #endif
@@ -84,7 +84,7 @@ unsigned kport_thread_begin(void)
 static void cache_init_small(struct cpu_cache *cache)
 {
 	fill_words(cache, 0, sizeof(*cache));
-	for (unsigned i = 0; i < MAGAZINES; i++)
+	for (unsigned i = 0; i <= MAGAZINES; i++)
 		cache->magazines[i].top = NO_SLOT;
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		cache->states[i].object_words = (uint16_t)(slab_object_size(i) / sizeof(void *));

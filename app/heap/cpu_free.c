@@ -140,7 +140,7 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	struct place place = place_at(heap, address);
 
 	if (cache && place.region && place_is_live(heap, place, address)) {
-		number = place_magazine(place);
+		number = place_magazine(place) % MAGAZINE_LARGE;
 		is_block =
 			!number && is_block_kind(place_kind(place)) && block_tag_holds(heap, block_of_payload(address));
 	}
@@ -222,7 +222,10 @@ INLINE void free_unsized(struct kheap *heap, void *object, struct place place)
 
 __attribute__((noinline)) void cpu_free_full(struct kheap *heap, void *object, size_t number)
 {
-	if (UNLIKELY(number == 0)) {
+	if (number == MAGAZINE_LARGE) {
+		if (LIKELY(cpu_free_large(heap, object)))
+			return;
+	} else if (UNLIKELY(number == 0)) {
 		struct place place = place_at(heap, (uintptr_t)object);
 
 		/* It was live just now. */

@@ -495,23 +495,21 @@ static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t siz
 		alignment = natural_alignment(size);
 	if (!HARDENED && !flags && alignment >= PAGE_SIZE && size - 1 < RUN_CACHE_PAGES * PAGE_SIZE)
 		return cpu_alloc_run(heap, size, alignment);
-	if (!HARDENED && !flags && size - FAST_MAX <= LARGE_MAX - FAST_MAX) {
-		bool is_coarse = LOAD(heap->n_caches) && alignment <= GRANULE;
-		void *object = cpu_alloc_large(heap, is_coarse ? coarse_size(size) : size, alignment);
-
-		if (object)
-			return object;
-	}
+	if (!HARDENED && !flags && size - FAST_MAX <= LARGE_MAX - FAST_MAX)
+		return cpu_alloc_large(heap, size, alignment);
 	return alloc_any(heap, size, alignment, flags);
 }
 
 void *kheap_alloc(struct kheap *heap, size_t size_bytes, unsigned flags)
 {
-	if (!HARDENED && LIKELY(flags == 0) && LIKELY(size_bytes <= FAST_MAX))
-		return fast_alloc(heap, size_bytes, 0);
-	/* Not in alloc_slow, which saves registers first. */
-	if (!HARDENED && LIKELY(flags == 0) && is_power_of_two(size_bytes) && size_bytes <= RUN_CACHE_PAGES * PAGE_SIZE)
-		return cpu_alloc_run(heap, size_bytes, size_bytes);
+	if (!HARDENED && LIKELY(flags == 0)) {
+		if (LIKELY(size_bytes <= FAST_MAX))
+			return fast_alloc(heap, size_bytes, 0);
+		if (is_power_of_two(size_bytes) && size_bytes <= RUN_CACHE_PAGES * PAGE_SIZE)
+			return cpu_alloc_run(heap, size_bytes, size_bytes);
+		if (size_bytes <= LARGE_MAX)
+			return cpu_alloc_large(heap, size_bytes, natural_alignment(size_bytes));
+	}
 	return alloc_slow(heap, size_bytes, 0, flags);
 }
 
@@ -522,8 +520,12 @@ void *kheap_alloc_cached(struct kheap *heap, size_t size_bytes)
 
 void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignment, unsigned flags)
 {
-	if (!HARDENED && LIKELY(alignment == GRANULE && flags == 0) && LIKELY(size_bytes <= FAST_MAX))
-		return fast_alloc(heap, size_bytes, GRANULE);
+	if (!HARDENED && LIKELY(alignment == GRANULE && flags == 0)) {
+		if (LIKELY(size_bytes <= FAST_MAX))
+			return fast_alloc(heap, size_bytes, GRANULE);
+		if (size_bytes > PAGE_SIZE && size_bytes <= LARGE_MAX)
+			return cpu_alloc_large(heap, size_bytes, GRANULE);
+	}
 	if (!is_power_of_two(alignment))
 		return alloc_any(heap, size_bytes, alignment, flags);
 	/* Slabs' objects lie as their size says. */

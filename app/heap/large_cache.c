@@ -58,7 +58,7 @@ static unsigned entry_take(struct large_cache *large)
 }
 
 /* The topmost of a class that has any leaves it. */
-static void *take_top(struct large_cache *large, unsigned class_index)
+INLINE void *take_top(struct large_cache *large, unsigned class_index)
 {
 	unsigned entry = large->first[class_index];
 	void *object = large->objects[entry];
@@ -151,16 +151,18 @@ static void *lone_pop(struct kheap *heap, struct cpu_cache *cache, size_t size, 
 	return object;
 }
 
-void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
+__attribute__((noinline)) void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
 {
 	struct cpu_cache *cache = cpu_of(heap);
-	void *object;
+	size_t wanted = LOAD(heap->n_caches) && alignment == GRANULE ? coarse_size(size) : size;
+	void *object = NULL;
 
-	if (!cpu_enter(cache))
-		return NULL;
-	object = cache->large ? large_pop(heap, cache->large, size, alignment) : lone_pop(heap, cache, size, alignment);
-	cpu_leave(cache);
-	return object;
+	if (cpu_enter(cache)) {
+		object = LIKELY(cache->large != NULL) ? large_pop(heap, cache->large, wanted, alignment)
+		                                      : lone_pop(heap, cache, wanted, alignment);
+		cpu_leave(cache);
+	}
+	return LIKELY(object != NULL) ? object : alloc_any(heap, size, alignment, 0);
 }
 
 /* In a heap without space for more a CPU that works alone keeps one: what it keeps nobody else misses. */
@@ -240,6 +242,18 @@ bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 	STORE(large->objects[entry], object);
 	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
 	return true;
+}
+
+__attribute__((noinline)) bool cpu_free_large(struct kheap *heap, void *object)
+{
+	struct cpu_cache *cache = cpu_of(heap);
+	bool is_done = false;
+
+	if (cpu_enter(cache)) {
+		is_done = large_push_block(heap, cache, object);
+		cpu_leave(cache);
+	}
+	return is_done;
 }
 
 bool large_push_run(struct cpu_cache *cache, struct page_desc *desc)

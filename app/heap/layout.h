@@ -302,13 +302,14 @@ struct magazine_state {
 
 /*
  * Magazines by number: 0 is that of nobody, always empty and always full; the slab classes' follow; then those of blocks of 272 to 4096
- * bytes, sixteen classes an octave.
+ * bytes, sixteen classes an octave. Blocks above that have a number, too, whose magazine is like that of nobody.
  */
 #define BLOCK_CLASSES 64
 #define BLOCK_CLASS_MAX ((size_t)4096)
 #define MAGAZINE_SLAB 1u
 #define MAGAZINE_BLOCK (MAGAZINE_SLAB + SLAB_CLASSES)
 #define MAGAZINES (MAGAZINE_BLOCK + BLOCK_CLASSES)
+#define MAGAZINE_LARGE MAGAZINES
 _Static_assert((int)MAGAZINE_SLAB == (int)PAGE_SLAB, "a slab's magazine has the number of its page's kind");
 
 /*
@@ -323,7 +324,7 @@ struct run_cache {
 };
 
 struct cpu_cache {
-	struct magazine magazines[MAGAZINES];
+	struct magazine magazines[MAGAZINES + 1];
 	struct magazine_state
 		*block_states; /* of the blocks' magazines; NULL: not earned yet, and all of them empty and full */
 	struct run_cache runs;

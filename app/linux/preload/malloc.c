@@ -145,11 +145,20 @@ void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
 	return heap ? kheap_alloc_aligned(heap, size_bytes, alignment, 0) : NULL;
 }
 
+/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
+__attribute__((noinline)) static void free_and_look(struct kheap *heap, void *object, bool is_page)
+{
+	if (!IS_HARDENED && is_page && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
+		large_release(heap, object);
+	kheap_free(heap, object);
+	preload_look(heap);
+}
+
 /*
  * What no cache takes: among it large objects, NULL, and what is freed before the first object: that is misuse, and the heap must be there to
  * say so.
  */
-__attribute__((noinline)) static void free_rare(void *object)
+static __attribute__((noinline)) void free_rare(void *object)
 {
 	static _Thread_local unsigned n_calls;
 	struct kheap *heap = object ? heap_get() : NULL;
@@ -157,13 +166,11 @@ __attribute__((noinline)) static void free_rare(void *object)
 
 	if (!heap)
 		return;
-	/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
-	if (!IS_HARDENED && is_page && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
-		large_release(heap, object);
-	kheap_free(heap, object);
 	/* What it looks at, other threads change. */
 	if (is_page || n_calls++ % LOOK_EACH == 0)
-		preload_look(heap);
+		free_and_look(heap, object, is_page);
+	else
+		kheap_free(heap, object);
 }
 
 inline void preload_free(void *object)
