@@ -325,7 +325,7 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 		cpu_enter_locked(cache);
 	heap_unlock_inline(heap, state);
 	if (UNLIKELY(!object))
-		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
+		return alloc_missing(heap, size, alignment);
 	if (KEYS_LATER)
 		*key_word((uintptr_t)object) = 0;
 	if (KEYS_LATER && n_new) {

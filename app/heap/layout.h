@@ -336,6 +336,7 @@ struct cpu_cache {
 	uint8_t n_rounds;                     /* looks at what is earned or idle, */
 	uint8_t n_left;                       /* misses until the next one */
 	uint8_t n_run_misses, n_large_misses; /* frees since the last look at what is earned */
+	uint8_t lone_class, lone_pages;       /* what was freed last: the second time in turn it is kept */
 	uint32_t n_block_misses;
 	uint32_t drain_epoch;
 	const struct section
@@ -343,8 +344,7 @@ struct cpu_cache {
 	struct large_cache *large; /* NULL: not earned yet; then one block and one run at most: */
 	void *lone;
 	struct page_desc *lone_run;
-	size_t lone_bytes;              /* of both */
-	uint8_t lone_class, lone_pages; /* what was freed last: the second time in turn it is kept */
+	size_t lone_bytes; /* of both */
 	struct magazine_state states[SLAB_CLASSES];
 	void *small[SLAB_CLASSES * SMALL_WORDS + 1];
 	void *lent_slots[LENT * LENT_WORDS + 1]; /* see lent.c */
