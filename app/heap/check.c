@@ -227,18 +227,16 @@ static void check_free_block(struct check *check, struct block *block)
 
 static void check_used_block(struct check *check, const struct region *region, struct block *block)
 {
-	unsigned magazine = *magazine_byte(region, block_payload(block));
-	unsigned class_index = label_slab_class(block_label(block));
+	unsigned magazine = *magazine_byte(region, block_payload(block)), label = block_label(block);
+	unsigned class_index = label_slab_class(label);
+	bool is_right = !magazine || magazine - MAGAZINE_BLOCK == label - LABEL_SIZED ||
+	                magazine - MAGAZINE_SLAB == label - LABEL_SLAB_SIZED ||
+	                (magazine == MAGAZINE_LARGE && block_size(block) > BLOCK_CLASS_MAX);
 
 	tally_live(check, block_payload(block), block_size(block) - BLOCK_HEADER, true);
 	if (class_index != SLAB_NO_CLASS)
 		check->n_in_blocks[class_index]++;
-	bool has_magazine = magazine == MAGAZINE_LARGE ? block_size(block) > BLOCK_CLASS_MAX
-	                                               : magazine - MAGAZINE_BLOCK == block_label(block) - LABEL_SIZED ||
-	                                                         magazine - MAGAZINE_SLAB ==
-	                                                                 block_label(block) - LABEL_SLAB_SIZED;
-
-	if (!is_start(region, block_payload(block)) || (magazine && !has_magazine))
+	if (!is_start(region, block_payload(block)) || !is_right)
 		fault(check, KHEAP_FAULT_STARTS, block_payload(block));
 }
 

@@ -140,7 +140,10 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 	struct place place = place_at(heap, address);
 
 	if (cache && place.region && place_is_live(heap, place, address)) {
-		number = place_magazine(place) % MAGAZINE_LARGE;
+		number = place_magazine(place);
+		/* That is none. */
+		if (number == MAGAZINE_LARGE)
+			number = 0;
 		is_block =
 			!number && is_block_kind(place_kind(place)) && block_tag_holds(heap, block_of_payload(address));
 	}

@@ -14,38 +14,6 @@
 
 /* ---- reports and counts ---------------------------------------------------------------------------------------- */
 
-static const char *const error_names[KMALLOC_N_ERROR_CLASSES] = {
-	[0] = "no error",
-	[KMALLOC_DOUBLE_FREE] = "double free",
-	[KMALLOC_FOREIGN_POINTER] = "pointer from elsewhere",
-	[KMALLOC_INTERIOR_POINTER] = "pointer into an object",
-	[KMALLOC_MISALIGNED_POINTER] = "misaligned pointer",
-	[KMALLOC_OVERRUN] = "overrun of an object",
-	[KMALLOC_WRITE_AFTER_FREE] = "write after free",
-	[KMALLOC_DAMAGED_TAG] = "damaged tag",
-	[KMALLOC_SIZE_MISMATCH] = "free with a wrong size",
-	[KMALLOC_WRONG_CACHE] = "object of another cache",
-	[KMALLOC_BUSY] = "cache destroyed with live objects",
-};
-
-const char *kmalloc_error_name(enum kmalloc_error_class error_class)
-{
-	return error_class < KMALLOC_N_ERROR_CLASSES ? error_names[error_class] : "unknown error";
-}
-
-const char *kmalloc_build(void)
-{
-#if defined(CHECKING) && !HARDENED
-	return "caches";
-#elif defined(CHECKING)
-	return "check";
-#elif HARDENED
-	return "hardened";
-#else
-	return "release";
-#endif
-}
-
 void heap_error(struct kheap *heap, enum kmalloc_error_class error_class, uintptr_t address, size_t size)
 {
 	struct kheap_range range = range_of(heap, address);

@@ -1,9 +1,44 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Looking at a heap: statistics, the owner of an address, a walk over everything. Reads only, and believes no length that leads out of its area.
+ * And what its build and its errors are called.
  */
 #include "small.h"
 #include "internal.h"
+
+/* ---- names ---------------------------------------------------------------------------------------------------------- */
+
+static const char *const error_names[KMALLOC_N_ERROR_CLASSES] = {
+	[0] = "no error",
+	[KMALLOC_DOUBLE_FREE] = "double free",
+	[KMALLOC_FOREIGN_POINTER] = "pointer from elsewhere",
+	[KMALLOC_INTERIOR_POINTER] = "pointer into an object",
+	[KMALLOC_MISALIGNED_POINTER] = "misaligned pointer",
+	[KMALLOC_OVERRUN] = "overrun of an object",
+	[KMALLOC_WRITE_AFTER_FREE] = "write after free",
+	[KMALLOC_DAMAGED_TAG] = "damaged tag",
+	[KMALLOC_SIZE_MISMATCH] = "free with a wrong size",
+	[KMALLOC_WRONG_CACHE] = "object of another cache",
+	[KMALLOC_BUSY] = "cache destroyed with live objects",
+};
+
+const char *kmalloc_error_name(enum kmalloc_error_class error_class)
+{
+	return error_class < KMALLOC_N_ERROR_CLASSES ? error_names[error_class] : "unknown error";
+}
+
+const char *kmalloc_build(void)
+{
+#if defined(CHECKING) && !HARDENED
+	return "caches";
+#elif defined(CHECKING)
+	return "check";
+#elif HARDENED
+	return "hardened";
+#else
+	return "release";
+#endif
+}
 
 /* ---- one range ------------------------------------------------------------------------------------------------------ */
 
