@@ -448,6 +448,9 @@ COLD void *overhead_page(struct kheap *heap, size_t n_zeros)
 {
 	struct page_desc *run = run_alloc(heap, 1, 0, UINTPTR_MAX, PAGE_OVERHEAD);
 
+	/* All that is free may be blocks. */
+	if (!run && area_release(heap, 1))
+		run = run_alloc(heap, 1, 0, UINTPTR_MAX, PAGE_OVERHEAD);
 	if (!run)
 		return NULL;
 	heap->counters.overhead_pages++;
