@@ -197,9 +197,40 @@ static void an_object_grows_over_what_is_kept(struct test *t)
 	}
 }
 
+/* Where all that is free lies between blocks there is a page for the cache of large ones, too: however many blocks there are. */
+static void a_large_pair_among_blocks_stays_in_the_cache(struct test *t)
+{
+	enum { MOST = 100, STEP = 5, NEIGHBOUR = 20000 };
+	static const size_t sizes[] = { 5000, 8000, 16000, 30000 };
+
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	TRY(test_source(t, SOURCE_BYTES));
+	for (unsigned k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+		unsigned n_slow = 0;
+
+		for (unsigned n = 0; n <= MOST; n += STEP) {
+			struct kheap *heap = NULL;
+
+			TRY(test_heap_on_source(t, &heap));
+			for (unsigned i = 0; i < n; i++)
+				CHECK(t, kheap_alloc(heap, NEIGHBOUR, 0) != NULL, "neighbour %u was refused", i);
+			n_slow += pairs_from_below(heap, sizes[k], WARM_PAIRS, PAIRS / 10) >= PAIRS_DOWN;
+			TRY(test_sound(t, heap, "pairs among blocks"));
+			kheap_destroy(heap);
+			t->n_heaps = 0;
+		}
+		CHECK(t, n_slow == 0, "pairs of %zu bytes were not cached in %u of %u heaps", sizes[k], n_slow,
+		      1 + MOST / STEP);
+	}
+}
+
 static const struct test_case cases[] = {
 	{ "one of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "one of any size stays there, in heaps that are empty, small or full", a_pair_of_any_size_in_any_heap },
+	{ "a large one among blocks stays there", a_large_pair_among_blocks_stays_in_the_cache },
 	{ "little is kept where others may miss it", little_is_kept_where_others_miss_it },
 	{ "an object grows over what is kept behind it", an_object_grows_over_what_is_kept },
 };
