@@ -14,6 +14,8 @@
 #include "victim.h"
 
 #define MISSES_FOR_CLIP 8
+#define CUT_MORE 3     /* blocks besides the one that was missed, where others wait for the lock; */
+#define FLUSH_BLOCKS 4 /* and so many go back at once */
 /*
  * Sizes up to 256 bytes have the slab class of their granules, and so do powers of two above; the others that of the smallest block class
  * with room for them and a header. The first size of an octave is a power of two.
@@ -203,7 +205,9 @@ void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 		clip = clip_take(heap);
 	if (!clip) {
 		/* Blocks merge, which takes long. */
-		magazine_flush(heap, &cache->magazines[number], state->has_clip && number < MAGAZINE_BLOCK ? FLUSH : 1);
+		size_t n = number < MAGAZINE_BLOCK ? FLUSH : heap->n_caches ? FLUSH_BLOCKS : 1;
+
+		magazine_flush(heap, &cache->magazines[number], state->has_clip ? n : 1);
 		return;
 	}
 	if (keeps)
@@ -337,6 +341,27 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	return object;
 }
 
+/* A few more of the class for the magazine. */
+static __attribute__((noinline)) void cut_more(struct kheap *heap, struct cpu_cache *cache, unsigned block_class)
+{
+	unsigned number = MAGAZINE_BLOCK + block_class;
+	struct magazine_state *state = state_of(cache, number);
+	struct magazine *magazine = &cache->magazines[number];
+
+	if (!state)
+		return;
+	earn_clip(heap, cache, number);
+	for (unsigned n = CUT_MORE; n && !is_full(magazine); n--) {
+		uintptr_t object = victim_cut(heap, block_class_size(block_class), block_class_bin(block_class),
+		                              LABEL_SIZED + block_class, number);
+
+		if (!object)
+			return;
+		count_alloc(heap, 1, block_class_size(block_class) - BLOCK_HEADER);
+		magazine_put(heap, magazine, (void *)object);
+	}
+}
+
 /* With the lock: a block of a class that the depot has none of, if the victim serves it; or NULL. */
 INLINE void *alloc_block(struct kheap *heap, unsigned block_class)
 {
@@ -348,6 +373,9 @@ INLINE void *alloc_block(struct kheap *heap, unsigned block_class)
 		return NULL;
 	count_alloc(heap, 1, block_class_size(block_class) - BLOCK_HEADER);
 	if (LIKELY(cache != NULL)) {
+		/* Others wait for the lock. */
+		if (heap->n_caches && can_grow(heap))
+			cut_more(heap, cache, block_class);
 		note_block_miss(cache, block_class);
 		note_miss(heap, cache);
 	}
