@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "probe.h"
@@ -368,6 +370,36 @@ void probe_returns(void)
 		most = is_hardened && most > full ? most : full;
 		CHECK(full - before > size * n && resident_bytes() - before < (most - before) / 2 + ((size_t)4 << 20));
 	}
+}
+
+static size_t minor_faults(void)
+{
+	struct rusage usage;
+
+	CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+	return (size_t)usage.ru_minflt;
+}
+
+/* What is needed again soon after it went back does not go back each time: at first, then once in a second. */
+void probe_refill(void)
+{
+	enum { N = 30000, SIZE = 1500, ROUNDS = 20, AT_FIRST = 5 };
+	static void *objects[N];
+	size_t first = 0, before = minor_faults();
+	time_t start = time(NULL);
+
+	/* The hardened build gives whole chunks back at once. */
+	if (getenv("PROBE_HARDENED"))
+		return;
+
+	for (int round = 0; round < ROUNDS; round++) {
+		for (size_t i = 0; i < N; i++)
+			memset(objects[i] = malloc(SIZE), 1, SIZE);
+		for (size_t i = N; i--;)
+			free(objects[i]);
+		first = round ? first : minor_faults() - before;
+	}
+	CHECK(minor_faults() - before <= first * (AT_FIRST + (size_t)(time(NULL) - start)));
 }
 
 /* What is allocated in turn lies in turn, upwards: programs read it so, and processors fetch ahead. */

@@ -55,6 +55,7 @@ static struct {
 	size_t free_before; /* free bytes at the last look, */
 	size_t given_back;  /* and the least since pages were given back, or came: so much is not resident */
 	size_t needed; /* when it falls below this, most of what was given back was needed again; 0: it was, or little went back */
+	size_t missed; /* half of what went with its chunks then, less what chunks came since; 0: little went, or that much came */
 	uint64_t purged_at;
 	uint64_t released_at; /* a large object, by itself, */
 	bool is_emptying;     /* and none was taken since then */
@@ -115,13 +116,6 @@ bool preload_purge(struct kheap *heap, size_t min_bytes)
 	return any;
 }
 
-void preload_note_mapped(size_t size_bytes)
-{
-	SET(given_back, GET(given_back) + size_bytes);
-	if (GET(needed))
-		SET(needed, GET(needed) + size_bytes);
-}
-
 /* How much of it was resident is not known: as if nothing had been, so that rather too much than too little passes for idle. */
 void preload_note_unmapped(size_t size_bytes)
 {
@@ -156,7 +150,7 @@ static bool is_time(uint64_t since_ms)
 /* Memory is given back now: was what was given back the last time not needed again? */
 static void forget_regrets(uint64_t since_ms)
 {
-	if (GET(needed) && since_ms >= REGRET_MS)
+	if ((GET(needed) || GET(missed)) && since_ms >= REGRET_MS)
 		SET(n_regrets, GET(n_regrets) / 2);
 }
 
@@ -171,10 +165,26 @@ void preload_note_taken(void)
 		SET(is_emptying, false);
 }
 
-static unsigned regret(unsigned n)
+/* What was given back is needed again, most of it as pages or as chunks. */
+static void regret(uint64_t now)
 {
-	n += REGRET;
-	return n < REGRET_FIRST ? REGRET_FIRST : n > REGRETS_MAX ? REGRETS_MAX : n;
+	unsigned n = GET(n_regrets) + REGRET;
+
+	if (since(now) < REGRET_MS)
+		SET(n_regrets, n < REGRET_FIRST ? REGRET_FIRST : n > REGRETS_MAX ? REGRETS_MAX : n);
+	SET(needed, 0);
+	SET(missed, 0);
+}
+
+void preload_note_mapped(size_t size_bytes)
+{
+	SET(given_back, GET(given_back) + size_bytes);
+	if (GET(needed))
+		SET(needed, GET(needed) + size_bytes);
+	if (GET(missed) > size_bytes)
+		SET(missed, GET(missed) - size_bytes);
+	else if (GET(missed))
+		regret(now_ms());
 }
 
 /* What of the free memory is still as it was given back; was most of it needed again? */
@@ -182,11 +192,8 @@ static size_t notice(size_t n_free, uint64_t now)
 {
 	size_t given_back = lesser(n_free, GET(given_back));
 
-	if (given_back < GET(needed)) {
-		if (since(now) < REGRET_MS)
-			SET(n_regrets, regret(GET(n_regrets)));
-		SET(needed, 0);
-	}
+	if (given_back < GET(needed))
+		regret(now);
 	SET(given_back, given_back);
 	return given_back;
 }
@@ -214,7 +221,7 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool is_hollow)
 {
 	struct kheap_glance before = kheap_get_glance(heap), after;
-	size_t n_free, idle;
+	size_t n_free, idle, gone;
 
 	forget_regrets(since_ms);
 	preload_purge(heap, RUN_MIN);
@@ -231,6 +238,8 @@ static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool
 	SET(free_before, n_free);
 	/* Little is no loss, and comes back by itself. */
 	SET(needed, idle > IDLE_MIN ? n_free - idle / 2 : 0);
+	gone = less(before.footprint_bytes, after.footprint_bytes);
+	SET(missed, gone > IDLE_MIN ? gone / 2 : 0);
 	SET(purged_at, now);
 }
 
