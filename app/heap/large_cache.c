@@ -16,6 +16,7 @@
 #define LARGE_CLASSES 64  /* of blocks, up to 64 KiB */
 #define LARGE_RUNS (LARGE_RUN_MAX - LARGE_RUN_MIN + 1)
 #define LARGE_NEAR (((uint64_t)2 << NEAR_CLASSES) - 1) /* a request's own class and the next ones */
+#define LARGE_KEPT 64                                  /* blocks of a CPU that wants none, where others may */
 #define LARGE_BUSY 8                                   /* frees among IDLE_MISSES misses that earn the page */
 #define LARGE_MIN_FOOTPRINT 256                        /* pages */
 #define LARGE_MOST_BYTES ((size_t)8 << 20)
@@ -33,6 +34,7 @@ struct large_cache {
 	uint16_t n_blocks, few;
 	uint16_t unused;    /* the first entry of those that were used once */
 	uint16_t n_entries; /* that were */
+	uint16_t n_kept;    /* blocks that came since one was wanted */
 	uint16_t next[LARGE_PLACES];
 	void *objects[LARGE_PLACES]; /* the first is not used */
 };
@@ -114,6 +116,7 @@ static struct page_desc *run_pop(struct large_cache *large, size_t n_pages, size
 
 static void *large_pop(struct kheap *heap, struct large_cache *large, size_t size, size_t alignment)
 {
+	large->n_kept = 0;
 	if (size <= BLOCK_MAX_REQUEST)
 		return block_pop(heap, large, size, alignment);
 	struct page_desc *desc = run_pop(large, pages_for(size), alignment);
@@ -228,13 +231,15 @@ bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 	if (!large || !is_large_block(usable))
 		return false;
 	class_index = large_class_of(usable);
-	/* A class that has some already leaves entries to others. */
-	if (large->n[class_index] >= large->few && large->n_blocks >= LARGE_PLACES / 4 * 3)
+	/* A class that has some already leaves entries to others, and a CPU that only frees leaves blocks to others. */
+	if ((large->n[class_index] >= large->few && large->n_blocks >= LARGE_PLACES / 4 * 3) ||
+	    (large->n_kept >= LARGE_KEPT && LOAD(heap->n_caches)))
 		return false;
 	if (!has_room(large, large->n[class_index], usable) || (entry = entry_take(large)) == 0)
 		return false;
 	large->n[class_index]++;
 	large->n_blocks++;
+	large->n_kept++;
 	large->n_bytes += usable;
 	large->next[entry] = large->first[class_index];
 	large->first[class_index] = (uint16_t)entry;

@@ -287,6 +287,25 @@ static void a_damaged_block_is_not_handed_out(struct test *t)
 	kheap_free(heap, other);
 }
 
+/* What this processor frees, and never asks for, the others are to have. */
+static void what_nobody_asks_for_is_not_kept(struct test *t)
+{
+	enum { N = 300, LEAST_SIZE = 5000, STEP = 100, MOST_KEPT = 80 };
+	static void *many[N];
+	struct kheap *heap = heap_of_two(t);
+
+	if (heap == NULL)
+		return;
+	(void)kheap_trim(heap);
+	for (unsigned i = 0; i < N; i++)
+		CHECK(t, (many[i] = kheap_alloc(heap, LEAST_SIZE + i * STEP, 0)) != NULL, "block %u was refused", i);
+	for (unsigned i = 0; i < N; i++)
+		kheap_free(heap, many[i]);
+	CHECK(t, n_cached(heap) <= MOST_KEPT, "%zu of %u blocks are kept", n_cached(heap), N);
+	test_note(t, "%zu of %u", n_cached(heap), N);
+	TRY(test_sound(t, heap, "blocks that nobody asks for"));
+}
+
 static const struct test_case cases[] = {
 	{ "a cached block serves its own class and the two below, no other", a_block_serves_the_classes_below },
 	{ "a lone pair of 4 to 128 KiB stays in the cache where there are several processors",
@@ -295,6 +314,7 @@ static const struct test_case cases[] = {
 	{ "what is cached serves any size that is a little smaller, and is given back", any_size_is_served },
 	{ "a large block is freed with its size when other processors have left",
 	  a_coarse_block_is_freed_with_its_size },
+	{ "a processor that only frees keeps few where there are several", what_nobody_asks_for_is_not_kept },
 	{ "what just fits is served where there are several processors", what_just_fits_is_served },
 	{ "a double free, or a pointer into it, of what is cached is reported", misuse_shows },
 	{ "a block whose header was overrun in the cache is not handed out", a_damaged_block_is_not_handed_out },
