@@ -154,9 +154,10 @@ static void forget_regrets(uint64_t since_ms)
 		SET(n_regrets, GET(n_regrets) / 2);
 }
 
+/* What two threads note at once may count once: it is begun anew at each look. */
 void preload_note_moved(size_t size_bytes)
 {
-	__atomic_fetch_add(&moved_bytes, size_bytes, __ATOMIC_RELAXED);
+	__atomic_store_n(&moved_bytes, __atomic_load_n(&moved_bytes, __ATOMIC_RELAXED) + size_bytes, __ATOMIC_RELAXED);
 }
 
 void preload_note_taken(void)
