@@ -179,12 +179,14 @@ static void regret(uint64_t now)
 
 void preload_note_mapped(size_t size_bytes)
 {
+	size_t missed = GET(missed);
+
 	SET(given_back, GET(given_back) + size_bytes);
 	if (GET(needed))
 		SET(needed, GET(needed) + size_bytes);
-	if (GET(missed) > size_bytes)
-		SET(missed, GET(missed) - size_bytes);
-	else if (GET(missed))
+	if (missed > size_bytes)
+		SET(missed, missed - size_bytes);
+	else if (missed)
 		regret(now_ms());
 }
 
@@ -211,6 +213,7 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 		forget_regrets(since_ms);
 		SET(purged_at, now);
 		SET(needed, given_back);
+		SET(missed, 0);
 	}
 	SET(released_at, now);
 	SET(is_emptying, true);
