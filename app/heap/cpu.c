@@ -328,11 +328,8 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	if (KEYS_LATER && n_new)
 		cpu_enter_locked(cache);
 	heap_unlock_inline(heap, state);
-	/* Without a cache no slab was looked at, and no run for what is larger. */
-	if (UNLIKELY(!object) && (!cache || size > PAGE_SIZE / 2))
-		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
 	if (UNLIKELY(!object))
-		return alloc_missing(heap, size, alignment);
+		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), 0);
 	if (KEYS_LATER)
 		*key_word((uintptr_t)object) = 0;
 	if (KEYS_LATER && n_new) {

@@ -311,10 +311,9 @@ uintptr_t alloc_once(struct kheap *heap, const struct request *request)
 	return object;
 }
 
-/* is_tried: there was no room for an object of its class, and if the heap can grow, it is not to be squeezed in. */
-static uintptr_t alloc_locked(struct kheap *heap, const struct request *request, bool is_tried)
+static uintptr_t alloc_locked(struct kheap *heap, const struct request *request)
 {
-	uintptr_t object = is_tried && !cannot_grow(heap) ? 0 : alloc_once(heap, request);
+	uintptr_t object = alloc_once(heap, request);
 
 	if (!object) {
 		heap_drain(heap);
@@ -352,29 +351,28 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 	bool was_refused = heap->is_refused;
 
 	heap->is_refused = true;
-	uintptr_t object = alloc_locked(heap, request, false);
+	uintptr_t object = alloc_locked(heap, request);
 
 	/* Not for what the heap could never hold. */
 	if (!object && request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
-		object = alloc_locked(heap, request, false);
+		object = alloc_locked(heap, request);
 	heap->is_refused = !(flags & KMALLOC_NO_GROW) || was_refused;
 	heap_unlock(heap, state);
 	return (void *)object;
 }
 
-static void *alloc_growing(struct kheap *heap, const struct request *request, unsigned flags, bool is_tried)
+static void *alloc_growing(struct kheap *heap, const struct request *request, unsigned flags)
 {
 	struct replenished tried = { false, false };
 
 	/* Bounded, because what was got may be unfit for this request, or gone to another CPU. */
 	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
 		kport_lock_state state = heap_lock_inline(heap);
-		uintptr_t object = alloc_locked(heap, request, is_tried);
+		uintptr_t object = alloc_locked(heap, request);
 
 		heap_unlock_inline(heap, state);
 		if (object)
 			return (void *)object;
-		is_tried = false;
 		if (flags & KMALLOC_NO_GROW ||
 		    !heap_replenish(heap, growth_for(request, tries == 1), request->max_address, request->size, &tried))
 			break;
@@ -403,28 +401,18 @@ void count_failure(struct kheap *heap)
 	heap_unlock(heap, state);
 }
 
-static void *alloc_request(struct kheap *heap, size_t size, size_t alignment, unsigned flags, bool is_tried)
+void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
 {
 	struct request request;
 	void *object = NULL;
 
 	if (request_make(&request, size, alignment, flags))
-		object = alloc_growing(heap, &request, flags, is_tried);
+		object = alloc_growing(heap, &request, flags);
 	if (!object)
 		count_failure(heap);
 	else if (flags & KMALLOC_ZERO)
 		zero(heap, object, request.size);
 	return object;
-}
-
-void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
-{
-	return alloc_request(heap, size, alignment, flags, false);
-}
-
-void *alloc_missing(struct kheap *heap, size_t size, size_t alignment)
-{
-	return alloc_request(heap, size, alignment ? alignment : natural_alignment(size), 0, true);
 }
 
 void *alloc_to_grow(struct kheap *heap, size_t size)
@@ -437,7 +425,7 @@ void *alloc_to_grow(struct kheap *heap, size_t size)
 	request.goes_on = true;
 	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
 		kport_lock_state state = heap_lock(heap);
-		uintptr_t object = alloc_locked(heap, &request, false);
+		uintptr_t object = alloc_locked(heap, &request);
 
 		heap_unlock(heap, state);
 		if (object)
@@ -568,7 +556,7 @@ void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr
 		request.gross = request.size;
 		if (flags & KMALLOC_BELOW_4G)
 			request.max_address = min_size(max_address, BELOW_4G);
-		pages = alloc_growing(heap, &request, flags, false);
+		pages = alloc_growing(heap, &request, flags);
 	}
 	if (!pages)
 		count_failure(heap);

@@ -174,8 +174,6 @@ static inline bool is_full_up(const struct kheap *heap)
 /* One attempt to meet a request with what the heap has; the object is counted. */
 uintptr_t alloc_once(struct kheap *heap, const struct request *request);
 void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags);
-/* What the heap has no room for as it is. An alignment of 0 is the natural one. */
-void *alloc_missing(struct kheap *heap, size_t size, size_t alignment);
 /* Whole pages, for an object that goes on growing. NULL: not so; on_low_memory was not asked, and it is no failure yet. */
 void *alloc_to_grow(struct kheap *heap, size_t size);
 

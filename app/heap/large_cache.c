@@ -157,7 +157,7 @@ static void *lone_pop(struct kheap *heap, struct cpu_cache *cache, size_t size, 
 __attribute__((noinline)) void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
 {
 	struct cpu_cache *cache = cpu_of(heap);
-	size_t wanted = LOAD(heap->n_caches) && alignment == GRANULE ? coarse_size(size) : size;
+	size_t wanted = LOAD(heap->n_caches) && alignment <= GRANULE ? coarse_size(size) : size;
 	void *object = NULL;
 
 	if (cpu_enter(cache)) {
