@@ -141,7 +141,7 @@ static __attribute__((noinline)) void free_shared(struct kheap *heap, void *obje
 
 	if (cache && place.region && place_is_live(heap, place, address)) {
 		number = place_magazine(place);
-		/* That is none. */
+		/* It has a number, but no room. */
 		if (number == MAGAZINE_LARGE)
 			number = 0;
 		is_block =

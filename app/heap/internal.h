@@ -305,9 +305,10 @@ void *cpu_alloc_run(struct kheap *heap, size_t size, size_t alignment);
 /* Free what lies in a page that is the first of a live run. Called without the lock. */
 void cpu_free_run(struct kheap *heap, void *object, struct region *region);
 
-/* A block of more than 4 KiB, or a run of up to 128 KiB; and free one whose magazine is MAGAZINE_LARGE, unless there is no room. Called without the lock. */
+/* A block of more than 4 KiB, or a run of up to 128 KiB, from the cache if it has one for this size. NULL: there is no memory. Called without the lock. */
 #define LARGE_MAX ((size_t)128 << 10)
 void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment);
+/* Free what is live and has the magazine MAGAZINE_LARGE. False: the cache has no room for it, or its header is damaged; nothing was done. Without the lock. */
 bool cpu_free_large(struct kheap *heap, void *object);
 /*
  * Where several CPUs work, blocks that are too large for magazines have one of eight sizes an octave: what a CPU keeps then serves its next request

@@ -145,9 +145,10 @@ void *preload_alloc_aligned(size_t size_bytes, size_t alignment)
 	return heap ? kheap_alloc_aligned(heap, size_bytes, alignment, 0) : NULL;
 }
 
-/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
-__attribute__((noinline)) static void free_and_look(struct kheap *heap, void *object, bool is_page)
+/* And see whether memory is idle. */
+static __attribute__((noinline)) void free_and_look(struct kheap *heap, void *object, bool is_page)
 {
+	/* Large objects are whole pages. The hardened build writes to all that is freed, so there it would be in vain. */
 	if (!IS_HARDENED && is_page && __atomic_load_n(&has_large, __ATOMIC_RELAXED))
 		large_release(heap, object);
 	kheap_free(heap, object);
