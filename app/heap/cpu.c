@@ -51,10 +51,8 @@ const uint16_t kheap_block_sizes[BLOCK_CLASSES] = { SIXTEEN(BLOCK_0), SIXTEEN(BL
 /* A magazine that is always empty and always full. */
 static void *const no_object[2];
 #define NO_SLOT ((void **)(uintptr_t)no_object)
-const struct section kheap_no_section;
 #if KPORT_CPUS > 1
 const struct cpu_cache kheap_no_cache = {
-	.near = &kheap_no_section,
 	.magazines = { [0 ... MAGAZINES] = { NO_SLOT } },
 	.inside = 1,
 };
@@ -95,7 +93,6 @@ static void cache_init_small(struct cpu_cache *cache)
 			slot_clear(cache->magazines[MAGAZINE_SLAB + i].top + n);
 	}
 	lent_init(cache);
-	cache->near = &kheap_no_section;
 }
 
 void cpu_init(struct kheap *heap)

@@ -27,7 +27,7 @@ INLINE const struct section *section_farther(const struct kheap *heap, uintptr_t
 	return LIKELY(is_in_section(section, granule_number(address))) ? section : section_at(heap, address);
 }
 
-static struct place place_farther(struct kheap *heap, uintptr_t address)
+static struct place place_farther(const struct kheap *heap, uintptr_t address)
 {
 	const struct section *section;
 	struct place place;
@@ -43,18 +43,16 @@ static struct place place_farther(struct kheap *heap, uintptr_t address)
 				                LOAD_FAST(section->region) };
 		load_fence();
 	} while (HAS_READERS && UNLIKELY(sequence & 1 || sequence != sequence_now(heap)));
-	if (LIKELY(place.region != NULL)) {
-		near_set(heap, cpu_of(heap), section);
+	if (LIKELY(place.region != NULL))
 		place.magazines = place.region->magazines;
-	}
 	return place;
 }
 
-struct place place_of(struct kheap *heap, uintptr_t address)
+struct place place_of(const struct kheap *heap, uintptr_t address)
 {
 	struct place place;
 
-	return LIKELY(near_look(heap, cpu_of(heap), address, &place)) ? place : place_farther(heap, address);
+	return LIKELY(look_once(heap, address, &place)) ? place : place_farther(heap, address);
 }
 
 /* ---- magazines ------------------------------------------------------------------------------------------------------ */
@@ -275,11 +273,10 @@ static __attribute__((noinline)) void free_farther(struct kheap *heap, void *obj
 
 __attribute__((noinline)) void cpu_free_far(struct kheap *heap, void *object)
 {
-	struct cpu_cache *cache = cpu_of(heap);
 	struct place place;
 
-	if (LIKELY(near_look(heap, cache, (uintptr_t)object, &place)))
-		fast_free_at(heap, cache, object, place.starts, place.magazines, place.granule);
+	if (LIKELY(look_once(heap, (uintptr_t)object, &place)))
+		fast_free_at(heap, cpu_of(heap), object, place.starts, place.magazines, place.granule);
 	else
 		free_farther(heap, object);
 }

@@ -394,14 +394,6 @@ COLD void cpu_end_all(struct kheap *heap)
 		cache_end(heap, i);
 }
 
-COLD void cpu_forget_sections(struct kheap *heap)
-{
-	for (unsigned i = 0; i < KPORT_CPUS; i++) {
-		if (cache_of(heap, i))
-			STORE(cache_of(heap, i)->near, &kheap_no_section);
-	}
-}
-
 COLD void kheap_leave(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);

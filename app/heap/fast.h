@@ -241,45 +241,29 @@ INLINE const struct section *section_in_pair(const struct kheap *heap, uintptr_t
 	return pair + is_in_section(pair + 1, granule_number(address));
 }
 
-/* What this CPU frees outside the window one after the other is often in one region. */
-INLINE void near_set(struct kheap *heap, struct cpu_cache *cache, const struct section *section)
-{
-	/* Without readers that is what the window is for: the second time in turn. */
-	if (!HAS_READERS && UNLIKELY(section == cache->near))
-		heap->window = window_on(section->region);
-	if (!IS_NO_CACHE(cache))
-		STORE(cache->near, section);
-}
-
 /* Where an address is, if that can be told at once. */
-INLINE bool near_look(struct kheap *heap, struct cpu_cache *cache, uintptr_t address, struct place *place)
+INLINE bool look_once(const struct kheap *heap, uintptr_t address, struct place *place)
 {
 	uint32_t sequence = HAS_READERS ? sequence_now(heap) : 0;
-	const struct section *section = HAS_READERS ? LOAD(cache->near) : NULL;
-	bool is_near = HAS_READERS && is_in_section(section, granule_number(address));
+	const struct section *section = section_in_pair(heap, address, LOAD(heap->section_shift), 0);
 
-	if (!is_near) {
-		section = section_in_pair(heap, address, LOAD(heap->section_shift), 0);
-		if (UNLIKELY(!is_in_section(section, granule_number(address))))
-			return false;
-	}
+	if (UNLIKELY(!is_in_section(section, granule_number(address))))
+		return false;
 	*place = (struct place){ LOAD_FAST(section->starts), NULL,
 		                 granule_number(address) - LOAD_FAST(section->first_granule),
 		                 LOAD_FAST(section->region) };
 	load_fence();
 	if (HAS_READERS && UNLIKELY((sequence & ~1u) != sequence_now(heap)))
 		return false;
-	if (!is_near)
-		near_set(heap, cache, section);
 	place->magazines = place->region->magazines;
 	return true;
 }
 
-/* Is the address in the window? Then its granule is set. */
+/* Is the address in the window, and that open? Then its granule is set. */
 INLINE bool is_in_window(const struct kheap *heap, uintptr_t address, size_t *granule)
 {
 	*granule = granule_number(address) - heap->window.first_granule;
-	return LIKELY(*granule < LOAD_FAST(heap->window.n_granules));
+	return LIKELY(*granule < LOAD_FAST(heap->window.n_open));
 }
 
 INLINE void fast_free(struct kheap *heap, void *object)
@@ -293,7 +277,7 @@ INLINE void fast_free(struct kheap *heap, void *object)
 }
 
 /* Where it is that does not lie in the window. */
-struct place place_of(struct kheap *heap, uintptr_t address);
+struct place place_of(const struct kheap *heap, uintptr_t address);
 
 INLINE struct place place_at(struct kheap *heap, uintptr_t address)
 {

@@ -183,12 +183,11 @@ void kheap_free(struct kheap *heap, void *object)
 /* Not in the window. */
 static __attribute__((noinline)) bool free_cached_far(struct kheap *heap, void *object)
 {
-	struct cpu_cache *cache = cpu_of(heap);
 	struct place place;
 	size_t number;
 
-	return LIKELY(near_look(heap, cache, (uintptr_t)object, &place)) &&
-	       cache_push(heap, cache, object, place.starts, place.magazines, place.granule, &number) == PUSHED;
+	return LIKELY(look_once(heap, (uintptr_t)object, &place)) &&
+	       cache_push(heap, cpu_of(heap), object, place.starts, place.magazines, place.granule, &number) == PUSHED;
 }
 
 bool kheap_free_cached(struct kheap *heap, void *object)

@@ -297,18 +297,20 @@ static bool grow_apart(struct kheap *heap, struct growth growth, uintptr_t max_a
 
 	state = heap_lock(heap);
 	struct region *open = heap->open;
-	bool added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true,
-	                        n == chunk.n_pages && n <= MAX_CHUNK_PAGES ? reserve : 0);
+	struct region *added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true,
+	                                  n == chunk.n_pages && n <= MAX_CHUNK_PAGES ? reserve : 0);
 
 	if (added)
 		count_growth(heap);
 	/* A large object's region is not for others to lengthen, while there is an open one. */
-	if (added && is_own)
+	if (added && is_own) {
 		heap->open = open;
+		region_is_for_one(heap, added);
+	}
 	heap_unlock(heap, state);
 	if (!added)
 		heap->config.source.put(heap->config.source.ctx, &chunk);
-	return added;
+	return added != NULL;
 }
 
 bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)

@@ -330,8 +330,6 @@ extern const struct cpu_cache kheap_no_cache;
 #define NO_CACHE NULL
 #define IS_NO_CACHE(cache) false
 #endif
-/* Nothing is in it. */
-extern const struct section kheap_no_section;
 
 /* A CPU's cache, or NULL. */
 static inline struct cpu_cache *cache_of(struct kheap *heap, unsigned cpu)
@@ -369,8 +367,6 @@ bool cpu_give_kept(struct kheap *heap);
 void cpu_squeeze(struct kheap *heap);
 /* All, and the space of the magazines too. */
 bool cpu_reset(struct kheap *heap);
-/* Entries of the section table are no more, and nobody else is inside the heap. */
-void cpu_forget_sections(struct kheap *heap);
 /* All CPUs' caches go, where nobody else is inside the heap. */
 void cpu_end_all(struct kheap *heap);
 /* Bytes and objects in all caches; of other CPUs' caches as far as can be seen from here. */

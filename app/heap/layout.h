@@ -141,6 +141,7 @@ struct region {
 	bool is_first;  /* holds the struct kheap */
 	bool is_spare;  /* empty, and kept */
 	bool is_closed; /* what follows was not to be had */
+	bool is_own;    /* made for one large object */
 };
 
 /*
@@ -162,13 +163,14 @@ struct section {
 	struct region *region; /* NULL: there never was one */
 };
 
-/* A region that is looked at before the table is. */
+/* A region that is looked at before the table is; without the lock only while it is open, which it is while most objects lie there. */
 struct window {
 	uintptr_t first_granule;
-	size_t n_granules;
+	size_t n_open; /* its granules, or 0: it is closed */
 	const uint32_t *starts;
 	const uint8_t *magazines;
 	struct region *region;
+	size_t n_granules;
 };
 
 /* ---- page runs -------------------------------------------------------------------------------------------- */
@@ -339,8 +341,6 @@ struct cpu_cache {
 	uint8_t lone_class, lone_pages;       /* what was freed last: the second time in turn it is kept */
 	uint32_t n_block_misses;
 	uint32_t drain_epoch;
-	const struct section
-		*near; /* the entry of what was freed last outside the window; followed only where there are readers */
 	struct large_cache *large; /* NULL: not earned yet; then one block and one run at most: */
 	void *lone;
 	struct page_desc *lone_run;
@@ -407,7 +407,7 @@ struct kcache {
 struct kheap {
 	/* Read by every call. */
 	uint64_t secret;
-	struct window window; /* on the region seen last; where there are readers, on the first one for ever */
+	struct window window; /* on the largest region; where there are readers, on the first one for ever */
 	struct section *sections;
 	size_t section_mask;        /* the entry that the last pair of them begins with */
 	uint32_t sections_sequence; /* odd: the table is being changed */
@@ -450,10 +450,11 @@ struct kheap {
 	bool is_refused; /* there were no pages when they were last wanted */
 	/* How much less CPUs keep than they might, as a shift: the heap grew though what they kept was given back. See squeeze in depot.c. */
 	uint8_t squeeze;
-	uint8_t patience; /* rounds until they may keep more again, as a shift */
-	bool has_relaxed; /* since the last squeeze */
-	uint32_t n_calm;  /* rounds since then, or since they were last let keep more */
-	bool is_thorough; /* the heap is about to fail or to grow: look at more of each list */
+	uint8_t patience;     /* rounds until they may keep more again, as a shift */
+	bool has_relaxed;     /* since the last squeeze */
+	uint32_t n_calm;      /* rounds since then, or since they were last let keep more */
+	bool is_thorough;     /* the heap is about to fail or to grow: look at more of each list */
+	uint32_t n_own_pages; /* of regions for one large object each */
 
 	struct depot depot;
 	struct run_bins runs[N_ZONES];

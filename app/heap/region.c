@@ -16,6 +16,55 @@
 #define SPARES_GIVEN 2         /* so many go back in one call */
 #define LEFT_PAGES 8           /* all but so many of a chunk's pages may be descriptors of pages that are to come */
 
+/* ---- the window -------------------------------------------------------------------------------------------------- */
+
+/*
+ * Where objects lie in several regions at random, a look at one of them first is wrong too often: a processor loses more by a wrong guess
+ * than the look saves. So the window is open only while three quarters of the heap are in it, but for large objects with regions of their own.
+ */
+static void window_settle(struct kheap *heap)
+{
+	const struct region *region = heap->window.region;
+	size_t shared = heap->counters.footprint_pages - heap->n_own_pages;
+
+	STORE(heap->window.n_granules, region->n_pages * PAGE_GRANULES);
+	STORE(heap->window.n_open, region->n_pages >= shared - shared / 4 ? region->n_pages * PAGE_GRANULES : 0);
+}
+
+/* Nobody is reading it. */
+static void window_set(struct kheap *heap, struct region *region)
+{
+	heap->window = (struct window){ .first_granule = region->first_page * PAGE_GRANULES,
+		                        .starts = region->starts,
+		                        .magazines = region->magazines,
+		                        .region = region };
+	window_settle(heap);
+}
+
+void window_reset(struct kheap *heap)
+{
+	window_set(heap, heap->regions);
+}
+
+/* A region came, or became longer. */
+static void window_note(struct kheap *heap, struct region *region)
+{
+	if (!HAS_READERS && !region->is_own && heap->window.region && region->n_pages > heap->window.region->n_pages)
+		window_set(heap, region);
+	else if (heap->window.region)
+		window_settle(heap);
+}
+
+void region_is_for_one(struct kheap *heap, struct region *region)
+{
+	region->is_own = true;
+	heap->n_own_pages += (uint32_t)region->n_pages;
+	if (heap->window.region == region)
+		window_reset(heap);
+	else
+		window_settle(heap);
+}
+
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
 /* In front of the spares, which are at the end. */
@@ -153,16 +202,17 @@ static bool overlaps(const struct kheap *heap, uintptr_t first_page, size_t n_pa
 	return false;
 }
 
-static void count_pages(struct kheap *heap, size_t n_pages, size_t n_overhead, bool add)
+/* So many more pages, modulo 2 to the word's bits: fewer, too. */
+static void count_pages(struct kheap *heap, size_t n_pages, size_t n_overhead)
 {
 	struct counters *counters = &heap->counters;
 
-	counters->min_free_bytes = add ? SIZE_MAX : min_free_now(counters);
+	counters->min_free_bytes = (ptrdiff_t)n_pages > 0 ? SIZE_MAX : min_free_now(counters);
 	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
 	counters->high_water = counters->live_bytes;
-	counters->footprint_pages += add ? n_pages : 0 - n_pages;
+	counters->footprint_pages += n_pages;
 	heap->is_refused = false;
-	counters->overhead_pages += add ? n_overhead : 0 - n_overhead;
+	counters->overhead_pages += n_overhead;
 	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);
 }
 
@@ -183,7 +233,8 @@ bool region_enter(struct kheap *heap, struct region *region)
 		return false;
 	}
 	heap->is_sparse |= region->chunk.is_zero;
-	count_pages(heap, region->n_pages, pages_of_overhead(region), true);
+	count_pages(heap, region->n_pages, pages_of_overhead(region));
+	window_note(heap, region);
 	if (region->capacity > region->n_pages)
 		heap->open = region;
 	if (region->tail_offset) {
@@ -214,40 +265,35 @@ bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *n_pages
 	return true;
 }
 
-bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size, bool from_source,
-                size_t reserve)
+struct region *region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size,
+                          bool from_source, size_t reserve)
 {
 	uintptr_t base;
 	size_t n_pages;
 
 	if (!cut_to_pages(start, size, &base, &n_pages) || overlaps(heap, base >> PAGE_SHIFT, n_pages))
-		return false;
+		return NULL;
 	if (heap->config.limit_bytes &&
 	    heap->counters.footprint_pages + n_pages > heap->config.limit_bytes >> PAGE_SHIFT)
-		return false;
+		return NULL;
 	size_t capacity = reserve ? reserve_of(0, n_pages + reserve) : n_pages;
 	struct region *region = region_layout(base, n_pages, capacity, 0, chunk->is_zero);
 
 	if (!region)
-		return false;
+		return NULL;
 	region->chunk = *chunk;
 	region->from_source = from_source;
-	return region_enter(heap, region);
+	return region_enter(heap, region) ? region : NULL;
 }
 
 bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
 {
 	const struct kpage_chunk none = { 0 };
 	kport_lock_state state = heap_lock(heap);
-	bool added = region_add(heap, &none, (uintptr_t)memory, size_bytes, false, 0);
+	bool added = region_add(heap, &none, (uintptr_t)memory, size_bytes, false, 0) != NULL;
 
 	heap_unlock(heap, state);
 	return added;
-}
-
-void window_reset(struct kheap *heap)
-{
-	heap->window = window_on(heap->regions);
 }
 
 /* Take an empty region out of every list. Its section table must be elsewhere. */
@@ -260,11 +306,15 @@ static bool region_detach(struct kheap *heap, struct region *region)
 	if (region->is_spare)
 		spare_forget(heap, region);
 	list_remove(heap, region);
-	count_pages(heap, region->n_pages, pages_of_overhead(region), false);
+	count_pages(heap, 0 - region->n_pages, 0 - pages_of_overhead(region));
 	if (heap->open == region)
 		heap->open = NULL;
+	if (region->is_own)
+		heap->n_own_pages -= (uint32_t)region->n_pages;
 	if (heap->window.region == region)
 		window_reset(heap);
+	else
+		window_settle(heap);
 	if (heap->near == region)
 		heap->near = heap->regions;
 	if (region->from_source) {
@@ -361,13 +411,18 @@ size_t free_at_end(const struct region *region)
 	return kind == PAGE_FREE || kind == PAGE_FREE_TAIL ? region->descs[region->n_pages - 1].n_pages : 0;
 }
 
-/* What others know of its length, which was n pages. Who reads the window without the lock may see the old one: nothing starts in what came or went. */
+/*
+ * What others know of its length, which was n pages, and what the heap counts. Who reads the window without the lock may see the old one: nothing
+ * starts in what came or went.
+ */
 static bool region_resized(struct kheap *heap, struct region *region, size_t n_pages)
 {
 	if (!sections_resize(heap, region, n_pages))
 		return false;
-	if (heap->window.region == region)
-		STORE(heap->window.n_granules, region->n_pages * PAGE_GRANULES);
+	count_pages(heap, region->n_pages - n_pages, 0);
+	if (region->is_own)
+		heap->n_own_pages += (uint32_t)(region->n_pages - n_pages);
+	window_note(heap, region);
 	return true;
 }
 
@@ -398,7 +453,6 @@ bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 			region_runs(heap, region, first, end, true);
 		return false;
 	}
-	count_pages(heap, n_pages, 0, true);
 	return true;
 }
 
@@ -419,7 +473,6 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 	region->is_closed = false;
 	if (!heap->open)
 		heap->open = region;
-	count_pages(heap, n_pages, 0, false);
 	heap->counters.n_shrunk++;
 	/* Until it is put back, what is to be known of it stands in it. */
 	struct region *gone = (struct region *)page_address(region, region->n_pages);

@@ -171,12 +171,6 @@ static inline bool is_slab(enum page_kind kind)
 	return (unsigned)kind - PAGE_SLAB < SLAB_CLASSES;
 }
 
-INLINE struct window window_on(struct region *region)
-{
-	return (struct window){ region->first_page * PAGE_GRANULES, region->n_pages * PAGE_GRANULES, region->starts,
-		                region->magazines, region };
-}
-
 /* ---- what is where ------------------------------------------------------------------------------------------- */
 
 /* All of these may be read without the lock while others change what does not concern the reader. */
@@ -301,11 +295,13 @@ struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, si
 bool region_enter(struct kheap *heap, struct region *region);
 /* Cut [start, start + size) to whole pages other than page 0, 16 TiB at most; false: nothing is left. */
 bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *n_pages);
-/* `reserve`: pages that may be added to it, 0: none will. */
-bool region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size, bool from_source,
-                size_t reserve);
+/* `reserve`: pages that may be added to it, 0: none will. NULL: it cannot be one. */
+struct region *region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size,
+                          bool from_source, size_t reserve);
 /* The region that fast.h looks at before it searches the table: at first the one that never goes. */
 void window_reset(struct kheap *heap);
+/* The region is for one large object, so that it does not count as one that most objects could be in. */
+void region_is_for_one(struct kheap *heap, struct region *region);
 /* Free pages at the end of a region. */
 size_t free_at_end(const struct region *region);
 /* A chunk of n pages begins where the region ends; false: there is no room in the table from addresses to regions. */

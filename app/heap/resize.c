@@ -510,7 +510,7 @@ static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *obj
 {
 	struct place place = { .region = NULL };
 
-	if (!HARDENED && object && UNLIKELY(!near_look(heap, cpu_of(heap), (uintptr_t)object, &place)))
+	if (!HARDENED && object && UNLIKELY(!look_once(heap, (uintptr_t)object, &place)))
 		place = place_of(heap, (uintptr_t)object);
 	return LIKELY(place.region != NULL) ? realloc_at(heap, object, size, place.region, is_natural)
 	                                    : realloc_slow(heap, object, size, is_natural);

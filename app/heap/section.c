@@ -146,7 +146,6 @@ void old_sections_free(struct kheap *heap)
 {
 	struct page_desc *next;
 
-	cpu_forget_sections(heap);
 	for (struct page_desc *table = heap->old_sections; table; table = next) {
 		next = table->next;
 		table_free(heap, table);
@@ -174,15 +173,10 @@ bool sections_move(struct kheap *heap, struct region *region, size_t n)
 	size_t n_entries = (n_pages << PAGE_SHIFT) / sizeof(struct section);
 	struct page_desc *desc = table_alloc(heap, region, n_pages);
 	struct page_desc *old = heap->sections_run;
-	struct section *old_table = heap->sections;
-	size_t n_old = table_entries(heap);
 
 	if (!desc)
 		return false;
 	sections_rebuild(heap, (struct section *)desc_address(desc), n_entries);
-	/* CPUs may know entries of the old one, which nobody keeps up to date. */
-	for (size_t i = 0; HAS_READERS && i < n_old; i++)
-		STORE(old_table[i].n_granules, 0);
 	heap->sections_run = desc;
 	heap->counters.overhead_pages += n_pages;
 	if (old && HAS_READERS) {

@@ -48,8 +48,8 @@ struct allocator {
 	bool is_starved;
 
 	/*
-	 * Begin with nothing live and at most `budget_bytes` of the host's pages; false: not possible (one line in
-	 * *why).
+	 * Begin with nothing live and at most `budget_bytes` of the host's pages, 0: no limit; false: not possible
+	 * (one line in *why).
 	 */
 	bool (*start)(struct allocator *engine, struct host *host, size_t budget_bytes, const char **why);
 	/* Everything given back, live or not. */

@@ -7,6 +7,9 @@
 #include "allocator.h"
 #include "text.h"
 
+/* A heap without a limit begins with so much, as one that several CPUs share would. */
+#define UNLIMITED_FIRST ((size_t)4 << 20)
+
 static void on_error(void *ctx, const struct kmalloc_error *error)
 {
 	(void)ctx;
@@ -38,7 +41,7 @@ static bool start(struct allocator *engine, struct host *host, size_t budget_byt
 	engine->is_starved = false;
 	engine->n_errors = 0;
 	engine->last_error[0] = '\0';
-	engine->ctx = kheap_create(NULL, 0, &config);
+	engine->ctx = kheap_create(NULL, budget_bytes == 0 ? UNLIMITED_FIRST : 0, &config);
 	if (engine->ctx == NULL) {
 		*why = "The host gave no pages for the heap's first region.";
 		return false;
