@@ -77,8 +77,10 @@ INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *
 	/* Its class has slabs now: they are better company, and blocks merge. */
 	if (LOAD(heap->slabs[class_index].n_slabs))
 		return NULL;
-	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there. */
-	if (class_is_busy(heap, class_index) || is_round_done(heap, &cache->states[class_index]))
+	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there, if there is a page for it. */
+	if (class_is_busy(heap, class_index) && !(is_small_and_busy(heap) && !LOAD(heap->counters.free_run_pages)))
+		return NULL;
+	if (is_round_done(heap, &cache->states[class_index]))
 		return NULL;
 	cache->states[class_index].n_stand_ins++;
 	return &cache->magazines[MAGAZINE_SLAB + class_index];
@@ -115,6 +117,8 @@ static void earn_slab(struct kheap *heap, struct cpu_cache *cache, uintptr_t add
 		return;
 	}
 	state->n_stand_ins = 0;
+	if (heap->n_busy_rounds < HEAP_BUSY)
+		STORE(heap->n_busy_rounds, heap->n_busy_rounds + 1);
 	if (rounds < BUSY_ROUNDS)
 		rounds++;
 	if (heap->counters.free_run_pages >= BUSY_MIN_FREE_PAGES ||

@@ -51,7 +51,7 @@ struct clip *clip_take(struct kheap *heap)
 		heap->depot.n_empty--;
 		return clip;
 	}
-	if (!has_plenty(heap, CLIP_MIN_FOOTPRINT))
+	if (!has_plenty(heap, is_small_and_busy(heap) ? 1 : CLIP_MIN_FOOTPRINT))
 		return NULL;
 	clip = cache_take_internal(&heap->cache_of_clips);
 	if (!clip) {

@@ -197,10 +197,10 @@ static uintptr_t stand_in(struct kheap *heap, size_t size, size_t alignment, uns
 		if (object)
 			return object;
 	}
-	bool is_kept = takes_turns(heap, class_index) ||
+	bool is_kept = takes_turns(heap, class_index) || is_small_and_busy(heap) ||
 	               (heap->slabs[class_index].n_in_blocks < 2 && !heap->slabs[class_index].n_slabs);
 
-	/* The first few, and one that comes and goes, are as large and as well aligned as the class asks, if there is room, so that a CPU cache can keep them. */
+	/* The first few, one that comes and goes, and those of a small heap that is busy are as large and as well aligned as the class asks, if there is room, so that a CPU cache can keep them. */
 	if (!HARDENED && is_kept)
 		object = block_alloc(heap, object_size, max_size(alignment, object_alignment),
 		                     LABEL_SLAB_SIZED + class_index);

@@ -429,6 +429,12 @@ size_t check_heap(struct kheap *heap, struct kheap_fault *first);
 /* In a heap of fewer pages each of them counts. */
 #define SMALL_HEAP_PAGES 64
 
+/* But a few more are well spent on the caches of one that is so busy. Without the lock, too. */
+INLINE bool is_small_and_busy(const struct kheap *heap)
+{
+	return LOAD(heap->n_busy_rounds) >= HEAP_BUSY && LOAD(heap->counters.footprint_pages) < SMALL_HEAP_PAGES;
+}
+
 /* The pages that shares of the heap are taken of. Where pages cost nothing until they are used, those that are free, or described
  * for the time when they come, do not count. */
 #define SCALE_MIN_PAGES 256

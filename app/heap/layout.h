@@ -257,6 +257,8 @@ struct slab_class {
 
 /* A class whose few objects come and go so often that it gets a slab all the same; less: so many rounds of that it has behind it. */
 #define SLAB_BUSY UINT8_MAX
+/* So many rounds of all classes: a heap that is small, but so busy that some pages more are well spent on its caches. */
+#define HEAP_BUSY 150
 /* So many times in turn one of its objects that blocks serve was freed and one allocated: it is one that comes and goes. Odd: freed last. */
 #define SLAB_LONE 128
 
@@ -450,11 +452,12 @@ struct kheap {
 	bool is_refused; /* there were no pages when they were last wanted */
 	/* How much less CPUs keep than they might, as a shift: the heap grew though what they kept was given back. See squeeze in depot.c. */
 	uint8_t squeeze;
-	uint8_t patience;     /* rounds until they may keep more again, as a shift */
-	bool has_relaxed;     /* since the last squeeze */
-	uint32_t n_calm;      /* rounds since then, or since they were last let keep more */
-	bool is_thorough;     /* the heap is about to fail or to grow: look at more of each list */
-	uint32_t n_own_pages; /* of regions for one large object each */
+	uint8_t patience;      /* rounds until they may keep more again, as a shift */
+	bool has_relaxed;      /* since the last squeeze */
+	uint32_t n_calm;       /* rounds since then, or since they were last let keep more */
+	uint8_t n_busy_rounds; /* see HEAP_BUSY */
+	bool is_thorough;      /* the heap is about to fail or to grow: look at more of each list */
+	uint32_t n_own_pages;  /* of regions for one large object each */
 
 	struct depot depot;
 	struct run_bins runs[N_ZONES];

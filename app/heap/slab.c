@@ -353,6 +353,8 @@ bool slab_drain(struct kheap *heap)
 	/* What is missing is not spent on classes that would be quicker with it. */
 	for (unsigned i = 0; i < SLAB_CLASSES && heap->is_refused; i++)
 		STORE(heap->slab_rounds[i], 0);
+	if (heap->is_refused)
+		STORE(heap->n_busy_rounds, 0);
 	return classes != 0;
 }
 

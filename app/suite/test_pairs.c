@@ -227,10 +227,54 @@ static void a_large_pair_among_blocks_stays_in_the_cache(struct test *t)
 	}
 }
 
+/* Objects at random, so few that they have no slabs: in time a heap of some pages spends a few more on them, if it can grow. */
+static void a_small_heap_that_is_busy_becomes_quick(struct test *t)
+{
+	enum { MOST = 200, STEPS = 150000, LAST = 10000, LEAST_SIZE = 16, MOST_SIZE = 240, MOST_BYTES = 256 << 10 };
+	static const unsigned counts[] = { 50, 100, MOST };
+	static void *objects[MOST];
+	uint64_t most = 0;
+
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	TRY(test_source(t, SOURCE_BYTES));
+	for (unsigned k = 0; k < sizeof(counts) / sizeof(counts[0]); k++) {
+		struct kheap *heap = NULL;
+		struct random random;
+		uint64_t n = 0;
+
+		TRY(test_heap_on_source(t, &heap));
+		random_seed(&random, counts[k]);
+		__builtin_memset(objects, 0, sizeof(objects));
+		for (unsigned i = 0; i < STEPS; i++) {
+			void **object = &objects[random_below(&random, counts[k])];
+
+			if (i == STEPS - LAST)
+				n = heap->counters.n_allocs;
+			kheap_free(heap, *object);
+			*object = kheap_alloc(heap, random_size(&random, LEAST_SIZE, MOST_SIZE), 0);
+			CHECK(t, *object != NULL, "one of %u small objects was refused", counts[k]);
+		}
+		n = heap->counters.n_allocs - n;
+		CHECK(t, n < LAST / 4, "%u of %u objects came from below the cache where %u are live", (unsigned)n,
+		      LAST, counts[k]);
+		CHECK(t, heap->counters.footprint_pages << PAGE_SHIFT <= MOST_BYTES, "%u small objects took %zu pages",
+		      counts[k], heap->counters.footprint_pages);
+		most = n > most ? n : most;
+		TRY(test_sound(t, heap, "a busy small heap"));
+		kheap_destroy(heap);
+		t->n_heaps = 0;
+	}
+	test_note(t, "%u of %u at most were not in the cache", (unsigned)most, LAST);
+}
+
 static const struct test_case cases[] = {
 	{ "one of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "one of any size stays there, in heaps that are empty, small or full", a_pair_of_any_size_in_any_heap },
 	{ "a large one among blocks stays there", a_large_pair_among_blocks_stays_in_the_cache },
+	{ "small ones at random stay there, in time", a_small_heap_that_is_busy_becomes_quick },
 	{ "little is kept where others may miss it", little_is_kept_where_others_miss_it },
 	{ "an object grows over what is kept behind it", an_object_grows_over_what_is_kept },
 };
