@@ -16,7 +16,8 @@
 /* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, of everything. */
 #define DRAIN_SHARE 64
 #define DRAIN_SMALL_SHARE 12
-#define PLENTY_MIN_PAGES 512
+#define PLENTY_MIN_PAGES 128
+#define PLENTY_SHARED_PAGES 512
 #define SQUEEZE_MIN_FOOTPRINT 512
 #define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
@@ -39,8 +40,12 @@ bool has_plenty(const struct kheap *heap, size_t min_pages)
 
 	if (heap_scale(heap) < min_pages)
 		return false;
-	return heap->config.source.get || (counters->footprint_pages >= PLENTY_MIN_PAGES &&
-	                                   counters->free_run_pages >= counters->footprint_pages / PLENTY_SHARE);
+	if (heap->config.source.get)
+		return true;
+	/* What a CPU keeps goes before it fails, but not before another one does. */
+	if (KPORT_CPUS > 1 && counters->footprint_pages < (heap->n_caches ? PLENTY_SHARED_PAGES : PLENTY_MIN_PAGES))
+		return false;
+	return counters->free_run_pages >= counters->footprint_pages / PLENTY_SHARE;
 }
 
 struct clip *clip_take(struct kheap *heap)
@@ -453,10 +458,8 @@ COLD void *overhead_page(struct kheap *heap, size_t n_zeros)
 /* In a heap that is large enough a CPU gets magazines for blocks, and the depot lists for them. */
 static void earn_blocks(struct kheap *heap, struct cpu_cache *cache)
 {
-	bool is_busy = is_busy_with_blocks(heap, cache);
-
-	heap->is_blocks_busy = is_busy;
-	if (!cache->block_states && has_plenty_for_blocks(heap, is_busy)) {
+	heap->is_blocks_busy = is_busy_with_blocks(heap, cache);
+	if (!cache->block_states && has_plenty_for_blocks(heap, cache)) {
 		/* First those that are lent end, one in a round. */
 		if (lent_end(heap, cache))
 			return;

@@ -42,7 +42,7 @@ void lend(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 	bool is_next = lent->next == number;
 
 	lent->next = (uint8_t)number;
-	if (!is_next || lent->number == number || has_plenty_for_blocks(heap, is_busy_with_blocks(heap, cache)) ||
+	if (!is_next || lent->number == number || has_plenty_for_blocks(heap, cache) ||
 	    !may_keep(heap, magazine_object_size(number)))
 		return;
 	(void)end(heap, cache, lent);

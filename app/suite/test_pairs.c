@@ -227,41 +227,56 @@ static void a_large_pair_among_blocks_stays_in_the_cache(struct test *t)
 	}
 }
 
-/* Objects at random, so few that they have no slabs: in time a heap of some pages spends a few more on them, if it can grow. */
+/* Replaces so many objects at random; how many of the last ones came from below the cache. False: the heap refused one. */
+static bool replace_at_random(struct kheap *heap, unsigned n_objects, size_t most_size, unsigned n_steps,
+                              unsigned n_last, uint64_t *n_below)
+{
+	enum { MOST = 300, LEAST_SIZE = 16 };
+	static void *objects[MOST];
+	struct random random;
+
+	random_seed(&random, n_objects);
+	__builtin_memset(objects, 0, sizeof(objects));
+	for (unsigned i = 0; i < n_steps; i++) {
+		void **object = &objects[random_below(&random, n_objects)];
+
+		if (i == n_steps - n_last)
+			*n_below = heap->counters.n_allocs;
+		kheap_free(heap, *object);
+		*object = kheap_alloc(heap, random_size(&random, LEAST_SIZE, most_size), 0);
+		if (*object == NULL)
+			return false;
+	}
+	*n_below = heap->counters.n_allocs - *n_below;
+	return true;
+}
+
+/* So few that they have no slabs: in time a heap of some pages spends a few more on them, if it can grow. */
 static void a_small_heap_that_is_busy_becomes_quick(struct test *t)
 {
-	enum { MOST = 200, STEPS = 150000, LAST = 10000, LEAST_SIZE = 16, MOST_SIZE = 240, MOST_BYTES = 256 << 10 };
-	static const unsigned counts[] = { 50, 100, MOST };
-	static void *objects[MOST];
-	uint64_t most = 0;
+	enum { STEPS = 150000, LAST = 10000, MOST_BYTES = 640 << 10 };
+	static const struct {
+		unsigned n_objects;
+		size_t most_size;
+	} shapes[] = { { 50, 240 }, { 100, 240 }, { 200, 240 }, { 100, 4000 }, { 200, 4000 } };
+	uint64_t most = 0, n = 0;
 
 	if (HARDENED) {
 		test_skip(t, "the hardened builds have no CPU caches");
 		return;
 	}
 	TRY(test_source(t, SOURCE_BYTES));
-	for (unsigned k = 0; k < sizeof(counts) / sizeof(counts[0]); k++) {
+	for (unsigned k = 0; k < sizeof(shapes) / sizeof(shapes[0]); k++) {
 		struct kheap *heap = NULL;
-		struct random random;
-		uint64_t n = 0;
 
 		TRY(test_heap_on_source(t, &heap));
-		random_seed(&random, counts[k]);
-		__builtin_memset(objects, 0, sizeof(objects));
-		for (unsigned i = 0; i < STEPS; i++) {
-			void **object = &objects[random_below(&random, counts[k])];
-
-			if (i == STEPS - LAST)
-				n = heap->counters.n_allocs;
-			kheap_free(heap, *object);
-			*object = kheap_alloc(heap, random_size(&random, LEAST_SIZE, MOST_SIZE), 0);
-			CHECK(t, *object != NULL, "one of %u small objects was refused", counts[k]);
-		}
-		n = heap->counters.n_allocs - n;
-		CHECK(t, n < LAST / 4, "%u of %u objects came from below the cache where %u are live", (unsigned)n,
-		      LAST, counts[k]);
-		CHECK(t, heap->counters.footprint_pages << PAGE_SHIFT <= MOST_BYTES, "%u small objects took %zu pages",
-		      counts[k], heap->counters.footprint_pages);
+		CHECK(t, replace_at_random(heap, shapes[k].n_objects, shapes[k].most_size, STEPS, LAST, &n),
+		      "one of %u objects was refused", shapes[k].n_objects);
+		CHECK(t, n < LAST / 4,
+		      "%u of %u objects came from below the cache where %u of up to %zu bytes are live", (unsigned)n,
+		      LAST, shapes[k].n_objects, shapes[k].most_size);
+		CHECK(t, heap->counters.footprint_pages << PAGE_SHIFT <= MOST_BYTES, "%u objects took %zu pages",
+		      shapes[k].n_objects, heap->counters.footprint_pages);
 		most = n > most ? n : most;
 		TRY(test_sound(t, heap, "a busy small heap"));
 		kheap_destroy(heap);
@@ -270,11 +285,34 @@ static void a_small_heap_that_is_busy_becomes_quick(struct test *t)
 	test_note(t, "%u of %u at most were not in the cache", (unsigned)most, LAST);
 }
 
+/* One that cannot grow spends what is free on them, as long as it is free: what it can hold is the same. */
+static void a_heap_that_cannot_grow_is_quick(struct test *t)
+{
+	enum { STEPS = 60000, LAST = 10000, ARENA = 1 << 20, N = 300, MOST_SIZE = 4000 };
+	struct kheap *heap;
+	uint64_t n = 0;
+
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	heap = test_heap(t, ARENA);
+	TRY(heap != NULL);
+	CHECK(t, replace_at_random(heap, N, MOST_SIZE, STEPS, LAST, &n), "one of %d objects was refused", N);
+	CHECK(t, n < LAST / 10, "%u of %d objects came from below the cache", (unsigned)n, LAST);
+	test_note(t, "%u of %d were not in the cache", (unsigned)n, LAST);
+	/* All that is cached is there for who needs it. */
+	CHECK(t, kheap_alloc(heap, ARENA / 4, 0) != NULL,
+	      "a quarter of the heap was refused, with a quarter of it live");
+	TRY(test_sound(t, heap, "a heap that cannot grow"));
+}
+
 static const struct test_case cases[] = {
 	{ "one of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "one of any size stays there, in heaps that are empty, small or full", a_pair_of_any_size_in_any_heap },
 	{ "a large one among blocks stays there", a_large_pair_among_blocks_stays_in_the_cache },
 	{ "small ones at random stay there, in time", a_small_heap_that_is_busy_becomes_quick },
+	{ "any at random stay there where the heap cannot grow", a_heap_that_cannot_grow_is_quick },
 	{ "little is kept where others may miss it", little_is_kept_where_others_miss_it },
 	{ "an object grows over what is kept behind it", an_object_grows_over_what_is_kept },
 };
