@@ -259,8 +259,15 @@ INLINE bool look_once(const struct kheap *heap, uintptr_t address, struct place 
 	return true;
 }
 
-/* Is the address in the window, and that open? Then its granule is set. */
+/* Is the address in the window? Then its granule is set. */
 INLINE bool is_in_window(const struct kheap *heap, uintptr_t address, size_t *granule)
+{
+	*granule = granule_number(address) - heap->window.first_granule;
+	return LIKELY(*granule < LOAD_FAST(heap->window.n_granules));
+}
+
+/* And is that open? */
+INLINE bool is_in_open_window(const struct kheap *heap, uintptr_t address, size_t *granule)
 {
 	*granule = granule_number(address) - heap->window.first_granule;
 	return LIKELY(*granule < LOAD_FAST(heap->window.n_open));
@@ -270,7 +277,7 @@ INLINE void fast_free(struct kheap *heap, void *object)
 {
 	size_t granule;
 
-	if (is_in_window(heap, (uintptr_t)object, &granule))
+	if (is_in_open_window(heap, (uintptr_t)object, &granule))
 		fast_free_at(heap, cpu_of(heap), object, heap->window.starts, heap->window.magazines, granule);
 	else
 		cpu_free_far(heap, object);

@@ -194,7 +194,7 @@ bool kheap_free_cached(struct kheap *heap, void *object)
 {
 	size_t granule, number;
 
-	if (is_in_window(heap, (uintptr_t)object, &granule))
+	if (is_in_open_window(heap, (uintptr_t)object, &granule))
 		return cache_push(heap, cpu_of(heap), object, heap->window.starts, heap->window.magazines, granule,
 		                  &number) == PUSHED;
 	return free_cached_far(heap, object);

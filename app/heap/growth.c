@@ -300,12 +300,15 @@ static bool grow_apart(struct kheap *heap, struct growth growth, uintptr_t max_a
 	struct region *added = region_add(heap, &chunk, chunk.base, n << PAGE_SHIFT, true,
 	                                  n == chunk.n_pages && n <= MAX_CHUNK_PAGES ? reserve : 0);
 
-	if (added)
-		count_growth(heap);
 	/* A large object's region is not for others to lengthen, while there is an open one. */
 	if (added && is_own) {
 		heap->open = open;
-		region_is_for_one(heap, added);
+		added->is_own = true;
+		heap->n_own_pages += (uint32_t)added->n_pages;
+	}
+	if (added) {
+		count_growth(heap);
+		window_note(heap, added);
 	}
 	heap_unlock(heap, state);
 	if (!added)
@@ -377,7 +380,7 @@ static struct kheap *heap_layout(uintptr_t base, size_t n_pages, const struct kh
 	region->chunk = *chunk;
 	if (!region_enter(heap, region))
 		return NULL;
-	window_reset(heap);
+	window_set(heap, region);
 	cpu_heap_made(heap);
 	return heap;
 }

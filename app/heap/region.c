@@ -20,19 +20,20 @@
 
 /*
  * Where objects lie in several regions at random, a look at one of them first is wrong too often: a processor loses more by a wrong guess
- * than the look saves. So the window is open only while three quarters of the heap are in it, but for large objects with regions of their own.
+ * than the look saves. So for what is freed the window is open only while three quarters of the heap are in it, but for large objects with
+ * regions of their own.
  */
 static void window_settle(struct kheap *heap)
 {
 	const struct region *region = heap->window.region;
+	size_t n_granules = region->n_pages * PAGE_GRANULES;
 	size_t shared = heap->counters.footprint_pages - heap->n_own_pages;
 
-	STORE(heap->window.n_granules, region->n_pages * PAGE_GRANULES);
-	STORE(heap->window.n_open, region->n_pages >= shared - shared / 4 ? region->n_pages * PAGE_GRANULES : 0);
+	STORE(heap->window.n_granules, n_granules);
+	STORE(heap->window.n_open, region->n_pages >= shared - shared / 4 ? n_granules : 0);
 }
 
-/* Nobody is reading it. */
-static void window_set(struct kheap *heap, struct region *region)
+COLD void window_set(struct kheap *heap, struct region *region)
 {
 	heap->window = (struct window){ .first_granule = region->first_page * PAGE_GRANULES,
 		                        .starts = region->starts,
@@ -41,26 +42,10 @@ static void window_set(struct kheap *heap, struct region *region)
 	window_settle(heap);
 }
 
-void window_reset(struct kheap *heap)
+void window_note(struct kheap *heap, struct region *region)
 {
-	window_set(heap, heap->regions);
-}
-
-/* A region came, or became longer. */
-static void window_note(struct kheap *heap, struct region *region)
-{
-	if (!HAS_READERS && !region->is_own && heap->window.region && region->n_pages > heap->window.region->n_pages)
+	if (!HAS_READERS && !region->is_own && region->n_pages > heap->window.region->n_pages)
 		window_set(heap, region);
-	else if (heap->window.region)
-		window_settle(heap);
-}
-
-void region_is_for_one(struct kheap *heap, struct region *region)
-{
-	region->is_own = true;
-	heap->n_own_pages += (uint32_t)region->n_pages;
-	if (heap->window.region == region)
-		window_reset(heap);
 	else
 		window_settle(heap);
 }
@@ -234,7 +219,6 @@ bool region_enter(struct kheap *heap, struct region *region)
 	}
 	heap->is_sparse |= region->chunk.is_zero;
 	count_pages(heap, region->n_pages, pages_of_overhead(region));
-	window_note(heap, region);
 	if (region->capacity > region->n_pages)
 		heap->open = region;
 	if (region->tail_offset) {
@@ -290,10 +274,12 @@ bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes)
 {
 	const struct kpage_chunk none = { 0 };
 	kport_lock_state state = heap_lock(heap);
-	bool added = region_add(heap, &none, (uintptr_t)memory, size_bytes, false, 0) != NULL;
+	struct region *region = region_add(heap, &none, (uintptr_t)memory, size_bytes, false, 0);
 
+	if (region)
+		window_note(heap, region);
 	heap_unlock(heap, state);
-	return added;
+	return region != NULL;
 }
 
 /* Take an empty region out of every list. Its section table must be elsewhere. */
@@ -312,9 +298,8 @@ static bool region_detach(struct kheap *heap, struct region *region)
 	if (region->is_own)
 		heap->n_own_pages -= (uint32_t)region->n_pages;
 	if (heap->window.region == region)
-		window_reset(heap);
-	else
-		window_settle(heap);
+		window_set(heap, heap->regions);
+	window_settle(heap);
 	if (heap->near == region)
 		heap->near = heap->regions;
 	if (region->from_source) {

@@ -298,10 +298,10 @@ bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *n_pages
 /* `reserve`: pages that may be added to it, 0: none will. NULL: it cannot be one. */
 struct region *region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size,
                           bool from_source, size_t reserve);
-/* The region that fast.h looks at before it searches the table: at first the one that never goes. */
-void window_reset(struct kheap *heap);
-/* The region is for one large object, so that it does not count as one that most objects could be in. */
-void region_is_for_one(struct kheap *heap, struct region *region);
+/* The region that fast.h looks at before it searches the table; nobody is reading which one that is. */
+void window_set(struct kheap *heap, struct region *region);
+/* A region came, or has another length. */
+void window_note(struct kheap *heap, struct region *region);
 /* Free pages at the end of a region. */
 size_t free_at_end(const struct region *region);
 /* A chunk of n pages begins where the region ends; false: there is no room in the table from addresses to regions. */

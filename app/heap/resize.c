@@ -276,28 +276,36 @@ INLINE void *alloc_like(struct kheap *heap, size_t size, bool is_natural)
 	return is_natural ? kheap_alloc(heap, size, 0) : kheap_alloc_aligned(heap, size, GRANULE, 0);
 }
 
+/* What lies in this region, and was moved. */
+INLINE void free_moved(struct kheap *heap, struct region *region, void *object)
+{
+	fast_free_at(heap, cpu_of(heap), object, region->starts, region->magazines,
+	             granule_of(region, (uintptr_t)object));
+}
+
 /* A live object of a slab, or a block, to where it has room. */
-static __attribute__((noinline)) void *move_away(struct kheap *heap, void *object, size_t usable, size_t size,
-                                                 bool is_natural)
+static __attribute__((noinline)) void *move_away(struct kheap *heap, struct region *region, void *object, size_t usable,
+                                                 size_t size, bool is_natural)
 {
 	void *moved = alloc_like(heap, size, is_natural);
 
 	if (LIKELY(moved != NULL)) {
 		heap_copy(moved, object, usable);
-		kheap_free(heap, object);
+		free_moved(heap, region, object);
 	}
 	return moved;
 }
 
 /* The same to where less room is lost; if there is none, it stays, if it may. */
-static __attribute__((noinline)) void *move_down(struct kheap *heap, void *object, size_t size, bool is_natural)
+static __attribute__((noinline)) void *move_down(struct kheap *heap, struct region *region, void *object, size_t size,
+                                                 bool is_natural)
 {
 	void *moved = alloc_like(heap, size, is_natural);
 
 	if (UNLIKELY(!moved))
 		return lies_right((uintptr_t)object, size, is_natural) ? object : NULL;
 	heap_copy(moved, object, size);
-	kheap_free(heap, object);
+	free_moved(heap, region, object);
 	return moved;
 }
 
@@ -314,7 +322,7 @@ static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct r
 
 	if (moved) {
 		heap_copy(moved, object, size);
-		kheap_free(heap, object);
+		free_moved(heap, region, object);
 		return moved;
 	}
 	kport_lock_state state = heap_lock(heap);
@@ -397,8 +405,8 @@ static void *alloc_with_room(struct kheap *heap, size_t usable, size_t size, boo
 }
 
 /* A live block is too small. */
-static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *object, size_t usable, size_t size,
-                                                  bool is_natural)
+static __attribute__((noinline)) void *grow_block(struct kheap *heap, struct region *region, void *object,
+                                                  size_t usable, size_t size, bool is_natural)
 {
 	void *moved;
 
@@ -406,12 +414,12 @@ static __attribute__((noinline)) void *grow_block(struct kheap *heap, void *obje
 		return object;
 	moved = alloc_with_room(heap, usable, size, is_natural);
 	if (!moved) {
-		moved = move_away(heap, object, usable, size, is_natural);
+		moved = move_away(heap, region, object, usable, size, is_natural);
 		/* The caches were drained for that: what lay behind it may be free now. */
 		return moved || !block_grow(heap, (uintptr_t)object, usable, size, is_natural) ? moved : object;
 	}
 	heap_copy(moved, object, usable);
-	kheap_free(heap, object);
+	free_moved(heap, region, object);
 	return moved;
 }
 
@@ -488,21 +496,47 @@ static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *obje
 		if (block_fits(address, usable, size, is_natural))
 			return object;
 		if (size > usable)
-			return grow_block(heap, object, usable, size, is_natural);
+			return grow_block(heap, region, object, usable, size, is_natural);
 		if (lies_right(address, size, is_natural))
 			return shrink_block(heap, region, object, usable, size);
 		break;
 	case STOREY_SLAB:
 		if (size > usable)
-			return move_away(heap, object, usable, size, is_natural);
+			return move_away(heap, region, object, usable, size, is_natural);
 		/* It cannot be cut: it moves when half of it is unused. */
 		if ((size > usable / 2 || usable <= 2 * GRANULE) && lies_right(address, size, is_natural))
 			return object;
-		return move_down(heap, object, size, is_natural);
+		return move_down(heap, region, object, size, is_natural);
 	case STOREY_OTHER:
 		break;
 	}
 	return realloc_slow(heap, object, size, is_natural);
+}
+
+/* Most buffers that grow have the room already: of blocks and runs that is told without the lock and without a call. */
+INLINE void *realloc_placed(struct kheap *heap, void *object, size_t size, struct place place, bool is_natural)
+{
+	uintptr_t address = (uintptr_t)object;
+	unsigned kind = page_kind_byte(place.region, place.granule / PAGE_GRANULES);
+	size_t usable;
+
+	if (LIKELY(get_bit(place.starts, place.granule)) && LIKELY(!is_cached(heap, address))) {
+		if (is_block_kind((enum page_kind)kind)) {
+			usable = usable_of_block(heap, address);
+			if (LIKELY(usable) && block_fits(address, usable, size, is_natural))
+				return object;
+			if (LIKELY(usable) && size > usable)
+				return grow_block(heap, place.region, object, usable, size, is_natural);
+		} else if (kind == PAGE_RUN) {
+			if (run_fits(address, usable_of_run(place.region, place.granule), size, is_natural))
+				return object;
+		} else if (is_slab((enum page_kind)kind)) {
+			usable = slab_object_size(kind - PAGE_SLAB);
+			if (size > usable)
+				return move_away(heap, place.region, object, usable, size, is_natural);
+		}
+	}
+	return realloc_at(heap, object, size, place.region, is_natural);
 }
 
 /* It has to be looked up, or there is none. */
@@ -512,39 +546,22 @@ static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *obj
 
 	if (!HARDENED && object && UNLIKELY(!look_once(heap, (uintptr_t)object, &place)))
 		place = place_of(heap, (uintptr_t)object);
-	return LIKELY(place.region != NULL) ? realloc_at(heap, object, size, place.region, is_natural)
-	                                    : realloc_slow(heap, object, size, is_natural);
+	if (UNLIKELY(!place.region))
+		return realloc_slow(heap, object, size, is_natural);
+	/* What grows is often where the last one was that did: the second time in turn the window goes there. */
+	if (!HAS_READERS && UNLIKELY(place.region == heap->near))
+		window_set(heap, place.region);
+	heap->near = HAS_READERS ? heap->near : place.region;
+	return realloc_placed(heap, object, size, place, is_natural);
 }
 
-/* Most buffers that grow have the room already: of blocks and runs that is told without the lock and without a call. */
 INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
-	uintptr_t address = (uintptr_t)object;
-	struct region *region = heap->window.region;
-	size_t granule;
+	struct place place = { heap->window.starts, heap->window.magazines, 0, heap->window.region };
 
-	if (HARDENED || !is_in_window(heap, address, &granule))
+	if (HARDENED || !is_in_window(heap, (uintptr_t)object, &place.granule))
 		return realloc_far(heap, object, size, is_natural);
-	unsigned kind = page_kind_byte(region, granule / PAGE_GRANULES);
-	size_t usable;
-
-	if (LIKELY(get_bit(heap->window.starts, granule)) && LIKELY(!is_cached(heap, address))) {
-		if (is_block_kind((enum page_kind)kind)) {
-			usable = usable_of_block(heap, address);
-			if (LIKELY(usable) && block_fits(address, usable, size, is_natural))
-				return object;
-			if (LIKELY(usable) && size > usable)
-				return grow_block(heap, object, usable, size, is_natural);
-		} else if (kind == PAGE_RUN) {
-			if (run_fits(address, usable_of_run(region, granule), size, is_natural))
-				return object;
-		} else if (is_slab((enum page_kind)kind)) {
-			usable = slab_object_size(kind - PAGE_SLAB);
-			if (size > usable)
-				return move_away(heap, object, usable, size, is_natural);
-		}
-	}
-	return realloc_at(heap, object, size, region, is_natural);
+	return realloc_placed(heap, object, size, place, is_natural);
 }
 
 void *kheap_realloc(struct kheap *heap, void *object, size_t size_bytes)
