@@ -11,11 +11,12 @@
 #pragma GCC visibility push(hidden)
 
 #define CLIP_OBJECTS (CLIP_WORDS - 2)
-#define CLIPS_MISSED 48           /* for want of a page, until the heap grows for them */
-#define FLUSH 8                   /* objects that go from a magazine back to their slabs in one call */
-#define BLOCKS_MIN_FOOTPRINT 1280 /* pages: there CPUs have magazines for blocks; */
-#define BLOCKS_BUSY_FOOTPRINT 160 /* one that misses blocks often, and */
-#define BLOCKS_LONG_FOOTPRINT 24  /* one that did for long, if the heap can grow */
+#define CLIPS_MISSED 48            /* for want of a page, until the heap grows for them */
+#define FLUSH 8                    /* objects that go from a magazine back to their slabs in one call */
+#define BLOCKS_MIN_FOOTPRINT 1280  /* pages: there CPUs have magazines for blocks; */
+#define BLOCKS_BUSY_FOOTPRINT 160  /* one that misses blocks often, and */
+#define BLOCKS_LONG_FOOTPRINT 24   /* one that did for long; */
+#define BLOCKS_FIXED_FOOTPRINT 512 /* and at least so many where the heap cannot grow */
 #define BLOCKS_LONG 20000
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
 #define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
@@ -25,9 +26,8 @@
 #define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
-#define FIXED_SHARE \
-	8 /* of a CPU's part of large objects and runs, and of all magazines of blocks, where the heap cannot grow */
-#define BURST_SHARE 8 /* of a CPU's part so much in runs, and in large objects that are alike, within: */
+#define FIXED_SHARE 8       /* of a CPU's part of large objects and runs, where the heap cannot grow */
+#define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
 #define KEPT_SHARE 64   /* of the heap an object may be that a CPU keeps besides, where others may miss it */
@@ -138,8 +138,7 @@ INLINE struct clip *empty_pop(struct clip **list)
 
 /*
  * How many objects a magazine may hold: 30, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all
- * magazines of a CPU are at most a half of the heap if all are full, and those of all CPUs about as much as the heap. Where it cannot grow they are
- * fewer: what is cached is not merged.
+ * magazines of a CPU are at most a half of the heap if all are full, and those of all CPUs about as much as the heap.
  */
 static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 {
@@ -150,8 +149,7 @@ static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 		n = (uint32_t)min_size(max_size(scale / MAGAZINE_SHARE, MAGAZINE_MIN_BYTES), MAGAZINE_MAX_BYTES) /
 		    (uint32_t)magazine_object_size(number);
 	else
-		n = min_size(scale / (heap->config.source.get ? BLOCKS_SHARE : FIXED_SHARE) / BLOCK_CLASSES_BYTES /
-		                     (1 + heap->n_caches / BLOCKS_SHARE),
+		n = min_size(scale / BLOCKS_SHARE / BLOCK_CLASSES_BYTES / (1 + heap->n_caches / BLOCKS_SHARE),
 		             BLOCKS_MAX);
 	return (unsigned)max_size(min_size(n, CLIP_OBJECTS), SMALL_OBJECTS);
 }
@@ -371,12 +369,14 @@ INLINE bool is_busy_with_blocks(const struct kheap *heap, const struct cpu_cache
 	return cache->n_block_misses >= (heap->n_caches ? BLOCKS_BUSY_CPUS : BLOCKS_BUSY) || heap->is_blocks_busy;
 }
 
-/* Is the heap large enough for magazines for its blocks? */
+/* Is the heap large enough for magazines for its blocks? What they keep lies apart: where it cannot grow large objects may miss the room between. */
 INLINE bool has_plenty_for_blocks(const struct kheap *heap, const struct cpu_cache *cache)
 {
-	if (cache->n_block_misses >= BLOCKS_LONG && heap->config.source.get)
-		return has_plenty(heap, BLOCKS_LONG_FOOTPRINT);
-	return has_plenty(heap, is_busy_with_blocks(heap, cache) ? BLOCKS_BUSY_FOOTPRINT : BLOCKS_MIN_FOOTPRINT);
+	size_t min_pages = is_busy_with_blocks(heap, cache) ? BLOCKS_BUSY_FOOTPRINT : BLOCKS_MIN_FOOTPRINT;
+
+	if (cache->n_block_misses >= BLOCKS_LONG)
+		min_pages = BLOCKS_LONG_FOOTPRINT;
+	return has_plenty(heap, heap->config.source.get ? min_pages : max_size(min_pages, BLOCKS_FIXED_FOOTPRINT));
 }
 
 /* ---- magazines of blocks in small heaps (lent.c) ------------------------------------------------------------------------ */
