@@ -11,12 +11,11 @@
 #pragma GCC visibility push(hidden)
 
 #define CLIP_OBJECTS (CLIP_WORDS - 2)
-#define CLIPS_MISSED 48            /* for want of a page, until the heap grows for them */
-#define FLUSH 8                    /* objects that go from a magazine back to their slabs in one call */
-#define BLOCKS_MIN_FOOTPRINT 1280  /* pages: there CPUs have magazines for blocks; */
-#define BLOCKS_BUSY_FOOTPRINT 160  /* one that misses blocks often, and */
-#define BLOCKS_LONG_FOOTPRINT 24   /* one that did for long; */
-#define BLOCKS_FIXED_FOOTPRINT 512 /* and at least so many where the heap cannot grow */
+#define CLIPS_MISSED 48           /* for want of a page, until the heap grows for them */
+#define FLUSH 8                   /* objects that go from a magazine back to their slabs in one call */
+#define BLOCKS_MIN_FOOTPRINT 1280 /* pages: there CPUs have magazines for blocks; */
+#define BLOCKS_BUSY_FOOTPRINT 160 /* one that misses blocks often, and */
+#define BLOCKS_LONG_FOOTPRINT 24  /* one that did for long */
 #define BLOCKS_LONG 20000
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
 #define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
@@ -369,14 +368,12 @@ INLINE bool is_busy_with_blocks(const struct kheap *heap, const struct cpu_cache
 	return cache->n_block_misses >= (heap->n_caches ? BLOCKS_BUSY_CPUS : BLOCKS_BUSY) || heap->is_blocks_busy;
 }
 
-/* Is the heap large enough for magazines for its blocks? What they keep lies apart: where it cannot grow large objects may miss the room between. */
+/* Is the heap large enough for magazines for its blocks? */
 INLINE bool has_plenty_for_blocks(const struct kheap *heap, const struct cpu_cache *cache)
 {
-	size_t min_pages = is_busy_with_blocks(heap, cache) ? BLOCKS_BUSY_FOOTPRINT : BLOCKS_MIN_FOOTPRINT;
-
 	if (cache->n_block_misses >= BLOCKS_LONG)
-		min_pages = BLOCKS_LONG_FOOTPRINT;
-	return has_plenty(heap, heap->config.source.get ? min_pages : max_size(min_pages, BLOCKS_FIXED_FOOTPRINT));
+		return has_plenty(heap, BLOCKS_LONG_FOOTPRINT);
+	return has_plenty(heap, is_busy_with_blocks(heap, cache) ? BLOCKS_BUSY_FOOTPRINT : BLOCKS_MIN_FOOTPRINT);
 }
 
 /* ---- magazines of blocks in small heaps (lent.c) ------------------------------------------------------------------------ */

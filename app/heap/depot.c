@@ -9,6 +9,7 @@
 #include "cpu.h"
 
 #define CLIP_MIN_FOOTPRINT 16 /* pages: in smaller heaps the space of the magazines would be too much */
+#define CLIP_FIXED_FOOTPRINT 128
 #define RUN_LOOKS 10 /* looks at the page runs, and by turns at what is large or lent, in a round of the idle hand */
 #define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
 #define EMPTY_CLIPS 32        /* kept for the next time, 8 KiB */
@@ -16,8 +17,7 @@
 /* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, of everything. */
 #define DRAIN_SHARE 64
 #define DRAIN_SMALL_SHARE 12
-#define PLENTY_MIN_PAGES 128
-#define PLENTY_SHARED_PAGES 512
+#define PLENTY_MIN_PAGES 512
 #define SQUEEZE_MIN_FOOTPRINT 512
 #define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
@@ -34,18 +34,32 @@ COLD void overhead_free(struct kheap *heap, void *pages)
 
 /* ---- clips ------------------------------------------------------------------------------------------------------ */
 
-bool has_plenty(const struct kheap *heap, size_t min_pages)
+/* A heap that cannot grow has something to spare if it has so many pages, and a part of them is free. */
+static bool has_spare(const struct kheap *heap, size_t min_pages)
 {
 	const struct counters *counters = &heap->counters;
 
-	if (heap_scale(heap) < min_pages)
-		return false;
-	if (heap->config.source.get)
+	return counters->footprint_pages >= min_pages &&
+	       counters->free_run_pages >= counters->footprint_pages / PLENTY_SHARE;
+}
+
+bool has_plenty(const struct kheap *heap, size_t min_pages)
+{
+	return heap_scale(heap) >= min_pages && (heap->config.source.get || has_spare(heap, PLENTY_MIN_PAGES));
+}
+
+/*
+ * What lies in clips of small objects is in nobody's way: there are some in smaller heaps that cannot grow, too. But several CPUs do not get at
+ * what one keeps, before it next misses something.
+ */
+static bool has_plenty_for_clips(const struct kheap *heap)
+{
+	size_t min_pages = is_small_and_busy(heap) ? 1 : CLIP_MIN_FOOTPRINT;
+
+	if (has_plenty(heap, min_pages))
 		return true;
-	/* What a CPU keeps goes before it fails, but not before another one does. */
-	if (KPORT_CPUS > 1 && counters->footprint_pages < (heap->n_caches ? PLENTY_SHARED_PAGES : PLENTY_MIN_PAGES))
-		return false;
-	return counters->free_run_pages >= counters->footprint_pages / PLENTY_SHARE;
+	return !heap->config.source.get && !heap->n_caches &&
+	       has_spare(heap, KPORT_CPUS > 1 ? CLIP_FIXED_FOOTPRINT : min_pages);
 }
 
 struct clip *clip_take(struct kheap *heap)
@@ -56,7 +70,7 @@ struct clip *clip_take(struct kheap *heap)
 		heap->depot.n_empty--;
 		return clip;
 	}
-	if (!has_plenty(heap, is_small_and_busy(heap) ? 1 : CLIP_MIN_FOOTPRINT))
+	if (!has_plenty_for_clips(heap))
 		return NULL;
 	clip = cache_take_internal(&heap->cache_of_clips);
 	if (!clip) {

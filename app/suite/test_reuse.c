@@ -174,7 +174,7 @@ static bool frees_in_order(struct test *t, struct kheap *heap, size_t size, cons
 	for (unsigned i = 0; i < NEIGHBOURS; i++)
 		kheap_free(heap, objects[order[i]]);
 	/* What a CPU cache keeps is not merged. */
-	kheap_trim(heap);
+	kheap_leave(heap);
 	kheap_get_stats(heap, &now);
 	REQUIRE(t, now.n_free_ranges == before->n_free_ranges && now.largest_free_bytes == before->largest_free_bytes,
 	        "freeing 7 neighbours of %zu bytes in the order %u%u%u%u%u%u%u left %zu free ranges, the largest %zu "
@@ -193,11 +193,11 @@ static bool merges_between_guards(struct test *t, struct kheap *heap, size_t siz
 
 	for (unsigned i = 0; i < NEIGHBOURS + 2; i++)
 		REQUIRE(t, (objects[i] = get(heap, size)) != NULL, "%zu bytes were refused", size);
-	kheap_trim(heap);
+	kheap_leave(heap);
 	kheap_get_stats(heap, &full);
 	for (unsigned i = 0; i < NEIGHBOURS; i++)
 		kheap_free(heap, objects[1 + order[i]]);
-	kheap_trim(heap);
+	kheap_leave(heap);
 	kheap_get_stats(heap, &now);
 	REQUIRE(t, now.n_free_ranges == full.n_free_ranges + 1,
 	        "7 neighbours of %zu bytes freed between two live ones in the order %u%u%u%u%u%u%u are %zd free "
@@ -222,7 +222,7 @@ static bool all_orders_merge(struct test *t, size_t size)
 		order[i] = (uint8_t)i;
 	/* Once to have in place what the heap keeps for the next time. */
 	kheap_free(heap, get(heap, size));
-	kheap_trim(heap);
+	kheap_leave(heap);
 	kheap_get_stats(heap, &before);
 	do {
 		if (!frees_in_order(t, heap, size, order, &before) || !merges_between_guards(t, heap, size, order))
