@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * CPU caches, what both halves of their slow path share: magazines, clips and the depot's lists. cpu.c asks for objects and for room,
- * depot.c has what is behind that. Nobody else includes this. All of it expects the lock to be held, unless it says otherwise.
+ * depot.c has what is behind that, inspect.c counts it. Nobody else includes this. All of it expects the lock to be held, unless it says otherwise.
  */
 #ifndef HEAP_CPU_H
 #define HEAP_CPU_H

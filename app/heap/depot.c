@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Behind the magazines: the clips that they are made of, the depot of full ones that all CPUs share, the ways back: objects to their
- * slabs and blocks, clips to their pages; and what all of it sums up to.
+ * slabs and blocks, clips to their pages.
  *
  * Thrifty: before the heap asks for pages, and before it fails, what is cached goes back if it is worth it (heap.c). Every IDLE_MISSES
  * misses of a CPU one class is looked at: if it had none of them it gives half of its objects back, in the end its clip too.
@@ -10,9 +10,8 @@
 
 #define CLIP_MIN_FOOTPRINT 16 /* pages: in smaller heaps the space of the magazines would be too much */
 #define CLIP_FIXED_FOOTPRINT 128
-#define RUN_LOOKS 10 /* looks at the page runs, and by turns at what is large or lent, in a round of the idle hand */
-#define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
-#define EMPTY_CLIPS 32        /* kept for the next time, 8 KiB */
+#define RUN_LOOKS 10   /* looks at the page runs, and by turns at what is large or lent, in a round of the idle hand */
+#define EMPTY_CLIPS 32 /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
 /* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, of everything. */
 #define DRAIN_SHARE 64
@@ -527,78 +526,4 @@ COLD void cpu_heap_made(struct kheap *heap)
 
 	if (cache)
 		earn_blocks(heap, cache);
-}
-
-/* ---- sums --------------------------------------------------------------------------------------------------------- */
-
-struct sum {
-	size_t n_objects, n_bytes;
-};
-
-/* n slots down from this one, or to the NULL at the bottom. */
-static void slots_count(struct kheap *heap, void **top, size_t n, struct sum *sum)
-{
-	void *pointer;
-	struct object object;
-
-	/* Of another CPU's magazine this is what can be seen: an object that is just leaving it is live either way. */
-	for (; n-- && (pointer = __atomic_load_n(top, __ATOMIC_RELAXED)) != NULL; top--) {
-		if (!heap_locate(heap, (uintptr_t)pointer, &object))
-			continue;
-		sum->n_objects++;
-		sum->n_bytes += object.slot;
-	}
-}
-
-/* Of another CPU's magazine the NULL at the bottom may be a link meanwhile. */
-static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
-{
-	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), CLIP_OBJECTS, sum);
-}
-
-/* All clips of a list. Another CPU's may change meanwhile: what it leads to is a clip in any case, for none is given up without the lock. */
-static void clips_count(struct kheap *heap, void **top, struct sum *sum)
-{
-	for (unsigned i = 0; top && i < CLIPS_MOST; i++) {
-		struct clip *clip = clip_of(top);
-
-		slots_count(heap, top, (size_t)(top - clip->slots), sum);
-		top = __atomic_load_n(&clip->slots[0], __ATOMIC_RELAXED);
-	}
-}
-
-COLD static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct sum *sum)
-{
-	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
-		const struct magazine_state *state = state_of(cache, i);
-
-		top_count(heap, &cache->magazines[i].top, sum);
-		if (state)
-			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
-	}
-	sum->n_objects += LOAD(cache->runs.n_runs);
-	sum->n_bytes += LOAD(cache->runs.n_pages) << PAGE_SHIFT;
-	sum->n_objects += large_runs(cache, &sum->n_bytes);
-	for (unsigned i = 0; i < LARGE_PLACES; i++) {
-		void *object = large_nth(cache, i);
-
-		slots_count(heap, &object, object != NULL, sum);
-	}
-}
-
-COLD void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
-{
-	struct sum sum = { 0, 0 };
-
-	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
-		void ***list = depot_list(heap, i);
-
-		clips_count(heap, list ? *list : NULL, &sum);
-	}
-	for (unsigned i = 0; i < KPORT_CPUS; i++) {
-		if (cache_of(heap, i))
-			cache_count(heap, cache_of(heap, i), &sum);
-	}
-	*n_objects = sum.n_objects;
-	*n_bytes = sum.n_bytes;
 }

@@ -4,7 +4,7 @@
  * And what its build and its errors are called.
  */
 #include "small.h"
-#include "internal.h"
+#include "cpu.h"
 
 /* ---- names ---------------------------------------------------------------------------------------------------------- */
 
@@ -265,6 +265,83 @@ size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
 		;
 	heap_unlock(heap, state);
 	return n_most - giving.n_left;
+}
+
+/* ---- what caches hold ----------------------------------------------------------------------------------------------- */
+
+#define CLIPS_MOST (1u << 20) /* in a list; more is a circle */
+
+struct sum {
+	size_t n_objects, n_bytes;
+};
+
+/* n slots down from this one, or to the NULL at the bottom. */
+static void slots_count(struct kheap *heap, void **top, size_t n, struct sum *sum)
+{
+	void *pointer;
+	struct object object;
+
+	/* Of another CPU's magazine this is what can be seen: an object that is just leaving it is live either way. */
+	for (; n-- && (pointer = __atomic_load_n(top, __ATOMIC_RELAXED)) != NULL; top--) {
+		if (!heap_locate(heap, (uintptr_t)pointer, &object))
+			continue;
+		sum->n_objects++;
+		sum->n_bytes += object.slot;
+	}
+}
+
+/* Of another CPU's magazine the NULL at the bottom may be a link meanwhile. */
+static void top_count(struct kheap *heap, void **const *top, struct sum *sum)
+{
+	slots_count(heap, __atomic_load_n(top, __ATOMIC_RELAXED), CLIP_OBJECTS, sum);
+}
+
+/* All clips of a list. Another CPU's may change meanwhile: what it leads to is a clip in any case, for none is given up without the lock. */
+static void clips_count(struct kheap *heap, void **top, struct sum *sum)
+{
+	for (unsigned i = 0; top && i < CLIPS_MOST; i++) {
+		struct clip *clip = clip_of(top);
+
+		slots_count(heap, top, (size_t)(top - clip->slots), sum);
+		top = __atomic_load_n(&clip->slots[0], __ATOMIC_RELAXED);
+	}
+}
+
+static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct sum *sum)
+{
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
+		const struct magazine_state *state = state_of(cache, i);
+
+		top_count(heap, &cache->magazines[i].top, sum);
+		if (state)
+			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
+	}
+	sum->n_objects += LOAD(cache->runs.n_runs);
+	sum->n_bytes += LOAD(cache->runs.n_pages) << PAGE_SHIFT;
+	sum->n_objects += large_runs(cache, &sum->n_bytes);
+	for (unsigned i = 0; i < LARGE_PLACES; i++) {
+		void *object = large_nth(cache, i);
+
+		slots_count(heap, &object, object != NULL, sum);
+	}
+}
+
+/* Bytes and objects in all caches; of other CPUs' caches as far as can be seen from here. */
+static void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
+{
+	struct sum sum = { 0, 0 };
+
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
+		void ***list = depot_list(heap, i);
+
+		clips_count(heap, list ? *list : NULL, &sum);
+	}
+	for (unsigned i = 0; i < KPORT_CPUS; i++) {
+		if (cache_of(heap, i))
+			cache_count(heap, cache_of(heap, i), &sum);
+	}
+	*n_objects = sum.n_objects;
+	*n_bytes = sum.n_bytes;
 }
 
 /* ---- statistics -------------------------------------------------------------------------------------------------------- */

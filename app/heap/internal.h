@@ -369,8 +369,6 @@ void cpu_squeeze(struct kheap *heap);
 bool cpu_reset(struct kheap *heap);
 /* All CPUs' caches go, where nobody else is inside the heap. */
 void cpu_end_all(struct kheap *heap);
-/* Bytes and objects in all caches; of other CPUs' caches as far as can be seen from here. */
-void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes);
 
 /* ---- cache.c ------------------------------------------------------------------------------------------------ */
 

@@ -409,7 +409,8 @@ struct kcache {
 struct kheap {
 	/* Read by every call. */
 	uint64_t secret;
-	struct window window; /* on the largest region; where there are readers, on the first one for ever */
+	struct window
+		window; /* where there are readers on the first region for ever, else on the largest, or where what grows is */
 	struct section *sections;
 	size_t section_mask;        /* the entry that the last pair of them begins with */
 	uint32_t sections_sequence; /* odd: the table is being changed */

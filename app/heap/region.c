@@ -16,40 +16,6 @@
 #define SPARES_GIVEN 2         /* so many go back in one call */
 #define LEFT_PAGES 8           /* all but so many of a chunk's pages may be descriptors of pages that are to come */
 
-/* ---- the window -------------------------------------------------------------------------------------------------- */
-
-/*
- * Where objects lie in several regions at random, a look at one of them first is wrong too often: a processor loses more by a wrong guess
- * than the look saves. So for what is freed the window is open only while three quarters of the heap are in it, but for large objects with
- * regions of their own.
- */
-static void window_settle(struct kheap *heap)
-{
-	const struct region *region = heap->window.region;
-	size_t n_granules = region->n_pages * PAGE_GRANULES;
-	size_t shared = heap->counters.footprint_pages - heap->n_own_pages;
-
-	STORE(heap->window.n_granules, n_granules);
-	STORE(heap->window.n_open, region->n_pages >= shared - shared / 4 ? n_granules : 0);
-}
-
-COLD void window_set(struct kheap *heap, struct region *region)
-{
-	heap->window = (struct window){ .first_granule = region->first_page * PAGE_GRANULES,
-		                        .starts = region->starts,
-		                        .magazines = region->magazines,
-		                        .region = region };
-	window_settle(heap);
-}
-
-void window_note(struct kheap *heap, struct region *region)
-{
-	if (!HAS_READERS && !region->is_own && region->n_pages > heap->window.region->n_pages)
-		window_set(heap, region);
-	else
-		window_settle(heap);
-}
-
 /* ---- a region's life -------------------------------------------------------------------------------------------- */
 
 /* In front of the spares, which are at the end. */
@@ -299,7 +265,8 @@ static bool region_detach(struct kheap *heap, struct region *region)
 		heap->n_own_pages -= (uint32_t)region->n_pages;
 	if (heap->window.region == region)
 		window_set(heap, heap->regions);
-	window_settle(heap);
+	else
+		window_note(heap, heap->regions);
 	if (heap->near == region)
 		heap->near = heap->regions;
 	if (region->from_source) {

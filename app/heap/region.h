@@ -298,10 +298,6 @@ bool cut_to_pages(uintptr_t start, size_t size, uintptr_t *base, size_t *n_pages
 /* `reserve`: pages that may be added to it, 0: none will. NULL: it cannot be one. */
 struct region *region_add(struct kheap *heap, const struct kpage_chunk *chunk, uintptr_t start, size_t size,
                           bool from_source, size_t reserve);
-/* The region that fast.h looks at before it searches the table; nobody is reading which one that is. */
-void window_set(struct kheap *heap, struct region *region);
-/* A region came, or has another length. */
-void window_note(struct kheap *heap, struct region *region);
 /* Free pages at the end of a region. */
 size_t free_at_end(const struct region *region);
 /* A chunk of n pages begins where the region ends; false: there is no room in the table from addresses to regions. */
@@ -366,6 +362,10 @@ size_t sections_growth_at(const struct kheap *heap, const struct region *region,
 bool sections_move(struct kheap *heap, struct region *region, size_t n);
 /* Free the tables that were outgrown; nobody can be reading them any more. */
 void old_sections_free(struct kheap *heap);
+/* The region that is looked at before the table; nobody is reading which one that is. */
+void window_set(struct kheap *heap, struct region *region);
+/* This region came or has another length, or another one went: the window may belong there, and is opened or closed. */
+void window_note(struct kheap *heap, struct region *region);
 
 #pragma GCC visibility pop
 
