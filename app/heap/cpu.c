@@ -113,13 +113,16 @@ COLD struct cpu_cache *cpu_cache_create(struct kheap *heap)
 
 	if (cpu >= KPORT_CPUS)
 		return NULL;
-	run = run_alloc(heap, pages_for(sizeof(struct cpu_cache)), 0, UINTPTR_MAX, PAGE_OVERHEAD);
-	if (!run)
-		return NULL;
-	heap->counters.overhead_pages += run->n_pages;
-	struct cpu_cache *cache = (struct cpu_cache *)desc_address(run);
+	struct cpu_cache *cache = cache_unpark(heap);
 
-	cache_init_small(cache);
+	if (!cache) {
+		run = run_alloc(heap, pages_for(sizeof(struct cpu_cache)), 0, UINTPTR_MAX, PAGE_OVERHEAD);
+		if (!run)
+			return NULL;
+		heap->counters.overhead_pages += run->n_pages;
+		cache = (struct cpu_cache *)desc_address(run);
+		cache_init_small(cache);
+	}
 	heap->cpus[cpu] = cache;
 	STORE(heap->n_caches, heap->n_caches + 1);
 	heap->squeeze = 0;

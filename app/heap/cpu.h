@@ -43,6 +43,8 @@
 
 /* ---- a cache ---------------------------------------------------------------------------------------------------- */
 
+/* One that a CPU left, or NULL. */
+struct cpu_cache *cache_unpark(struct kheap *heap);
 /* The first one for this CPU; NULL: there are no pages. */
 struct cpu_cache *cpu_cache_create(struct kheap *heap);
 

@@ -21,6 +21,7 @@
 #define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
 #define CALM_ROUNDS 4096u
+#define PARKED_MOST 4 /* caches of CPUs that left */
 
 COLD void overhead_free(struct kheap *heap, void *pages)
 {
@@ -265,10 +266,61 @@ static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 	return any;
 }
 
+/* ---- caches of CPUs that left --------------------------------------------------------------------------------------- */
+
+#if KPORT_CPUS > 1
+/*
+ * A cache that its CPU leaves waits for the next one as it is, but for what is large: threads come and go, and each would take the lock for all that
+ * it needs until its magazines are full. It goes before the heap grows: everybody gets at it, with the lock.
+ */
+static void cache_park(struct kheap *heap, struct cpu_cache *cache)
+{
+	(void)runs_drain(heap, cache);
+	(void)large_drain(heap, cache);
+	cache->next_parked = heap->parked;
+	heap->parked = cache;
+	heap->n_parked++;
+}
+
+struct cpu_cache *cache_unpark(struct kheap *heap)
+{
+	struct cpu_cache *cache = heap->parked;
+
+	if (cache) {
+		heap->parked = cache->next_parked;
+		heap->n_parked--;
+	}
+	return cache;
+}
+
+static bool parked_end(struct kheap *heap)
+{
+	struct cpu_cache *cache;
+	bool any = heap->parked != NULL;
+
+	while ((cache = cache_unpark(heap)) != NULL) {
+		cache_drain_all(heap, cache);
+		cache_shrink(heap, cache);
+		overhead_free(heap, cache);
+	}
+	return any;
+}
+#else
+static bool parked_end(struct kheap *heap)
+{
+	(void)heap;
+	return false;
+}
+#endif
+
+/* ---- before the heap grows, or fails ---------------------------------------------------------------------------------- */
+
 COLD bool cpu_drain(struct kheap *heap)
 {
 	struct cpu_cache *cache = present_cache(heap);
 	bool any = !HARDENED && depot_drain(heap);
+
+	any |= parked_end(heap);
 
 	/* Other CPUs' caches are theirs alone: they see the new number when they next come for something. */
 	heap->depot.drain_epoch++;
@@ -331,6 +383,8 @@ COLD bool cpu_spare(struct kheap *heap)
 	struct cpu_cache *cache = present_cache(heap);
 	size_t footprint = heap->counters.footprint_pages;
 
+	if (parked_end(heap))
+		return true;
 	if (footprint < SMALL_HEAP_PAGES)
 		/* In a small one what is lent goes in any case. */
 		return (cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / DRAIN_SMALL_SHARE &&
@@ -385,38 +439,40 @@ COLD bool cpu_reset(struct kheap *heap)
 	return any;
 }
 
-/* A CPU's cache goes, if it is not half changed. */
-COLD static void cache_end(struct kheap *heap, unsigned cpu)
+/* A CPU leaves its cache, if it is not half changed. The first one's stays where it is, and is drained. */
+COLD static void cache_leave(struct kheap *heap, unsigned cpu)
 {
 	struct cpu_cache *cache = cache_of(heap, cpu);
 
 	if (HARDENED || !cache || (INTERRUPTS && cache->inside))
 		return;
-	cache_drain_all(heap, cache);
-	cache_shrink(heap, cache);
 #if KPORT_CPUS > 1
 	if (cache != &heap->cpu0) {
 		heap->cpus[cpu] = NO_CACHE;
 		STORE(heap->n_caches, heap->n_caches - 1);
 		slabs_inherit(heap, cache);
-		overhead_free(heap, cache);
+		cache_park(heap, cache);
+		if (heap->n_parked > PARKED_MOST || !can_grow(heap))
+			(void)parked_end(heap);
+		return;
 	}
-#else
-	(void)cpu;
 #endif
+	cache_drain_all(heap, cache);
+	cache_shrink(heap, cache);
 }
 
 COLD void cpu_end_all(struct kheap *heap)
 {
 	for (unsigned i = 0; i < KPORT_CPUS; i++)
-		cache_end(heap, i);
+		cache_leave(heap, i);
+	(void)parked_end(heap);
 }
 
 COLD void kheap_leave(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);
 
-	cache_end(heap, kport_cpu());
+	cache_leave(heap, kport_cpu());
 	heap_unlock(heap, state);
 }
 

@@ -340,6 +340,10 @@ static void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
 		if (cache_of(heap, i))
 			cache_count(heap, cache_of(heap, i), &sum);
 	}
+#if KPORT_CPUS > 1
+	for (struct cpu_cache *cache = heap->parked; cache; cache = cache->next_parked)
+		cache_count(heap, cache, &sum);
+#endif
 	*n_objects = sum.n_objects;
 	*n_bytes = sum.n_bytes;
 }

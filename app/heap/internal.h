@@ -273,7 +273,7 @@ bool slab_drain(struct kheap *heap);
 /* How many of a class have free objects and live ones, by the CPUs' lists; something else where it is not n. */
 size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n);
 /* A CPU's cache goes: its slabs are the first one's now. O(slabs). */
-void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache);
+void slabs_inherit(struct kheap *heap, struct cpu_cache *cache);
 /*
  * Up to n objects of a class, from one slab, into objects[]; how many. They are not counted; and marked as cached, but not where others may wait
  * for the lock: each is a cache line that was long unused, or a page never used. There that is done without the lock.

@@ -356,6 +356,9 @@ struct cpu_cache {
 	} lent[LENT];
 	struct page_desc
 		*partial[SLAB_CLASSES]; /* slabs with free objects and live ones, for this CPU; with the lock */
+#if KPORT_CPUS > 1
+	struct cpu_cache *next_parked;
+#endif
 };
 
 /* Full clips that no CPU has. */
@@ -421,6 +424,10 @@ struct kheap {
 	struct cpu_cache cpu0;
 
 	unsigned n_caches; /* besides cpu0 */
+#if KPORT_CPUS > 1
+	unsigned n_parked;
+	struct cpu_cache *parked; /* caches of CPUs that left, for those that come */
+#endif
 	struct kport_lock lock;
 	struct kheap_config config;
 

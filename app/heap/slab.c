@@ -374,7 +374,7 @@ size_t slabs_listed(struct kheap *heap, unsigned class_index, size_t n)
 }
 
 /* The cache has left the table of CPUs. */
-void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache)
+void slabs_inherit(struct kheap *heap, struct cpu_cache *cache)
 {
 	for (unsigned i = 0; i < SLAB_CLASSES; i++) {
 		struct page_desc *next;
@@ -383,5 +383,6 @@ void slabs_inherit(struct kheap *heap, const struct cpu_cache *cache)
 			next = desc->next;
 			list_push(heap, desc, i, 0);
 		}
+		cache->partial[i] = NULL;
 	}
 }
