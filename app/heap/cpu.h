@@ -15,7 +15,7 @@
 #define FLUSH 8                   /* objects that go from a magazine back to their slabs in one call */
 #define BLOCKS_MIN_FOOTPRINT 1280 /* pages: there CPUs have magazines for blocks; */
 #define BLOCKS_BUSY_FOOTPRINT 160 /* one that misses blocks often, and */
-#define BLOCKS_LONG_FOOTPRINT 24  /* one that did for long */
+#define BLOCKS_LONG_FOOTPRINT 40  /* one that did for long and works alone */
 #define BLOCKS_LONG 20000
 #define BLOCKS_BUSY 4000     /* misses of blocks that tell a busy CPU, */
 #define BLOCKS_BUSY_CPUS 250 /* and where others wait for the lock meanwhile */
@@ -139,7 +139,7 @@ INLINE struct clip *empty_pop(struct clip **list)
 
 /*
  * How many objects a magazine may hold: 30, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all
- * magazines of a CPU are at most a half of the heap if all are full, and those of all CPUs about as much as the heap.
+ * magazines of a CPU are at most a half of the heap if all are full, but for two of each class, and those of all CPUs about as much as the heap.
  */
 static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 {
@@ -373,7 +373,8 @@ INLINE bool is_busy_with_blocks(const struct kheap *heap, const struct cpu_cache
 /* Is the heap large enough for magazines for its blocks? */
 INLINE bool has_plenty_for_blocks(const struct kheap *heap, const struct cpu_cache *cache)
 {
-	if (cache->n_block_misses >= BLOCKS_LONG)
+	/* Others could not have what this one keeps. */
+	if (cache->n_block_misses >= BLOCKS_LONG && !heap->n_caches && scarcity(heap) == 1)
 		return has_plenty(heap, BLOCKS_LONG_FOOTPRINT);
 	return has_plenty(heap, is_busy_with_blocks(heap, cache) ? BLOCKS_BUSY_FOOTPRINT : BLOCKS_MIN_FOOTPRINT);
 }

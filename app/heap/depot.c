@@ -9,7 +9,6 @@
 #include "cpu.h"
 
 #define CLIP_MIN_FOOTPRINT 16 /* pages: in smaller heaps the space of the magazines would be too much */
-#define CLIP_FIXED_FOOTPRINT 128
 #define RUN_LOOKS 10   /* looks at the page runs, and by turns at what is large or lent, in a round of the idle hand */
 #define EMPTY_CLIPS 32 /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
@@ -21,7 +20,8 @@
 #define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
 #define CALM_ROUNDS 4096u
-#define PARKED_MOST 4 /* caches of CPUs that left */
+#define PARKED_MOST 4                       /* caches of CPUs that left */
+#define PARKED_MOST_BYTES ((size_t)1 << 20) /* each may keep of full clips */
 
 COLD void overhead_free(struct kheap *heap, void *pages)
 {
@@ -48,18 +48,11 @@ bool has_plenty(const struct kheap *heap, size_t min_pages)
 	return heap_scale(heap) >= min_pages && (heap->config.source.get || has_spare(heap, PLENTY_MIN_PAGES));
 }
 
-/*
- * What lies in clips of small objects is in nobody's way: there are some in smaller heaps that cannot grow, too. But several CPUs do not get at
- * what one keeps, before it next misses something.
- */
+/* Where one CPU alone gets at what lies in clips, a heap that cannot grow has them as early as others. */
 static bool has_plenty_for_clips(const struct kheap *heap)
 {
-	size_t min_pages = is_small_and_busy(heap) ? 1 : CLIP_MIN_FOOTPRINT;
-
-	if (has_plenty(heap, min_pages))
-		return true;
-	return !heap->config.source.get && !heap->n_caches &&
-	       has_spare(heap, KPORT_CPUS > 1 ? CLIP_FIXED_FOOTPRINT : min_pages);
+	return has_plenty(heap, is_small_and_busy(heap) ? 1 : CLIP_MIN_FOOTPRINT) ||
+	       (KPORT_CPUS == 1 && !heap->config.source.get && has_spare(heap, CLIP_MIN_FOOTPRINT));
 }
 
 struct clip *clip_take(struct kheap *heap)
@@ -277,6 +270,8 @@ static void cache_park(struct kheap *heap, struct cpu_cache *cache)
 {
 	(void)runs_drain(heap, cache);
 	(void)large_drain(heap, cache);
+	for (unsigned i = MAGAZINES; --i >= MAGAZINE_SLAB && cache->own_bytes > PARKED_MOST_BYTES;)
+		(void)own_drain(heap, cache, i);
 	cache->next_parked = heap->parked;
 	heap->parked = cache;
 	heap->n_parked++;
@@ -563,6 +558,7 @@ COLD void note_round(struct kheap *heap, struct cpu_cache *cache)
 		cache_drain_all(heap, cache);
 	}
 	relax(heap);
+	window_return(heap);
 	/*
 	 * The two in turn, so that no call does both; and what is idle waits for a call that has not much to do besides: all that
 	 * is cached goes before the heap grows.

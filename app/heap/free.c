@@ -180,7 +180,7 @@ void kheap_free(struct kheap *heap, void *object)
 	fast_free(heap, object);
 }
 
-/* Not in the window. */
+/* Not in the window, or that is closed. */
 static __attribute__((noinline)) bool free_cached_far(struct kheap *heap, void *object)
 {
 	struct place place;

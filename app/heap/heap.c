@@ -163,7 +163,8 @@ bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_addr
 static bool has_enough_blocks(const struct kheap *heap, unsigned class_index)
 {
 	const struct slab_class *class = &heap->slabs[class_index];
-	bool counts_pages = heap->counters.footprint_pages < ENOUGH_FOOTPRINT &&
+	/* What stands in is cached in one that is small and busy. */
+	bool counts_pages = (heap->counters.footprint_pages < ENOUGH_FOOTPRINT || is_small_and_busy(heap)) &&
 	                    !(class_is_busy(heap, class_index) && heap->n_caches);
 
 	return !counts_pages && heap->config.source.get && !heap->is_refused &&

@@ -355,7 +355,7 @@ void *cpu_alloc_aligned(struct kheap *heap, size_t size, size_t alignment, size_
 void cpu_free_slow(struct kheap *heap, void *object);
 /* Free what is live and has this magazine, which was full; 0: none has it. */
 void cpu_free_full(struct kheap *heap, void *object, size_t number);
-/* Free what does not lie in the window. NULL does nothing. */
+/* Free what does not lie in the window, or any if that is closed. NULL does nothing. */
 void cpu_free_far(struct kheap *heap, void *object);
 /* Give what this CPU's cache and the depot hold back to the slabs and blocks; true if that was anything. */
 bool cpu_drain(struct kheap *heap);

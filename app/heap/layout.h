@@ -163,7 +163,7 @@ struct section {
 	struct region *region; /* NULL: there never was one */
 };
 
-/* A region that is looked at before the table is; without the lock only while it is open, which it is while most objects lie there. */
+/* A region that is looked at before the table is; for what is freed without the lock only while it is open: while most of the heap is there. */
 struct window {
 	uintptr_t first_granule;
 	size_t n_open; /* its granules, or 0: it is closed */
@@ -413,7 +413,7 @@ struct kheap {
 	/* Read by every call. */
 	uint64_t secret;
 	struct window
-		window; /* where there are readers on the first region for ever, else on the largest, or where what grows is */
+		window; /* where there are readers on the first region for ever, else on a large one, or where what grows is */
 	struct section *sections;
 	size_t section_mask;        /* the entry that the last pair of them begins with */
 	uint32_t sections_sequence; /* odd: the table is being changed */
@@ -432,7 +432,7 @@ struct kheap {
 	struct kheap_config config;
 
 	struct region *regions, *last_region;
-	struct region *near; /* the one that was looked up last with the lock held */
+	struct region *near; /* the one that was looked up last with the lock held, or, without readers, resized */
 	struct region *open; /* the one that the next chunk may lengthen; NULL: none */
 	/* The first one that is empty and kept; they end the list, the one used last behind the others. */
 	struct region *spares;
@@ -464,6 +464,7 @@ struct kheap {
 	bool has_relaxed;      /* since the last squeeze */
 	uint32_t n_calm;       /* rounds since then, or since they were last let keep more */
 	uint8_t n_busy_rounds; /* see HEAP_BUSY */
+	uint8_t n_near;        /* objects resized in turn in one region, which is not the window's */
 	bool is_thorough;      /* the heap is about to fail or to grow: look at more of each list */
 	uint32_t n_own_pages;  /* of regions for one large object each */
 

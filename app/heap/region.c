@@ -66,6 +66,10 @@ static void spare_add(struct kheap *heap, struct region *region)
 
 	list_remove(heap, region);
 	spares = heap->spares;
+	/* For whatever comes next. */
+	if (region->is_own)
+		heap->n_own_pages -= (uint32_t)region->n_pages;
+	region->is_own = false;
 	heap->spares = NULL;
 	list_add(heap, region);
 	heap->spares = spares ? spares : region;
@@ -161,7 +165,7 @@ static void count_pages(struct kheap *heap, size_t n_pages, size_t n_overhead)
 	counters->min_free_bytes = (ptrdiff_t)n_pages > 0 ? SIZE_MAX : min_free_now(counters);
 	counters->peak_live_bytes = max_size(counters->peak_live_bytes, counters->high_water);
 	counters->high_water = counters->live_bytes;
-	counters->footprint_pages += n_pages;
+	STORE(counters->footprint_pages, counters->footprint_pages + n_pages);
 	heap->is_refused = false;
 	counters->overhead_pages += n_overhead;
 	counters->peak_footprint_pages = max_size(counters->peak_footprint_pages, counters->footprint_pages);

@@ -40,7 +40,7 @@ INLINE size_t section_next(size_t place, size_t mask)
 	return (place + 1) & (mask + SECTION_PAIR - 1);
 }
 
-/* Is it entered under large sections? The first one sooner: it is seldom looked up, because it has the window. */
+/* Is it entered under large sections? The first one sooner: where the window is open it is seldom looked up. */
 INLINE bool is_large(const struct region *region)
 {
 	return region->capacity >= (region->is_first ? LARGE_FIRST_PAGES : LARGE_REGION_PAGES);
@@ -366,6 +366,8 @@ void old_sections_free(struct kheap *heap);
 void window_set(struct kheap *heap, struct region *region);
 /* This region came or has another length, or another one went: the window may belong there, and is opened or closed. */
 void window_note(struct kheap *heap, struct region *region);
+/* It may have gone where something grew: back to where most of the heap is. */
+void window_return(struct kheap *heap);
 
 #pragma GCC visibility pop
 

@@ -539,6 +539,8 @@ INLINE void *realloc_placed(struct kheap *heap, void *object, size_t size, struc
 	return realloc_at(heap, object, size, place.region, is_natural);
 }
 
+#define NEAR_TURNS 16
+
 /* It has to be looked up, or there is none. */
 static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
@@ -548,10 +550,13 @@ static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *obj
 		place = place_of(heap, (uintptr_t)object);
 	if (UNLIKELY(!place.region))
 		return realloc_slow(heap, object, size, is_natural);
-	/* What grows is often where the last one was that did: the second time in turn the window goes there. */
-	if (!HAS_READERS && UNLIKELY(place.region == heap->near))
+#if !HAS_READERS
+	/* What grows is often where the last one was that did: the window goes there, if it serves what is freed only after some. */
+	heap->n_near = place.region == heap->near ? (uint8_t)(heap->n_near + 1) : 0;
+	if (heap->n_near >= (heap->window.n_open ? NEAR_TURNS : 1))
 		window_set(heap, place.region);
-	heap->near = HAS_READERS ? heap->near : place.region;
+	heap->near = place.region;
+#endif
 	return realloc_placed(heap, object, size, place, is_natural);
 }
 

@@ -86,7 +86,7 @@ INLINE void run_cut(struct run_bins *bins, unsigned bin, struct region *region, 
 void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
 	run_link(bins_of(heap, region, page), region, page, n_pages);
-	heap->counters.free_run_pages += n_pages;
+	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages + n_pages);
 }
 
 void run_remove(struct kheap *heap, struct page_desc *desc)
@@ -97,7 +97,7 @@ void run_remove(struct kheap *heap, struct page_desc *desc)
 	run_unlink(bins_of(heap, region, page), desc);
 	set_kind(region, page, PAGE_BODY);
 	set_kind(region, page + desc->n_pages - 1, PAGE_BODY);
-	heap->counters.free_run_pages -= desc->n_pages;
+	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages - desc->n_pages);
 }
 
 /* ---- finding ------------------------------------------------------------------------------------------------------ */
@@ -220,7 +220,7 @@ INLINE struct page_desc *run_take(struct kheap *heap, struct page_desc *desc, ui
 		if (start + n_pages < end)
 			run_link(bins, region, start + n_pages, end - start - n_pages);
 	}
-	heap->counters.free_run_pages -= n_pages;
+	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages - n_pages);
 	/* The last page may have been the free run's. */
 	set_kind(region, start + n_pages - 1, PAGE_BODY);
 	pages_wake(heap, region, start, n_pages);
@@ -286,7 +286,7 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 		end += region->descs[end].n_pages;
 	}
 	run_link(bins, region, first, end - first);
-	heap->counters.free_run_pages += n_pages;
+	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages + n_pages);
 	if (UNLIKELY(region->n_chunks) && end == region->n_pages)
 		region_shorten(heap, region);
 	region_idle(heap, region, n_pages);

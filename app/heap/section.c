@@ -282,6 +282,14 @@ bool sections_resize(struct kheap *heap, struct region *region, size_t n_pages)
 
 /* ---- the window ------------------------------------------------------------------------------------------------------ */
 
+/* Are three quarters of the heap in this region? */
+static bool is_home(const struct kheap *heap, const struct region *region)
+{
+	size_t shared = heap->counters.footprint_pages - heap->n_own_pages;
+
+	return !region->is_own && region->n_pages >= shared - shared / 4;
+}
+
 /*
  * Where objects lie in several regions at random, a look at one of them first is wrong too often: a processor loses more by a wrong guess
  * than the look saves. So for what is freed the window is open only while three quarters of the heap are in it, but for large objects with
@@ -291,10 +299,9 @@ static void window_settle(struct kheap *heap)
 {
 	const struct region *region = heap->window.region;
 	size_t n_granules = region->n_pages * PAGE_GRANULES;
-	size_t shared = heap->counters.footprint_pages - heap->n_own_pages;
 
 	STORE(heap->window.n_granules, n_granules);
-	STORE(heap->window.n_open, region->n_pages >= shared - shared / 4 ? n_granules : 0);
+	STORE(heap->window.n_open, is_home(heap, region) ? n_granules : 0);
 }
 
 COLD void window_set(struct kheap *heap, struct region *region)
@@ -312,4 +319,16 @@ void window_note(struct kheap *heap, struct region *region)
 		window_set(heap, region);
 	else
 		window_settle(heap);
+}
+
+void window_return(struct kheap *heap)
+{
+	struct region *first = heap->regions, *open = heap->open;
+
+	if (HAS_READERS || heap->window.n_open)
+		return;
+	if (is_home(heap, first))
+		window_set(heap, first);
+	else if (open && is_home(heap, open))
+		window_set(heap, open);
 }

@@ -285,33 +285,11 @@ static void a_small_heap_that_is_busy_becomes_quick(struct test *t)
 	test_note(t, "%u of %u at most were not in the cache", (unsigned)most, LAST);
 }
 
-/* One that cannot grow spends what is free on small ones, as long as it is free: what it can hold is the same. */
-static void a_heap_that_cannot_grow_is_quick(struct test *t)
-{
-	enum { STEPS = 60000, LAST = 10000, ARENA = 1 << 20, N = 300, MOST_SIZE = 240 };
-	struct kheap *heap;
-	uint64_t n = 0;
-
-	if (HARDENED) {
-		test_skip(t, "the hardened builds have no CPU caches");
-		return;
-	}
-	heap = test_heap(t, ARENA);
-	TRY(heap != NULL);
-	CHECK(t, replace_at_random(heap, N, MOST_SIZE, STEPS, LAST, &n), "one of %d objects was refused", N);
-	CHECK(t, n < LAST / 10, "%u of %d objects came from below the cache", (unsigned)n, LAST);
-	test_note(t, "%u of %d were not in the cache", (unsigned)n, LAST);
-	CHECK(t, kheap_alloc(heap, ARENA / 4 * 3, 0) != NULL,
-	      "three quarters of a heap that is nearly empty were refused");
-	TRY(test_sound(t, heap, "a heap that cannot grow"));
-}
-
 static const struct test_case cases[] = {
 	{ "one of any size up to 256 stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "one of any size stays there, in heaps that are empty, small or full", a_pair_of_any_size_in_any_heap },
 	{ "a large one among blocks stays there", a_large_pair_among_blocks_stays_in_the_cache },
 	{ "small ones at random stay there, in time", a_small_heap_that_is_busy_becomes_quick },
-	{ "small ones at random stay there where the heap cannot grow", a_heap_that_cannot_grow_is_quick },
 	{ "little is kept where others may miss it", little_is_kept_where_others_miss_it },
 	{ "an object grows over what is kept behind it", an_object_grows_over_what_is_kept },
 };
