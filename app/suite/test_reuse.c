@@ -448,6 +448,67 @@ static void holes_stay_whole(struct test *t)
 	}
 }
 
+/* ------------------------------------------------------------------------------------------------------------
+ * Processors that come and go
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* The second of two comes, works, and leaves. */
+static void visit(void *ctx, unsigned index)
+{
+	enum { N = 300 };
+	static void *objects[N];
+	struct kheap *heap = ctx;
+
+	for (unsigned i = 0; index == 1 && i < N; i++)
+		objects[i] = kheap_alloc(heap, 16 + i * 16 % 112, 0);
+	for (unsigned i = 0; index == 1 && i < N; i++)
+		kheap_free(heap, objects[i]);
+	if (index == 1)
+		kheap_leave(heap);
+}
+
+static void caches_wait_for_the_next(struct test *t)
+{
+	enum { VISITS = 8 };
+	struct host *host = t->host;
+	struct kheap_stats stats;
+	uint64_t before = 0, first = 0;
+	struct kheap *heap;
+	void *ballast;
+
+	if (test_is_hardened() || host->run_parallel == NULL || host->n_cpus < 2) {
+		test_skip(t, test_is_hardened() ? "the hardened builds have no CPU caches"
+		                                : "there is only one processor");
+		return;
+	}
+	heap = test_heap_on_host_pages(t, 8 * ARENA);
+	TRY(heap != NULL);
+	/* In a small heap caches have little. */
+	ballast = kheap_alloc(heap, ARENA, 0);
+	CHECK(t, ballast != NULL, "%zu bytes were refused", ARENA);
+	for (unsigned i = 0; i < VISITS; i++) {
+		bool is_run = host->run_parallel(host, 2, visit, heap);
+
+		if (host->is_processor_lost)
+			t->is_damaged = true;
+		CHECK(t, is_run, "the host could not run two processors at once");
+		kheap_get_stats(heap, &stats);
+		first = i == 0 ? stats.n_allocs : first;
+		/* It takes some to earn the room. */
+		CHECK(t, i < VISITS - 1 || stats.n_allocs - before < first / 4,
+		      "%zu objects came from below a cache that was left, %zu where there was none",
+		      (size_t)(stats.n_allocs - before), (size_t)first);
+		before = stats.n_allocs;
+	}
+	TRY(test_sound(t, heap, "processors came and went"));
+	kheap_free(heap, ballast);
+	(void)kheap_trim(heap);
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.live_objects == 0 && stats.n_frees == stats.n_allocs,
+	      "of %zu objects %zu came back when nobody is there", (size_t)stats.n_allocs, (size_t)stats.n_frees);
+	test_note(t, "%zu objects from below, then nearly none", (size_t)first);
+}
+
 static const struct test_case cases[] = {
 	{ "in a full heap a freed object can be had again, and all can be freed", full_heap_reuses_one },
 	{ "in a full heap an object serves the class below its own", next_class_serves_a_full_heap },
@@ -460,5 +521,6 @@ static const struct test_case cases[] = {
 	{ "pages given back from in front of a block come back to it", pages_come_back_in_front },
 	{ "blocks of many pages are made and freed, and all that is free stays sound", areas_stay_whole },
 	{ "lone pairs do not grow the heap", lone_pairs_keep_the_footprint },
+	{ "a cache that a processor leaves serves the next one", caches_wait_for_the_next },
 };
 TEST_GROUP(reuse, cases);
