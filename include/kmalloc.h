@@ -170,7 +170,7 @@ size_t kheap_trim(struct kheap *heap);
 
 /*
  * This CPU, or thread, ends or will not use the heap for long: its cache waits for the next CPU that needs one, or what it holds goes back, and
- * the cache with it: at the latest before the heap grows or fails, or when it is trimmed. It may use the heap again. O(objects in its
+ * the cache with it: at the latest before the heap grows for want of room, or fails, or when it is trimmed. It may use the heap again. O(objects in its
  * cache). Not from an interrupt handler.
  */
 void kheap_leave(struct kheap *heap);

@@ -20,8 +20,9 @@
 #define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
 #define CALM_ROUNDS 4096u
-#define PARKED_MOST 4                       /* caches of CPUs that left */
-#define PARKED_MOST_BYTES ((size_t)1 << 20) /* each may keep of full clips */
+#define PARKED_MOST 4 /* caches of CPUs that left */
+#define PARKED_MOST_BYTES \
+	((size_t)1 << 20) /* each may keep of full clips: those of the largest classes go until it is no more */
 
 COLD void overhead_free(struct kheap *heap, void *pages)
 {
@@ -264,7 +265,7 @@ static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 #if KPORT_CPUS > 1
 /*
  * A cache that its CPU leaves waits for the next one as it is, but for what is large: threads come and go, and each would take the lock for all that
- * it needs until its magazines are full. It goes before the heap grows: everybody gets at it, with the lock.
+ * it needs until its magazines are full. Everybody gets at it, with the lock: it goes before the heap grows for want of room, or fails.
  */
 static void cache_park(struct kheap *heap, struct cpu_cache *cache)
 {
@@ -288,16 +289,21 @@ struct cpu_cache *cache_unpark(struct kheap *heap)
 	return cache;
 }
 
+/* It is in no table and no list any more. */
+static void cache_end(struct kheap *heap, struct cpu_cache *cache)
+{
+	cache_drain_all(heap, cache);
+	cache_shrink(heap, cache);
+	overhead_free(heap, cache);
+}
+
 static bool parked_end(struct kheap *heap)
 {
 	struct cpu_cache *cache;
 	bool any = heap->parked != NULL;
 
-	while ((cache = cache_unpark(heap)) != NULL) {
-		cache_drain_all(heap, cache);
-		cache_shrink(heap, cache);
-		overhead_free(heap, cache);
-	}
+	while ((cache = cache_unpark(heap)) != NULL)
+		cache_end(heap, cache);
 	return any;
 }
 #else
@@ -446,9 +452,10 @@ COLD static void cache_leave(struct kheap *heap, unsigned cpu)
 		heap->cpus[cpu] = NO_CACHE;
 		STORE(heap->n_caches, heap->n_caches - 1);
 		slabs_inherit(heap, cache);
-		cache_park(heap, cache);
-		if (heap->n_parked > PARKED_MOST || !can_grow(heap))
-			(void)parked_end(heap);
+		if (heap->n_parked < PARKED_MOST && can_grow(heap))
+			cache_park(heap, cache);
+		else
+			cache_end(heap, cache);
 		return;
 	}
 #endif

@@ -34,7 +34,7 @@ static size_t idle_bytes;
 /* Was there ever a large object? */
 static bool has_large;
 
-/* A thread ends: what its cache holds must not wait for the next one. */
+/* A thread ends: what its cache holds is for the next one, or goes back. */
 static void thread_leaves(void)
 {
 	kheap_leave(the_heap);
