@@ -539,6 +539,7 @@ INLINE void *realloc_placed(struct kheap *heap, void *object, size_t size, struc
 	return realloc_at(heap, object, size, place.region, is_natural);
 }
 
+/* Objects resized in turn in one region, until the window leaves the one that serves what is freed. */
 #define NEAR_TURNS 16
 
 /* It has to be looked up, or there is none. */
