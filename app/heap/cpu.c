@@ -165,6 +165,7 @@ static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsig
 	limit_note(heap, state, number);
 	clip_give(heap, loaded_clip(state), state->end);
 	clip_use_full(cache, number, state, top);
+	own_earn(cache, clip_bytes(state, top));
 	return true;
 }
 
@@ -188,7 +189,18 @@ static unsigned refill_from_slab(struct kheap *heap, struct cpu_cache *cache, un
 	n = slab_take(heap, class_index, n, magazine->top + 1);
 	magazine->top += n;
 	count_alloc(heap, n, n * slab_object_size(class_index));
+	own_earn(cache, n * slab_object_size(class_index));
 	return n;
+}
+
+/* A full clip goes where others can have its objects. */
+static void clip_leave(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
+{
+	cache->own_earned -= min_size(cache->own_earned, clip_bytes(state_of(cache, number), top));
+	if (depot_has_room(heap, number))
+		depot_push(heap, number, top);
+	else
+		clip_flush(heap, top);
 }
 
 void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
@@ -197,9 +209,11 @@ void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 	struct clip *clip = NULL;
 
 	own_note_most(heap, cache);
+	if (state->full && cache->own_bytes > 2 * cache->own_most)
+		clip_leave(heap, cache, number, own_pop(cache, state));
 	if (own_make_room(cache, number))
 		return;
-	bool keeps = !state->full || cache->own_bytes < cache->own_most;
+	bool keeps = own_has_room(cache, state);
 
 	if (state->has_clip && (keeps || depot_has_room(heap, number)))
 		clip = clip_take(heap);
@@ -207,13 +221,15 @@ void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 		/* Blocks merge, which takes long. */
 		size_t n = number < MAGAZINE_BLOCK ? FLUSH : heap->n_caches ? FLUSH_BLOCKS : 1;
 
-		magazine_flush(heap, &cache->magazines[number], state->has_clip ? n : 1);
+		n = state->has_clip ? n : 1;
+		magazine_flush(heap, &cache->magazines[number], n);
+		cache->own_earned -= min_size(cache->own_earned, n * magazine_object_size(number));
 		return;
 	}
 	if (keeps)
 		own_push(cache, state, cache->magazines[number].top);
 	else
-		depot_push(heap, number, cache->magazines[number].top);
+		clip_leave(heap, cache, number, cache->magazines[number].top);
 	limit_note(heap, state, number);
 	clip_use(cache, number, state, clip, 0);
 }
@@ -268,6 +284,7 @@ INLINE void *take_miss(struct kheap *heap, struct cpu_cache *cache, unsigned num
 INLINE void note_block_miss(struct cpu_cache *cache, unsigned block_class)
 {
 	cache->n_block_misses++;
+	own_earn(cache, block_class_size(block_class));
 	if (cache->block_states)
 		cache->block_states[block_class].was_missed = true;
 }
@@ -358,6 +375,7 @@ static __attribute__((noinline)) void cut_more(struct kheap *heap, struct cpu_ca
 		if (!object)
 			return;
 		count_alloc(heap, 1, block_class_size(block_class) - BLOCK_HEADER);
+		own_earn(cache, block_class_size(block_class));
 		magazine_put(heap, magazine, (void *)object);
 	}
 }

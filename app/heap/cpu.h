@@ -22,7 +22,7 @@
 #define IDLE_MISSES 32       /* from one look at what is idle to the next */
 #define ROUND_MISSES \
 	(IDLE_MISSES / 2) /* from one round to the next: it looks by turns at what is idle and what is earned */
-#define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
+#define DEPOT_SHARE 8 /* the depot holds at most an eighth of the heap, of several CPUs' a quarter, if it can grow, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
 #define FIXED_SHARE 8       /* of a CPU's part of large objects and runs, where the heap cannot grow */
@@ -31,9 +31,10 @@
 #define BURST_MOST_BYTES ((size_t)4 << 20)
 #define KEPT_SHARE 64   /* of the heap an object may be that a CPU keeps besides, where others may miss it */
 #define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
-#define OWN_MOST_BYTES \
-	((size_t)4 << 20)  /* a CPU's full clips, never more: nobody else can have them, however long that CPU sleeps */
-#define MAGAZINE_SHARE 128 /* a magazine holds at most this share of the heap, within these limits */
+#define OWN_LEAST_BYTES ((size_t)32 << 10) /* a CPU's full clips in any case, */
+#define OWN_MOST_BYTES ((size_t)4 << 20)   /* and never more: nobody else can have them, however long that CPU sleeps */
+#define EARNED_MOST_BYTES ((size_t)32 << 20) /* for what was missed, so that what was long ago is forgotten */
+#define MAGAZINE_SHARE 128                   /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)
 #define BLOCKS_SHARE 2
@@ -97,6 +98,9 @@ INLINE void small_use(struct cpu_cache *cache, size_t number, struct magazine_st
 /* An empty clip, in whose slots is no NULL but the first, or NULL; and back, when its slots end here. */
 struct clip *clip_take(struct kheap *heap);
 void clip_give(struct kheap *heap, struct clip *clip, void **end);
+
+/* A full clip and its objects go back. */
+void clip_flush(struct kheap *heap, void **top);
 
 /* A class that misses often earns a clip; one of blocks at once, where the heap is large enough for any. */
 void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned number);
@@ -248,9 +252,22 @@ static inline size_t scarcity(const struct kheap *heap)
 	return heap->config.limit_bytes ? LIMITED_SHARE : 1;
 }
 
+/* Caches besides the first CPU's, those that wait for the next CPU too. */
+static inline unsigned n_others(const struct kheap *heap)
+{
+#if KPORT_CPUS > 1
+	return heap->n_caches + heap->n_parked;
+#else
+	return heap->n_caches;
+#endif
+}
+
 /*
  * What this CPU may keep in full clips: its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of a heap that
- * cannot grow, or has a limit, all together have a quarter. A class may have one in any case.
+ * cannot grow, or has a limit, all together have a quarter.
+ *
+ * Where there are others, it has to earn what is above OWN_LEAST_BYTES: who frees what others allocate would keep all of its part for nothing,
+ * while the heap grows for them. Each byte that was missed earns two, each that found no room costs one.
  */
 static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cache)
 {
@@ -260,7 +277,22 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 		part = max_size(scale / scarcity(heap), DEPOT_MIN_BYTES) / (1 + heap->n_caches);
 	else
 		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
+	if (can_grow(heap) && n_others(heap))
+		part = min_size(part, OWN_LEAST_BYTES + cache->own_earned);
 	cache->own_most = min_size(part, OWN_MOST_BYTES);
+}
+
+/* So much was missed. */
+INLINE void own_earn(struct cpu_cache *cache, size_t n_bytes)
+{
+	if (KPORT_CPUS > 1)
+		cache->own_earned = min_size(cache->own_earned + 2 * n_bytes, EARNED_MOST_BYTES);
+}
+
+/* May the class have one more? Its first where others' are twice as much. */
+INLINE bool own_has_room(const struct cpu_cache *cache, const struct magazine_state *state)
+{
+	return cache->own_bytes < cache->own_most << !state->full;
 }
 
 /*
@@ -307,7 +339,7 @@ INLINE bool own_make_room(struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
 
-	if (!cache->empty || !state || !state->has_clip || (state->full && cache->own_bytes >= cache->own_most))
+	if (!cache->empty || !state || !state->has_clip || !own_has_room(cache, state))
 		return false;
 	own_push(cache, state, cache->magazines[number].top);
 	clip_use(cache, number, state, empty_pop(&cache->empty), 0);
@@ -348,6 +380,8 @@ static inline bool depot_has_room(struct kheap *heap, unsigned number)
 {
 	size_t scale = heap_scale(heap) << PAGE_SHIFT;
 
+	if (n_others(heap) && scarcity(heap) == 1)
+		scale *= 2;
 	return depot_list(heap, number) && heap->depot.bytes < max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES);
 }
 

@@ -137,8 +137,7 @@ void magazine_flush(struct kheap *heap, struct magazine *magazine, size_t n)
 	}
 }
 
-/* A clip that is in no magazine, and all its objects. */
-static void clip_flush(struct kheap *heap, void **top)
+void clip_flush(struct kheap *heap, void **top)
 {
 	struct clip *clip = clip_of(top);
 	void **end = top + 1;
@@ -231,6 +230,7 @@ static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 	while (empty_give(heap, cache))
 		;
 	cache->runs.most_pages = 0;
+	cache->own_earned = 0;
 	large_end(heap, cache);
 	if (cache->block_states)
 		overhead_free(heap, cache->block_states);

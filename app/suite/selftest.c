@@ -6,10 +6,11 @@
 #include "selftest.h"
 
 static const struct test_group *const groups[] = {
-	&group_text,     &group_contract,   &group_resize,        &group_reuse,     &group_regions, &group_growth,
-	&group_in_place, &group_accounting, &group_pages,         &group_cache,     &group_misuse,  &group_checker,
-	&group_waste,    &group_classic,    &group_stress,        &group_placement, &group_damage,  &group_interrupts,
-	&group_pairs,    &group_caches,     &group_caches_shared, &group_runs,      &group_large,
+	&group_text,          &group_contract,      &group_resize,     &group_reuse,   &group_regions,
+	&group_growth,        &group_in_place,      &group_accounting, &group_pages,   &group_cache,
+	&group_misuse,        &group_checker,       &group_waste,      &group_classic, &group_stress,
+	&group_placement,     &group_damage,        &group_interrupts, &group_pairs,   &group_caches,
+	&group_caches_shared, &group_caches_travel, &group_runs,       &group_large,
 };
 
 #define N_GROUPS (sizeof(groups) / sizeof(groups[0]))

@@ -153,7 +153,7 @@ static inline bool is_aligned(const void *object, size_t alignment)
 
 extern const struct test_group group_text, group_contract, group_resize, group_reuse, group_regions, group_growth,
 	group_accounting, group_waste, group_misuse, group_checker, group_pages, group_cache, group_classic,
-	group_stress, group_placement, group_interrupts, group_pairs, group_caches, group_caches_shared, group_runs,
-	group_large, group_damage, group_in_place;
+	group_stress, group_placement, group_interrupts, group_pairs, group_caches, group_caches_shared,
+	group_caches_travel, group_runs, group_large, group_damage, group_in_place;
 
 #endif

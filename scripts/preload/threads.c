@@ -79,7 +79,8 @@ void probe_short_threads(void)
 			early = now > early ? now : early;
 		}
 	}
-	CHECK(early < 16 * MIB && resident_bytes() < early + MIB);
+	/* By chance the heap may still grow once, by a quarter. */
+	CHECK(early < 8 * MIB && resident_bytes() < early + early / 4 + MIB);
 }
 
 #define DETACHED_ROUNDS 100
