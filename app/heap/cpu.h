@@ -22,7 +22,8 @@
 #define IDLE_MISSES 32       /* from one look at what is idle to the next */
 #define ROUND_MISSES \
 	(IDLE_MISSES / 2) /* from one round to the next: it looks by turns at what is idle and what is earned */
-#define DEPOT_SHARE 8 /* the depot holds at most an eighth of the heap, of several CPUs' a quarter, if it can grow, */
+#define DEPOT_SHARE \
+	8 /* the depot holds at most an eighth of the heap, of several CPUs' blocks a half, if it can grow, */
 #define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
 #define FIXED_SHARE 8       /* of a CPU's part of large objects and runs, where the heap cannot grow */
@@ -380,8 +381,9 @@ static inline bool depot_has_room(struct kheap *heap, unsigned number)
 {
 	size_t scale = heap_scale(heap) << PAGE_SHIFT;
 
-	if (n_others(heap) && scarcity(heap) == 1)
-		scale *= 2;
+	/* Blocks merge, which takes long. */
+	if (number >= MAGAZINE_BLOCK && n_others(heap) && scarcity(heap) == 1)
+		scale *= 4;
 	return depot_list(heap, number) && heap->depot.bytes < max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES);
 }
 
