@@ -158,7 +158,7 @@ void earn_clip(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 static bool refill_from_depot(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
-	void **top = state->has_clip ? depot_pop(heap, number) : NULL;
+	void **top = state->has_clip ? depot_pop(heap, cache, number) : NULL;
 
 	if (!top)
 		return false;
@@ -193,12 +193,40 @@ static unsigned refill_from_slab(struct kheap *heap, struct cpu_cache *cache, un
 	return n;
 }
 
-/* A full clip goes where others can have its objects. */
-static void clip_leave(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
+/*
+ * Whom the depot has a full clip for. Blocks are for all. Small objects are for the CPU whose slabs they are from: if they went from CPU to
+ * CPU, these would soon share all their cache lines. Its own, and those of several, are for this one if it earned that; else NULL: from their
+ * slabs others can have them.
+ */
+static struct cpu_cache *depot_taker(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
 {
-	cache->own_earned -= min_size(cache->own_earned, clip_bytes(state_of(cache, number), top));
-	if (depot_has_room(heap, number))
-		depot_push(heap, number, top);
+	if (!depot_has_room(heap, number))
+		return NULL;
+	if (number >= MAGAZINE_BLOCK || !n_others(heap))
+		return cache;
+	struct cpu_cache *taker = cache_of(heap, slabs_owner(heap, clip_of(top)->slots, top));
+
+	if (!taker || taker == cache)
+		taker = cache->own_earned ? cache : NULL;
+	return taker;
+}
+
+/* So much did not find room. */
+static void own_forfeit(struct cpu_cache *cache, size_t n_bytes)
+{
+	cache->own_earned -= min_size(cache->own_earned, n_bytes);
+}
+
+/* One of a class's own full clips goes where others can have its objects. */
+static void clip_leave(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+{
+	struct magazine_state *state = state_of(cache, number);
+	void **top = own_pop(cache, state);
+	struct cpu_cache *taker = depot_taker(heap, cache, number, top);
+
+	own_forfeit(cache, clip_bytes(state, top));
+	if (taker)
+		depot_push(heap, taker, number, top);
 	else
 		clip_flush(heap, top);
 }
@@ -210,12 +238,14 @@ void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 
 	own_note_most(heap, cache);
 	if (state->full && cache->own_bytes > 2 * cache->own_most)
-		clip_leave(heap, cache, number, own_pop(cache, state));
+		clip_leave(heap, cache, number);
 	if (own_make_room(cache, number))
 		return;
-	bool keeps = own_has_room(cache, state);
+	void **top = cache->magazines[number].top;
+	bool keeps = own_has_room(cache, state, number);
+	struct cpu_cache *taker = state->has_clip && !keeps ? depot_taker(heap, cache, number, top) : NULL;
 
-	if (state->has_clip && (keeps || depot_has_room(heap, number)))
+	if (state->has_clip && (keeps || taker))
 		clip = clip_take(heap);
 	if (!clip) {
 		/* Blocks merge, which takes long. */
@@ -223,13 +253,15 @@ void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 
 		n = state->has_clip ? n : 1;
 		magazine_flush(heap, &cache->magazines[number], n);
-		cache->own_earned -= min_size(cache->own_earned, n * magazine_object_size(number));
+		own_forfeit(cache, n * magazine_object_size(number));
 		return;
 	}
-	if (keeps)
-		own_push(cache, state, cache->magazines[number].top);
-	else
-		clip_leave(heap, cache, number, cache->magazines[number].top);
+	if (keeps) {
+		own_push(cache, state, top);
+	} else {
+		own_forfeit(cache, clip_bytes(state, top));
+		depot_push(heap, taker, number, top);
+	}
 	limit_note(heap, state, number);
 	clip_use(cache, number, state, clip, 0);
 }
@@ -323,7 +355,7 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 	unsigned n_new = 0;
 
 	/* The victim, by alloc_missed. */
-	bool is_tried = number >= MAGAZINE_BLOCK && !depot_has(heap, number);
+	bool is_tried = number >= MAGAZINE_BLOCK && !depot_has_block(heap, number);
 
 	if (LIKELY(cache != NULL) && !is_tried)
 		object = take_miss(heap, cache, number, &n_new);
@@ -410,7 +442,7 @@ static __attribute__((noinline)) void *alloc_missed(struct kheap *heap, size_t s
 	cpu_begin();
 	kport_lock_state state = heap_lock_inline(heap);
 
-	if (number >= MAGAZINE_BLOCK && !depot_has(heap, (unsigned)number) &&
+	if (number >= MAGAZINE_BLOCK && !depot_has_block(heap, (unsigned)number) &&
 	    LIKELY((object = alloc_block(heap, (unsigned)number - MAGAZINE_BLOCK)) != NULL)) {
 		heap_unlock_inline(heap, state);
 		return object;

@@ -45,8 +45,15 @@
 
 /* ---- a cache ---------------------------------------------------------------------------------------------------- */
 
-/* One that a CPU left, or NULL. */
+/* One that a CPU left, or NULL; all of them end, true if there were any (leave.c). */
 struct cpu_cache *cache_unpark(struct kheap *heap);
+bool parked_end(struct kheap *heap);
+/* A class's own full clips go back; what the depot has of small objects for this CPU; and all that its cache holds. True if there was something. */
+bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number);
+bool returned_drain(struct kheap *heap, struct cpu_cache *cache);
+bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache);
+/* A drained cache keeps what it is made of, no more. */
+void cache_shrink(struct kheap *heap, struct cpu_cache *cache);
 /* The first one for this CPU; NULL: there are no pages. */
 struct cpu_cache *cpu_cache_create(struct kheap *heap);
 
@@ -290,9 +297,11 @@ INLINE void own_earn(struct cpu_cache *cache, size_t n_bytes)
 		cache->own_earned = min_size(cache->own_earned + 2 * n_bytes, EARNED_MOST_BYTES);
 }
 
-/* May the class have one more? Its first where others' are twice as much. */
-INLINE bool own_has_room(const struct cpu_cache *cache, const struct magazine_state *state)
+/* May the class have one more? Of small objects one in any case, of blocks where others' are twice as much. */
+INLINE bool own_has_room(const struct cpu_cache *cache, const struct magazine_state *state, size_t number)
 {
+	if (!state->full && number < MAGAZINE_BLOCK)
+		return true;
 	return cache->own_bytes < cache->own_most << !state->full;
 }
 
@@ -340,37 +349,35 @@ INLINE bool own_make_room(struct cpu_cache *cache, size_t number)
 {
 	struct magazine_state *state = state_of(cache, number);
 
-	if (!cache->empty || !state || !state->has_clip || !own_has_room(cache, state))
+	if (!cache->empty || !state || !state->has_clip || !own_has_room(cache, state, number))
 		return false;
 	own_push(cache, state, cache->magazines[number].top);
 	clip_use(cache, number, state, empty_pop(&cache->empty), 0);
 	return true;
 }
 
-/* Where the depot has the full clips of a magazine; NULL: nowhere. */
-INLINE void ***depot_list(struct kheap *heap, unsigned number)
+/* Where the depot has the full clips of a magazine, of small objects those for this CPU; NULL: nowhere. */
+INLINE void ***depot_list(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	if (number < MAGAZINE_BLOCK)
-		return &heap->depot.full[number - MAGAZINE_SLAB];
+		return &cache->returned[number - MAGAZINE_SLAB];
 	return heap->depot.full_blocks ? &heap->depot.full_blocks[number - MAGAZINE_BLOCK] : NULL;
 }
 
-INLINE bool depot_has(struct kheap *heap, unsigned number)
+INLINE bool depot_has_block(struct kheap *heap, unsigned number)
 {
-	void ***list = depot_list(heap, number);
-
-	return list && *list;
+	return heap->depot.full_blocks && heap->depot.full_blocks[number - MAGAZINE_BLOCK];
 }
 
-static inline void depot_push(struct kheap *heap, unsigned number, void **top)
+static inline void depot_push(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
 {
-	clip_push(depot_list(heap, number), top);
+	clip_push(depot_list(heap, cache, number), top);
 	heap->depot.bytes += (size_t)(top - clip_of(top)->slots) * magazine_object_size(number);
 }
 
-static inline void **depot_pop(struct kheap *heap, unsigned number)
+static inline void **depot_pop(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
-	void **top = clip_pop(depot_list(heap, number));
+	void **top = clip_pop(depot_list(heap, cache, number));
 
 	if (top)
 		heap->depot.bytes -= (size_t)(top - clip_of(top)->slots) * magazine_object_size(number);
@@ -384,7 +391,8 @@ static inline bool depot_has_room(struct kheap *heap, unsigned number)
 	/* Blocks merge, which takes long. */
 	if (number >= MAGAZINE_BLOCK && n_others(heap) && scarcity(heap) == 1)
 		scale *= 4;
-	return depot_list(heap, number) && heap->depot.bytes < max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES);
+	return (number < MAGAZINE_BLOCK || heap->depot.full_blocks) &&
+	       heap->depot.bytes < max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES);
 }
 
 /* ---- objects go back to the storeys below --------------------------------------------------------------------------- */

@@ -20,9 +20,6 @@
 #define SQUEEZE_MAX 5
 #define PATIENCE_MAX 8
 #define CALM_ROUNDS 4096u
-#define PARKED_MOST 4 /* caches of CPUs that left */
-#define PARKED_MOST_BYTES \
-	((size_t)1 << 20) /* each may keep of full clips: those of the largest classes go until it is no more */
 
 COLD void overhead_free(struct kheap *heap, void *pages)
 {
@@ -149,8 +146,7 @@ void clip_flush(struct kheap *heap, void **top)
 
 /* ---- draining --------------------------------------------------------------------------------------------------- */
 
-/* A class's own full clips. */
-static bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	struct magazine_state *state = state_of(cache, number);
 	bool any = false;
@@ -222,8 +218,7 @@ static bool classes_drain(struct kheap *heap, struct cpu_cache *cache, unsigned 
 	return any;
 }
 
-/* A drained cache keeps what it is made of, no more. */
-static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
+void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 {
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++)
 		class_shrink(heap, cache, i);
@@ -237,21 +232,45 @@ static void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 	cache->block_states = NULL;
 }
 
-static bool depot_drain(struct kheap *heap)
+/* A class's clips in the depot: for blocks all, for small objects those that are for this CPU. */
+static bool depot_class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
 	bool any = false;
 	void **top;
 
-	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES && heap->depot.bytes; i++) {
-		while ((top = depot_pop(heap, i)) != NULL) {
-			clip_flush(heap, top);
-			any = true;
-		}
+	while ((top = depot_pop(heap, cache, number)) != NULL) {
+		clip_flush(heap, top);
+		any = true;
 	}
 	return any;
 }
 
-static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
+bool returned_drain(struct kheap *heap, struct cpu_cache *cache)
+{
+	bool any = false;
+
+	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINE_BLOCK && heap->depot.bytes; i++)
+		any |= depot_class_drain(heap, cache, i);
+	return any;
+}
+
+static bool depot_drain(struct kheap *heap)
+{
+	bool any = false;
+
+	/* Mostly the CPUs with low numbers have caches. */
+	for (unsigned i = 0, n = 0; i < KPORT_CPUS && n <= heap->n_caches && heap->depot.bytes; i++) {
+		struct cpu_cache *cache = cache_of(heap, i);
+
+		n += cache != NULL;
+		any |= cache && returned_drain(heap, cache);
+	}
+	for (unsigned i = MAGAZINE_BLOCK; i < MAGAZINES && heap->depot.bytes; i++)
+		any |= depot_class_drain(heap, &heap->cpu0, i);
+	return any;
+}
+
+bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 {
 	bool any = classes_drain(heap, cache, MAGAZINE_SLAB);
 
@@ -259,60 +278,6 @@ static bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 	any |= large_drain(heap, cache);
 	return any;
 }
-
-/* ---- caches of CPUs that left --------------------------------------------------------------------------------------- */
-
-#if KPORT_CPUS > 1
-/*
- * A cache that its CPU leaves waits for the next one as it is, but for what is large: threads come and go, and each would take the lock for all that
- * it needs until its magazines are full. Everybody gets at it, with the lock: it goes before the heap grows for want of room, or fails.
- */
-static void cache_park(struct kheap *heap, struct cpu_cache *cache)
-{
-	(void)runs_drain(heap, cache);
-	(void)large_drain(heap, cache);
-	for (unsigned i = MAGAZINES; --i >= MAGAZINE_SLAB && cache->own_bytes > PARKED_MOST_BYTES;)
-		(void)own_drain(heap, cache, i);
-	cache->next_parked = heap->parked;
-	heap->parked = cache;
-	heap->n_parked++;
-}
-
-struct cpu_cache *cache_unpark(struct kheap *heap)
-{
-	struct cpu_cache *cache = heap->parked;
-
-	if (cache) {
-		heap->parked = cache->next_parked;
-		heap->n_parked--;
-	}
-	return cache;
-}
-
-/* It is in no table and no list any more. */
-static void cache_end(struct kheap *heap, struct cpu_cache *cache)
-{
-	cache_drain_all(heap, cache);
-	cache_shrink(heap, cache);
-	overhead_free(heap, cache);
-}
-
-static bool parked_end(struct kheap *heap)
-{
-	struct cpu_cache *cache;
-	bool any = heap->parked != NULL;
-
-	while ((cache = cache_unpark(heap)) != NULL)
-		cache_end(heap, cache);
-	return any;
-}
-#else
-static bool parked_end(struct kheap *heap)
-{
-	(void)heap;
-	return false;
-}
-#endif
 
 /* ---- before the heap grows, or fails ---------------------------------------------------------------------------------- */
 
@@ -440,44 +405,6 @@ COLD bool cpu_reset(struct kheap *heap)
 	return any;
 }
 
-/* A CPU leaves its cache, if it is not half changed. The first one's stays where it is, and is drained. */
-COLD static void cache_leave(struct kheap *heap, unsigned cpu)
-{
-	struct cpu_cache *cache = cache_of(heap, cpu);
-
-	if (HARDENED || !cache || (INTERRUPTS && cache->inside))
-		return;
-#if KPORT_CPUS > 1
-	if (cache != &heap->cpu0) {
-		heap->cpus[cpu] = NO_CACHE;
-		STORE(heap->n_caches, heap->n_caches - 1);
-		slabs_inherit(heap, cache);
-		if (heap->n_parked < PARKED_MOST && can_grow(heap))
-			cache_park(heap, cache);
-		else
-			cache_end(heap, cache);
-		return;
-	}
-#endif
-	cache_drain_all(heap, cache);
-	cache_shrink(heap, cache);
-}
-
-COLD void cpu_end_all(struct kheap *heap)
-{
-	for (unsigned i = 0; i < KPORT_CPUS; i++)
-		cache_leave(heap, i);
-	(void)parked_end(heap);
-}
-
-COLD void kheap_leave(struct kheap *heap)
-{
-	kport_lock_state state = heap_lock(heap);
-
-	cache_leave(heap, kport_cpu());
-	heap_unlock(heap, state);
-}
-
 /* One class: if nothing was missing since the last time, half of it goes; one block goes in any case, for others lie closer to what is live. */
 static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 {
@@ -500,7 +427,7 @@ static void class_idle(struct kheap *heap, struct cpu_cache *cache, unsigned num
 		return;
 	}
 	/* Of the depot too, so that what nobody wants does not stay. */
-	if (!state->full && state->has_clip && (top = depot_pop(heap, number)) != NULL)
+	if (!state->full && state->has_clip && (top = depot_pop(heap, cache, number)) != NULL)
 		own_push(cache, state, top);
 	if (is_empty(magazine))
 		(void)own_refill(cache, number);

@@ -315,6 +315,8 @@ static void cache_count(struct kheap *heap, struct cpu_cache *cache, struct sum 
 		top_count(heap, &cache->magazines[i].top, sum);
 		if (state)
 			clips_count(heap, __atomic_load_n(&state->full, __ATOMIC_RELAXED), sum);
+		if (i < MAGAZINE_BLOCK)
+			clips_count(heap, LOAD(cache->returned[i - MAGAZINE_SLAB]), sum);
 	}
 	sum->n_objects += LOAD(cache->runs.n_runs);
 	sum->n_bytes += LOAD(cache->runs.n_pages) << PAGE_SHIFT;
@@ -331,11 +333,8 @@ static void cpu_count(struct kheap *heap, size_t *n_objects, size_t *n_bytes)
 {
 	struct sum sum = { 0, 0 };
 
-	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINES; i++) {
-		void ***list = depot_list(heap, i);
-
-		clips_count(heap, list ? *list : NULL, &sum);
-	}
+	for (unsigned i = MAGAZINE_BLOCK; i < MAGAZINES && heap->depot.full_blocks; i++)
+		clips_count(heap, heap->depot.full_blocks[i - MAGAZINE_BLOCK], &sum);
 	for (unsigned i = 0; i < KPORT_CPUS; i++) {
 		if (cache_of(heap, i))
 			cache_count(heap, cache_of(heap, i), &sum);

@@ -280,6 +280,11 @@ void slabs_inherit(struct kheap *heap, struct cpu_cache *cache);
  */
 #define KEYS_LATER (KPORT_CPUS > 1)
 unsigned slab_take(struct kheap *heap, unsigned class_index, unsigned n, void *objects[]);
+/*
+ * The CPU that takes objects from the slabs of all those above the bottom, or did so last, as far as a look at some of them tells; KPORT_CPUS:
+ * there are several, or some are blocks, which stand in.
+ */
+unsigned slabs_owner(struct kheap *heap, void **bottom, void **top);
 
 /* ---- cpu.c -------------------------------------------------------------------------------------------------- */
 

@@ -357,16 +357,17 @@ struct cpu_cache {
 	} lent[LENT];
 	struct page_desc
 		*partial[SLAB_CLASSES]; /* slabs with free objects and live ones, for this CPU; with the lock */
+	/* Full clips of objects from this CPU's slabs that others freed, or that are too many; with the lock. */
+	void **returned[SLAB_CLASSES];
 #if KPORT_CPUS > 1
 	struct cpu_cache *next_parked;
 #endif
 };
 
-/* Full clips that no CPU has. */
+/* What all CPUs share: full clips of blocks that no CPU has. */
 struct depot {
-	void **full[SLAB_CLASSES];
-	void ***full_blocks; /* the same for the classes of blocks; NULL: not earned yet */
-	size_t bytes;        /* of the objects in them */
+	void ***full_blocks; /* by class; NULL: not earned yet */
+	size_t bytes;        /* of the objects in them, and in those that were returned */
 	struct clip *empty;  /* clips without objects */
 	unsigned n_empty;
 	unsigned n_missed; /* clips that there was no page for, since the heap last grew for them */

@@ -8,6 +8,7 @@
  */
 #include "internal.h"
 
+#define OWNER_STEP 6       /* one in so many objects is asked for its owner */
 #define SURE_FOOTPRINT 257 /* pages in use: in such heaps powers of two above 256 bytes get a slab at once */
 /* Where free objects of slabs are more than this share of the heap, and than this, a CPU takes another one's slab rather than a new one. */
 #define IDLE_SHARE 32
@@ -335,6 +336,22 @@ void slab_free(struct kheap *heap, struct region *region, uintptr_t address, uns
 	heap->empty_slabs |= 1u << class_index;
 	region->n_cached++;
 	region_settle(heap, region);
+}
+
+unsigned slabs_owner(struct kheap *heap, void **bottom, void **top)
+{
+	unsigned owner = KPORT_CPUS;
+
+	for (void **slot = top; slot > bottom; slot -= OWNER_STEP) {
+		struct region *region = region_of(heap, (uintptr_t)*slot);
+		size_t page = region_page(region, (uintptr_t)*slot);
+		unsigned last = owner;
+
+		owner = is_slab(page_kind_of(region, page)) ? region->descs[page].owner : KPORT_CPUS;
+		if (owner == KPORT_CPUS || (owner != last && slot != top))
+			return KPORT_CPUS;
+	}
+	return owner;
 }
 
 bool slab_drain(struct kheap *heap)
