@@ -207,14 +207,8 @@ static struct cpu_cache *depot_taker(struct kheap *heap, struct cpu_cache *cache
 	struct cpu_cache *taker = cache_of(heap, slabs_owner(heap, clip_of(top)->slots, top));
 
 	if (!taker || taker == cache)
-		taker = cache->own_earned ? cache : NULL;
+		taker = own_earned(cache) ? cache : NULL;
 	return taker;
-}
-
-/* So much did not find room. */
-static void own_forfeit(struct cpu_cache *cache, size_t n_bytes)
-{
-	cache->own_earned -= min_size(cache->own_earned, n_bytes);
 }
 
 /* One of a class's own full clips goes where others can have its objects. */

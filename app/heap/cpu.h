@@ -260,6 +260,28 @@ static inline size_t scarcity(const struct kheap *heap)
 	return heap->config.limit_bytes ? LIMITED_SHARE : 1;
 }
 
+/* So many bytes were missed, or found no room. */
+#if KPORT_CPUS > 1
+INLINE void own_earn(struct cpu_cache *cache, size_t n_bytes)
+{
+	cache->own_earned = min_size(cache->own_earned + 2 * n_bytes, EARNED_MOST_BYTES);
+}
+
+INLINE void own_forfeit(struct cpu_cache *cache, size_t n_bytes)
+{
+	cache->own_earned -= min_size(cache->own_earned, n_bytes);
+}
+
+INLINE size_t own_earned(const struct cpu_cache *cache)
+{
+	return cache->own_earned;
+}
+#else
+#define own_earn(cache, n_bytes) ((void)0)
+#define own_forfeit(cache, n_bytes) ((void)0)
+#define own_earned(cache) ((size_t)0)
+#endif
+
 /* Caches besides the first CPU's, those that wait for the next CPU too. */
 static inline unsigned n_others(const struct kheap *heap)
 {
@@ -286,15 +308,8 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 	else
 		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 	if (can_grow(heap) && n_others(heap))
-		part = min_size(part, OWN_LEAST_BYTES + cache->own_earned);
+		part = min_size(part, OWN_LEAST_BYTES + own_earned(cache));
 	cache->own_most = min_size(part, OWN_MOST_BYTES);
-}
-
-/* So much was missed. */
-INLINE void own_earn(struct cpu_cache *cache, size_t n_bytes)
-{
-	if (KPORT_CPUS > 1)
-		cache->own_earned = min_size(cache->own_earned + 2 * n_bytes, EARNED_MOST_BYTES);
 }
 
 /* May the class have one more? Of small objects one in any case, of blocks where others' are twice as much. */

@@ -225,7 +225,7 @@ void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 	while (empty_give(heap, cache))
 		;
 	cache->runs.most_pages = 0;
-	cache->own_earned = 0;
+	own_forfeit(cache, SIZE_MAX);
 	large_end(heap, cache);
 	if (cache->block_states)
 		overhead_free(heap, cache->block_states);

@@ -334,8 +334,7 @@ struct cpu_cache {
 	struct run_cache runs;
 	struct clip *empty;                   /* own clips without objects */
 	size_t own_bytes;                     /* of the objects in its own full clips, */
-	size_t own_most;                      /* and how many they may be; */
-	size_t own_earned;                    /* where there are other CPUs, by what it missed of late */
+	size_t own_most;                      /* and how many they may be */
 	uint8_t inside;                       /* somebody is changing this cache */
 	uint8_t hand;                         /* the class whose idleness is looked at next */
 	uint8_t n_rounds;                     /* looks at what is earned or idle, */
@@ -361,6 +360,7 @@ struct cpu_cache {
 	void **returned[SLAB_CLASSES];
 #if KPORT_CPUS > 1
 	struct cpu_cache *next_parked;
+	size_t own_earned; /* bytes that may be in own full clips besides, where there are other CPUs; see own_note_most */
 #endif
 };
 
