@@ -200,15 +200,14 @@ static unsigned refill_from_slab(struct kheap *heap, struct cpu_cache *cache, un
  */
 static struct cpu_cache *depot_taker(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
 {
-	if (!depot_has_room(heap, number))
-		return NULL;
-	if (number >= MAGAZINE_BLOCK || !n_others(heap))
-		return cache;
-	struct cpu_cache *taker = cache_of(heap, slabs_owner(heap, clip_of(top)->slots, top));
+	struct cpu_cache *taker = cache;
 
-	if (!taker || taker == cache)
-		taker = own_earned(cache) ? cache : NULL;
-	return taker;
+	if (number < MAGAZINE_BLOCK && n_others(heap)) {
+		taker = cache_of(heap, slabs_owner(heap, clip_of(top)->slots, top));
+		if (!taker || taker == cache)
+			taker = own_earned(cache) ? cache : NULL;
+	}
+	return taker && depot_has_room(heap, taker, number) ? taker : NULL;
 }
 
 /* One of a class's own full clips goes where others can have its objects. */
@@ -242,12 +241,15 @@ void make_room(struct kheap *heap, struct cpu_cache *cache, unsigned number)
 	if (state->has_clip && (keeps || taker))
 		clip = clip_take(heap);
 	if (!clip) {
-		/* Blocks merge, which takes long. */
-		size_t n = number < MAGAZINE_BLOCK ? FLUSH : heap->n_caches ? FLUSH_BLOCKS : 1;
+		/* Blocks merge, which takes long. Of small objects of several CPUs none stays, or what comes next would lie on those of others for ever. */
+		size_t n = number >= MAGAZINE_BLOCK ? heap->n_caches ? FLUSH_BLOCKS : 1
+		           : n_others(heap)         ? CLIP_OBJECTS
+		                                    : FLUSH;
 
 		n = state->has_clip ? n : 1;
 		magazine_flush(heap, &cache->magazines[number], n);
-		own_forfeit(cache, n * magazine_object_size(number));
+		if (!keeps)
+			own_forfeit(cache, n * magazine_object_size(number));
 		return;
 	}
 	if (keeps) {

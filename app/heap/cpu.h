@@ -22,9 +22,10 @@
 #define IDLE_MISSES 32       /* from one look at what is idle to the next */
 #define ROUND_MISSES \
 	(IDLE_MISSES / 2) /* from one round to the next: it looks by turns at what is idle and what is earned */
-#define DEPOT_SHARE \
-	8 /* the depot holds at most an eighth of the heap, of several CPUs' blocks a half, if it can grow, */
-#define DEPOT_MIN_BYTES ((size_t)64 << 10) /* or this, if that is more */
+#define DEPOT_SHARE 8     /* the depot holds at most an eighth of the heap, */
+#define DEPOT_MIN_BYTES ((size_t)64 << 10)    /* or this, if that is more; */
+#define RETURNED_MOST_BYTES ((size_t)1 << 20) /* of several CPUs' small objects up to this for each; */
+#define DEPOT_BLOCKS_BYTES ((size_t)32 << 20) /* of several CPUs' blocks a half, up to this */
 #define OWN_GROWTH_SHARE 32 /* of a CPU's full clips what is above a 32nd of the heap goes back before it grows */
 #define FIXED_SHARE 8       /* of a CPU's part of large objects and runs, where the heap cannot grow */
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
@@ -384,10 +385,24 @@ INLINE bool depot_has_block(struct kheap *heap, unsigned number)
 	return heap->depot.full_blocks && heap->depot.full_blocks[number - MAGAZINE_BLOCK];
 }
 
+/* So many bytes came, or went if it is a negative number. */
+INLINE void depot_count(struct kheap *heap, struct cpu_cache *cache, unsigned number, size_t n_bytes)
+{
+	heap->depot.bytes += n_bytes;
+#if KPORT_CPUS > 1
+	if (number < MAGAZINE_BLOCK) {
+		heap->depot.returned_bytes += n_bytes;
+		cache->returned_bytes += n_bytes;
+	}
+#else
+	(void)cache, (void)number;
+#endif
+}
+
 static inline void depot_push(struct kheap *heap, struct cpu_cache *cache, unsigned number, void **top)
 {
 	clip_push(depot_list(heap, cache, number), top);
-	heap->depot.bytes += (size_t)(top - clip_of(top)->slots) * magazine_object_size(number);
+	depot_count(heap, cache, number, (size_t)(top - clip_of(top)->slots) * magazine_object_size(number));
 }
 
 static inline void **depot_pop(struct kheap *heap, struct cpu_cache *cache, unsigned number)
@@ -395,19 +410,32 @@ static inline void **depot_pop(struct kheap *heap, struct cpu_cache *cache, unsi
 	void **top = clip_pop(depot_list(heap, cache, number));
 
 	if (top)
-		heap->depot.bytes -= (size_t)(top - clip_of(top)->slots) * magazine_object_size(number);
+		depot_count(heap, cache, number, -((size_t)(top - clip_of(top)->slots) * magazine_object_size(number)));
 	return top;
 }
 
-static inline bool depot_has_room(struct kheap *heap, unsigned number)
+/* Is there room for a full clip, which this CPU may take? */
+static inline bool depot_has_room(struct kheap *heap, struct cpu_cache *taker, unsigned number)
 {
-	size_t scale = heap_scale(heap) << PAGE_SHIFT;
+	size_t scale = heap_scale(heap) << PAGE_SHIFT, most = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES);
 
+	if (number >= MAGAZINE_BLOCK && !heap->depot.full_blocks)
+		return false;
+#if KPORT_CPUS > 1
+	unsigned n = n_others(heap);
+
+	/* Nobody else can take them, and the CPU may sleep. */
+	if (n && number < MAGAZINE_BLOCK)
+		return taker->returned_bytes < min_size(max_size(most / (1 + n), DEPOT_MIN_BYTES), RETURNED_MOST_BYTES);
 	/* Blocks merge, which takes long. */
-	if (number >= MAGAZINE_BLOCK && n_others(heap) && scarcity(heap) == 1)
-		scale *= 4;
-	return (number < MAGAZINE_BLOCK || heap->depot.full_blocks) &&
-	       heap->depot.bytes < max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES);
+	if (n && scarcity(heap) == 1)
+		most = max_size(most, min_size(scale / 2, DEPOT_BLOCKS_BYTES));
+	if (n)
+		return heap->depot.bytes - heap->depot.returned_bytes < most;
+#else
+	(void)taker;
+#endif
+	return heap->depot.bytes < most;
 }
 
 /* ---- objects go back to the storeys below --------------------------------------------------------------------------- */

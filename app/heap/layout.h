@@ -360,6 +360,7 @@ struct cpu_cache {
 	void **returned[SLAB_CLASSES];
 #if KPORT_CPUS > 1
 	struct cpu_cache *next_parked;
+	size_t returned_bytes;
 	size_t own_earned; /* bytes that may be in own full clips besides, where there are other CPUs; see own_note_most */
 #endif
 };
@@ -367,8 +368,11 @@ struct cpu_cache {
 /* What all CPUs share: full clips of blocks that no CPU has. */
 struct depot {
 	void ***full_blocks; /* by class; NULL: not earned yet */
-	size_t bytes;        /* of the objects in them, and in those that were returned */
-	struct clip *empty;  /* clips without objects */
+	size_t bytes;        /* of the objects in them, and in those that were returned; */
+#if KPORT_CPUS > 1
+	size_t returned_bytes; /* of the latter */
+#endif
+	struct clip *empty; /* clips without objects */
 	unsigned n_empty;
 	unsigned n_missed; /* clips that there was no page for, since the heap last grew for them */
 	uint32_t drain_epoch;
