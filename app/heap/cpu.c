@@ -3,12 +3,13 @@
  * CPU caches, the slow half: what happens when a magazine is empty, and what makes room in a full one.
  *
  * A magazine starts with room for two objects inside the struct cpu_cache. A class that misses often earns a clip, with room for up to
- * 30 objects of at most 8 KiB together, then more of them, which go to and fro without the lock. When a CPU has its share of full clips, others go
- * to the heap's depot, and empty magazines take them from there, so objects that one CPU frees and another allocates travel in batches, one lock each. Only when the depot holds its share of
- * the heap do objects go back to their slabs, a few at a time. Blocks of 272 bytes and more have nothing of this before
- * the heap has some size, but a few small magazines that are lent (lent.c).
+ * 30 objects of at most 8 KiB together, then more of them, which go to and fro without the lock. When a CPU has its share of full clips,
+ * others go to the depot, blocks for whoever misses them, small objects for the CPU whose slabs they are from; empty magazines take
+ * them from there, so objects that one CPU frees and another allocates travel in batches, one lock each. Where that has no room, or a clip's
+ * objects are from several CPUs' slabs, they go back to their slabs. Blocks of 272 bytes and more have nothing of this before the heap has
+ * some size, but a few small magazines that are lent (lent.c).
  *
- * Bounded: no call moves more than a magazine's objects, except where the heap is about to grow or to fail, or was told to drain.
+ * Bounded: no call moves more than two magazines' objects, except where the heap is about to grow or to fail, or was told to drain.
  */
 #include "cpu.h"
 #include "victim.h"
