@@ -35,7 +35,7 @@
 #define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
 #define OWN_LEAST_BYTES ((size_t)32 << 10) /* a CPU's full clips in any case, */
 #define OWN_MOST_BYTES ((size_t)4 << 20)   /* and never more: nobody else can have them, however long that CPU sleeps */
-#define EARNED_MOST_BYTES ((size_t)32 << 20) /* for what was missed, so that what was long ago is forgotten */
+#define EARNED_MOST_BYTES ((size_t)16 << 20) /* for what was missed, so that what was long ago is forgotten */
 #define MAGAZINE_SHARE 128                   /* a magazine holds at most this share of the heap, within these limits */
 #define MAGAZINE_MIN_BYTES ((size_t)2048)
 #define MAGAZINE_MAX_BYTES ((size_t)8192)

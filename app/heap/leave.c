@@ -8,6 +8,14 @@
 #define PARKED_MOST_BYTES \
 	((size_t)1 << 20) /* each may keep of full clips: those of the largest classes go until it is no more */
 
+/* All goes back that it holds, or that was returned for it; what is left is as it was made. */
+static void cache_empty(struct kheap *heap, struct cpu_cache *cache)
+{
+	(void)returned_drain(heap, cache);
+	(void)cache_drain_all(heap, cache);
+	cache_shrink(heap, cache);
+}
+
 #if KPORT_CPUS > 1
 /*
  * A cache that its CPU leaves waits for the next one as it is, but for what is large: threads come and go, and each would take the lock for all that
@@ -38,9 +46,7 @@ struct cpu_cache *cache_unpark(struct kheap *heap)
 /* It is in no table and no list any more. */
 static void cache_end(struct kheap *heap, struct cpu_cache *cache)
 {
-	(void)returned_drain(heap, cache);
-	cache_drain_all(heap, cache);
-	cache_shrink(heap, cache);
+	cache_empty(heap, cache);
 	overhead_free(heap, cache);
 }
 
@@ -80,9 +86,7 @@ COLD static void cache_leave(struct kheap *heap, unsigned cpu)
 		return;
 	}
 #endif
-	(void)returned_drain(heap, cache);
-	cache_drain_all(heap, cache);
-	cache_shrink(heap, cache);
+	cache_empty(heap, cache);
 }
 
 COLD void cpu_end_all(struct kheap *heap)

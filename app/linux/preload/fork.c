@@ -22,7 +22,8 @@
 /* The heap has fewer. */
 #define MAX_LOCKS 16
 #define YIELDS 64
-#define WAITS 300
+#define WAITS 1000 /* milliseconds, nearly */
+#define LOOKS 5000 /* some ten microseconds */
 
 static const struct kheap *heap;
 /* Calls of the page source by threads that a parent had: they never end here. */
@@ -54,6 +55,11 @@ static void wait_briefly(unsigned n)
 		syscall(SYS_nanosleep, &millisecond, NULL); /* no point of cancellation, as fork() is none */
 }
 
+static bool is_source_called(void)
+{
+	return kheap_get_glance(heap).n_source_calls > n_lost_calls;
+}
+
 /* Threads that are inside the page source would not come out of it in the child, where nobody else knows of what they brought or took. */
 static void before_fork(void)
 {
@@ -62,10 +68,13 @@ static void before_fork(void)
 	for (unsigned n = 0;; n++) {
 		for (unsigned i = 0; i < n_locks; i++)
 			kport_lock(locks[i]);
-		if (n == WAITS || kheap_get_glance(heap).n_source_calls <= n_lost_calls)
+		if (n == WAITS || !is_source_called())
 			break;
 		unlock_all();
 		wait_briefly(n);
+		/* Who calls it all the time is outside for a moment only. */
+		for (unsigned looks = LOOKS; looks && is_source_called(); looks--)
+			;
 	}
 	errno = saved;
 }
