@@ -372,6 +372,38 @@ void probe_returns(void)
 	}
 }
 
+/* So does what is freed at random in one go, if the program does only a little from then on. */
+void probe_returns_late(void)
+{
+	enum { OBJECTS = 400000, ROUNDS = 100, FEW = 100 };
+	static void *objects[OBJECTS];
+	uint64_t state = RANDOM_SEED;
+	size_t before = resident_bytes();
+
+	for (size_t i = 0; i < OBJECTS; i++) {
+		size_t size = 20 + random_next(&state) % 250;
+
+		memset(objects[i] = malloc(size), 1, size);
+	}
+	size_t full = resident_bytes();
+
+	for (size_t i = OBJECTS; i > 0; i--) {
+		size_t j = random_next(&state) % i;
+		void *object = objects[j];
+
+		objects[j] = objects[i - 1];
+		free(object);
+	}
+	usleep(1200000);
+	for (size_t i = 0; i < ROUNDS; i++) {
+		for (size_t j = 0; j < FEW; j++)
+			objects[j] = malloc(20 + random_next(&state) % 250);
+		for (size_t j = 0; j < FEW; j++)
+			free(objects[j]);
+	}
+	CHECK(full - before > (size_t)50 << 20 && resident_bytes() - before < (full - before) / 4);
+}
+
 static size_t minor_faults(void)
 {
 	struct rusage usage;

@@ -101,6 +101,7 @@ static const struct probe probes[] = {
 	{ "aligned-reuse", probe_aligned_reuse },
 	{ "trim", probe_trim },
 	{ "returns", probe_returns },
+	{ "returns-late", probe_returns_late },
 	{ "refill", probe_refill },
 	{ "order", probe_order },
 	{ "growing", probe_growing },

@@ -3,7 +3,7 @@
  * Free pages that stay free go back to the system, also when a few live or cached objects hold their chunks. There is no thread that
  * could do it later, so it is done inside free, now and then: when the heap's shared part was busy for a while, the heap is asked
  * how many pages are free. What was free at two such times running, and was not given back yet, is idle. If less than two fifths of
- * the heap is live, the caches are drained for it.
+ * the heap is live, the caches are drained for it. If that is too early, after the last time, it is done later, however little is freed then.
  *
  * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
  *
@@ -57,6 +57,7 @@ static struct {
 	size_t needed; /* when it falls below this, most of what was given back was needed again; 0: it was, or little went back */
 	size_t missed; /* half of what went with its chunks then, less what chunks came since; 0: little went, or that much came */
 	uint64_t purged_at;
+	uint64_t due_at;      /* when what the last look found, too early, can be given back; 0: it found nothing */
 	uint64_t released_at; /* a large object, by itself, */
 	bool is_emptying;     /* and none was taken since then */
 	unsigned n_regrets;
@@ -255,14 +256,28 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	size_t share = less(in_use, given_back) / IDLE_SHARE;
 	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
 	size_t hollow = less(in_use, n_free + glance->live_bytes);
-	bool is_idle = lesser(n_free, GET(free_before)) > given_back + limit && is_time(since_ms);
-	bool is_hollow = hollow > IDLE_MIN && 2 * hollow > 3 * glance->live_bytes && is_time(since_ms) &&
-	                 since_ms >= (uint64_t)HOLLOW_MS << GET(n_in_vain);
+	bool is_idle = lesser(n_free, GET(free_before)) > given_back + limit;
+	bool is_hollow = hollow > IDLE_MIN && 2 * hollow > 3 * glance->live_bytes;
+	uint64_t wait_ms = (uint64_t)1 << GET(n_regrets);
 
-	if (is_idle || is_hollow)
+	if (!is_idle && wait_ms < (uint64_t)HOLLOW_MS << GET(n_in_vain))
+		wait_ms = (uint64_t)HOLLOW_MS << GET(n_in_vain);
+	SET(due_at, 0);
+	if ((is_idle || is_hollow) && since_ms >= wait_ms) {
 		purge_idle(heap, now, since_ms, !is_idle);
-	else
-		SET(free_before, n_free);
+		return;
+	}
+	if (is_idle || is_hollow)
+		SET(due_at, now + wait_ms - since_ms);
+	SET(free_before, n_free);
+}
+
+/* Is there something to give back, as the last look found, and has its time come? Programs that freed much may do little from then on. */
+static bool is_due(void)
+{
+	uint64_t due_at = GET(due_at);
+
+	return due_at && now_ms() >= due_at;
 }
 
 void preload_look_end(void)
@@ -277,7 +292,7 @@ void preload_look(struct kheap *heap)
 
 	if (glance.n_operations - last < LOOK_OPERATIONS &&
 	    glance.free_page_bytes - GET(free_before) + LOOK_BYTES < 2 * LOOK_BYTES &&
-	    __atomic_load_n(&moved_bytes, __ATOMIC_RELAXED) < LOOK_BYTES)
+	    __atomic_load_n(&moved_bytes, __ATOMIC_RELAXED) < LOOK_BYTES && !is_due())
 		return;
 	/* One thread alone looks, and nobody while it gives back what it saw. */
 	if (__atomic_load_n(&is_looking, __ATOMIC_RELAXED) ||
