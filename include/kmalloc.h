@@ -175,6 +175,13 @@ size_t kheap_trim(struct kheap *heap);
  */
 void kheap_leave(struct kheap *heap);
 
+/*
+ * In a copy of the process in which the calling thread alone goes on (fork), before it uses the heap: others will not come back from the
+ * page source, so nobody is to wait for them. What they were getting from it, or putting back, is in no region of the copy. While the process
+ * is copied the heap's lock must be held. O(1).
+ */
+void kheap_after_fork(struct kheap *heap);
+
 /* ------------------------------------------------------------------------------------------------------------
  * Objects
  * --------------------------------------------------------------------------------------------------------- */
@@ -325,8 +332,6 @@ struct kheap_glance {
 	size_t live_bytes;      /* of all live objects, and of what lies in CPU caches */
 	size_t overhead_bytes; /* of footprint_bytes, descriptors and tables; of what is_zero only little of it was ever used */
 	uint64_t n_operations; /* n_allocs + n_frees of struct kheap_stats, but for what lies in caches */
-	/* Calls of the page source by other CPUs that are under way: what they bring or take is not in the heap's books yet. (For fork.) */
-	uint32_t n_source_calls;
 };
 
 /* O(1), and takes no lock: where other CPUs are at work, the numbers may be of different moments. */

@@ -228,16 +228,7 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 
 bool heap_grow_at_end(struct kheap *heap, struct region *region, size_t n_pages)
 {
-	if (!heap->config.source.get)
-		return false;
-	kport_lock_state state = heap_lock(heap);
-
-	source_call_begins(heap);
-	heap_unlock(heap, state);
-	bool has_grown = grow_in_place(heap, (struct growth){ .n_pages = n_pages, .at_end = region });
-
-	source_call_ends(heap);
-	return has_grown;
+	return heap->config.source.get && grow_in_place(heap, (struct growth){ .n_pages = n_pages, .at_end = region });
 }
 
 /* Pages that may be added to a new region: where it becomes the open one, or is for an object that goes on growing. */
@@ -323,13 +314,14 @@ bool heap_grow(struct kheap *heap, struct growth growth, uintptr_t max_address)
 	kport_lock_state state = heap_lock(heap);
 
 	spares_trim_for_growth(heap);
-	source_call_begins(heap);
 	heap_unlock(heap, state);
-	bool has_grown = (max_address == UINTPTR_MAX && !growth.is_apart && grow_in_place(heap, growth)) ||
-	                 grow_apart(heap, growth, max_address);
+	return (max_address == UINTPTR_MAX && !growth.is_apart && grow_in_place(heap, growth)) ||
+	       grow_apart(heap, growth, max_address);
+}
 
-	source_call_ends(heap);
-	return has_grown;
+void kheap_after_fork(struct kheap *heap)
+{
+	heap->lengthening = 0;
 }
 
 /* ---- a heap's life ----------------------------------------------------------------------------------------------- */

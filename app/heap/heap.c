@@ -65,7 +65,6 @@ COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 	heap->counters.n_errors += error.error_class != 0;
 	heap->pending.error_class = (enum kmalloc_error_class)0;
 	heap->detached = NULL;
-	source_call_begins(heap);
 	kport_unlock(&heap->lock, state);
 	while (region) {
 		struct region *next = region->next;
@@ -73,7 +72,6 @@ COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 		region_put(&source, region);
 		region = next;
 	}
-	source_call_ends(heap);
 	if (!error.error_class)
 		return;
 	if (!heap->config.on_error)

@@ -458,6 +458,5 @@ struct kheap_glance kheap_get_glance(const struct kheap *heap)
 		.free_page_bytes = __atomic_load_n(&counters->free_run_pages, __ATOMIC_RELAXED) << PAGE_SHIFT,
 		.n_operations = __atomic_load_n(&counters->n_allocs, __ATOMIC_RELAXED) +
 		                __atomic_load_n(&counters->n_frees, __ATOMIC_RELAXED),
-		.n_source_calls = __atomic_load_n(&heap->n_source_calls, __ATOMIC_ACQUIRE),
 	};
 }

@@ -54,17 +54,6 @@ kport_lock_state heap_lock(struct kheap *heap);
 /* Lets go, then reports the pending misuse and puts detached regions back. */
 void heap_unlock(struct kheap *heap, kport_lock_state state);
 
-/* The page source is about to be called, by whoever holds the lock; and has returned, with the lock or without. */
-INLINE void source_call_begins(struct kheap *heap)
-{
-	(void)__atomic_fetch_add(&heap->n_source_calls, 1, __ATOMIC_RELAXED);
-}
-
-INLINE void source_call_ends(struct kheap *heap)
-{
-	(void)__atomic_fetch_sub(&heap->n_source_calls, 1, __ATOMIC_RELEASE);
-}
-
 /* Will heap_unlock call out: is there a misuse to report, or a region to put back? */
 INLINE bool calls_back(const struct kheap *heap)
 {

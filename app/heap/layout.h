@@ -481,7 +481,6 @@ struct kheap {
 	uint8_t slab_rounds[SLAB_CLASSES]; /* see SLAB_BUSY */
 	uint8_t slab_turns[SLAB_CLASSES];  /* see SLAB_LONE */
 	uint8_t lengthening; /* the CPU that is asking for a chunk to lengthen the open region, see growth.c; 0: none is */
-	uint32_t n_source_calls;       /* calls of the page source that are under way, or about to be */
 	uint32_t empty_slabs;          /* the classes that have one without live objects */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache cache_of_clips;

@@ -350,6 +350,72 @@ static void overrun_objects_grow_nowhere(struct test *t)
 	TRY(test_end_heap(t, heap));
 }
 
+/* A source inside whose first call for a place the heap is asked for an object that it has to grow for, too. */
+static struct {
+	struct kheap *heap; /* NULL: that call is over, or not to be told from others */
+	bool is_forked;
+	void *object;
+	unsigned n_best; /* calls for a place in the course of it */
+} inner;
+
+static bool get_with_inner(void *ctx, const struct kpage_request *request, struct kpage_chunk *chunk)
+{
+	struct test *t = ctx;
+	struct kpage_source source = test_source_config(t).source;
+	struct kheap *heap = inner.heap;
+
+	if (heap != NULL && request->best_address != 0) {
+		unsigned n_best = t->source.n_best;
+
+		inner.heap = NULL;
+		if (inner.is_forked)
+			kheap_after_fork(heap);
+		inner.object = kheap_alloc(heap, SIZE, 0);
+		inner.n_best = t->source.n_best - n_best;
+	}
+	return source.get(source.ctx, request, chunk);
+}
+
+static void put_with_inner(void *ctx, const struct kpage_chunk *chunk)
+{
+	struct kpage_source source = test_source_config(ctx).source;
+
+	source.put(source.ctx, chunk);
+}
+
+static bool grow_within_growth(struct test *t, bool is_forked)
+{
+	struct kheap_config config;
+	struct kheap *heap;
+	unsigned n = 0;
+
+	if (!test_source(t, ARENA))
+		return false;
+	config = test_source_config(t);
+	config.source = (struct kpage_source){ get_with_inner, put_with_inner, t };
+	heap = test_heap_in(t, NULL, 0, &config);
+	if (heap == NULL)
+		return false;
+	inner.heap = heap;
+	inner.is_forked = is_forked;
+	while (inner.heap != NULL && n < N_OBJECTS && (objects[n] = kheap_alloc(heap, SIZE, 0)) != NULL)
+		n++;
+	REQUIRE(t, inner.heap == NULL && inner.object != NULL, "inside the source's call an object is %p, after %u",
+	        inner.object, n);
+	kheap_free(heap, inner.object);
+	while (n-- > 0)
+		kheap_free(heap, objects[n]);
+	return test_end_heap(t, heap);
+}
+
+static void calls_end_with_a_fork(struct test *t)
+{
+	TRY(grow_within_growth(t, false));
+	CHECK(t, inner.n_best == 0, "a place was asked for %u times while one was being given", inner.n_best);
+	TRY(grow_within_growth(t, true));
+	CHECK(t, inner.n_best > 0, "no place was asked for although nobody waits for one any more");
+}
+
 static const struct test_case cases[] = {
 	{ "chunks that lie together are one region, and objects lie across them", chunks_are_one_region },
 	{ "such chunks go back one by one, from the end", chunks_go_back_from_the_end },
@@ -362,6 +428,7 @@ static const struct test_case cases[] = {
 	{ "a buffer that grows by little at a time is copied a few times only", appending_copies_little },
 	{ "a large object at the heap's end grows there", buffers_grow_at_the_end },
 	{ "a large object that the source refuses leaves the small ones their region", refused_objects_close_nothing },
+	{ "in a copy of the process nobody waits for those who were growing the heap", calls_end_with_a_fork },
 	{ "an overrun object is reported once, and grows nowhere", overrun_objects_grow_nowhere },
 };
 TEST_GROUP(in_place, cases);

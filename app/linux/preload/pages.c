@@ -283,14 +283,20 @@ static bool get_behind(const struct kpage_request *request, struct kpage_chunk *
 	return true;
 }
 
-/* Zero from now on, and not in memory. Locked memory (mlockall) is refused, but can be replaced. What cannot stays held, so that nobody gets it. */
-static void put_behind(uintptr_t base, size_t size_bytes)
+/* Zero from now on, and not in memory. Locked memory (mlockall) is refused, but can be replaced. */
+static bool is_zeroed(uintptr_t base, size_t size_bytes)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
 
+	return madvise((void *)base, size_bytes, MADV_DONTNEED) == 0 ||
+	       mmap((void *)base, size_bytes, READ_WRITE, flags, -1, 0) != MAP_FAILED;
+}
+
+/* What cannot be given back stays held, so that nobody gets it. */
+static void put_behind(uintptr_t base, size_t size_bytes)
+{
 	__atomic_fetch_sub(&mapped_bytes, size_bytes, __ATOMIC_RELAXED);
-	if (madvise((void *)base, size_bytes, MADV_DONTNEED) == 0 ||
-	    mmap((void *)base, size_bytes, READ_WRITE, flags, -1, 0) != MAP_FAILED)
+	if (is_zeroed(base, size_bytes))
 		let_go(size_bytes);
 }
 
@@ -365,6 +371,27 @@ static void put(void *ctx, const struct kpage_chunk *chunk)
 struct kpage_source preload_pages(void)
 {
 	return (struct kpage_source){ .get = get, .put = put };
+}
+
+/*
+ * What others were getting behind the first region, or giving back, is not the heap's. It may have been touched, and what comes from here is
+ * promised to be zero. What they had elsewhere is lost, and at most a chunk each.
+ */
+void preload_pages_after_fork(struct kheap *heap)
+{
+	int saved = errno;
+	struct kpage_chunk first;
+	uintptr_t end;
+
+	if (!range.end || !kheap_region(heap, 0, &first))
+		return;
+	end = first.base + first.n_pages * KMALLOC_PAGE_SIZE;
+	if (range.held == end - range.begin)
+		return;
+	preload_ahead_forget(end);
+	if (range.fresh <= end || is_zeroed(end, range.fresh - end))
+		range.held = end - range.begin;
+	errno = saved;
 }
 
 bool preload_discard(void *start, size_t size_bytes)

@@ -41,6 +41,8 @@ void preload_free_aligned_sized(void *object, size_t alignment, size_t size_byte
 
 /* pages.c */
 struct kpage_source preload_pages(void);
+/* In the child of a process whose threads may have been inside the source; the heap's lock is free. */
+void preload_pages_after_fork(struct kheap *heap);
 /* Bytes that are mapped now. */
 size_t preload_mapped_bytes(void);
 /* Give back to the system the chunks that were kept for the next get. */
@@ -79,7 +81,7 @@ void preload_note_taken(void);
 bool preload_may_release(struct kheap *heap, size_t size_bytes);
 
 /* fork.c: keep fork() safe from now on. */
-void preload_fork_begin(const struct kheap *the_heap);
+void preload_fork_begin(struct kheap *the_heap);
 
 /* report.c */
 void preload_on_error(void *ctx, const struct kmalloc_error *error);
