@@ -226,6 +226,12 @@ INLINE unsigned run_bin_of(size_t n_pages)
 	return (unsigned)min_size(2 * octave + (2 * n_pages >> octave) - 2, RUN_BINS - 1);
 }
 
+/* Is a free run of so many pages surely to be had, below 4 GiB or above? */
+INLINE bool run_is_there(const struct kheap *heap, size_t n_pages)
+{
+	return (heap->runs[ZONE_LOW].bits | heap->runs[ZONE_HIGH].bits) >> run_bin_of(n_pages) > 1;
+}
+
 static inline enum zone page_zone(uintptr_t page_number)
 {
 	return page_number < ZONE_PAGE ? ZONE_LOW : ZONE_HIGH;

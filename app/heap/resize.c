@@ -125,9 +125,16 @@ static enum resized resize_locked(struct kheap *heap, uintptr_t address, size_t 
 	return RESIZED;
 }
 
+/* For a run that is to have n pages, and may go on growing. */
+INLINE size_t pages_with_room(size_t n_pages)
+{
+	return n_pages + n_pages / 2;
+}
+
 /*
  * A live run that ends where its region does, but for free pages, is to have so many bytes: the heap grows there, if it can. The run would
- * be copied otherwise, and both copies be there at once.
+ * be copied otherwise, and both copies be there at once. But not past free pages where it can go on growing: of several that grow in turn one
+ * after the other comes to lie at the end, and the heap would become as long as all that they leave behind.
  */
 static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t size)
 {
@@ -142,7 +149,8 @@ static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t size)
 		size_t end = page + region->descs[page].n_pages;
 		size_t n_pages = pages_for(size + (region->descs[page].is_bare ? 0 : GUARD_BYTES));
 
-		if (page + n_pages > end && end + run_free_at(region, end) == region->n_pages)
+		if (page + n_pages > end && end + run_free_at(region, end) == region->n_pages &&
+		    !run_is_there(heap, pages_with_room(n_pages)))
 			more = page + n_pages - end;
 	}
 	heap_unlock(heap, state);
@@ -385,7 +393,7 @@ static void *run_with_room(struct kheap *heap, size_t size)
 {
 	size_t n_pages = pages_for(size);
 	kport_lock_state state = heap_lock(heap);
-	struct page_desc *desc = run_alloc(heap, n_pages + n_pages / 2, 0, UINTPTR_MAX, PAGE_RUN);
+	struct page_desc *desc = run_alloc(heap, pages_with_room(n_pages), 0, UINTPTR_MAX, PAGE_RUN);
 
 	if (desc) {
 		desc->is_bare = false;

@@ -302,6 +302,55 @@ static void buffers_grow_at_the_end(struct test *t)
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }
 
+#define VECTORS 16
+#define VECTOR_FIRST ((size_t)40000)
+#define VECTOR_MOST ((size_t)300000)
+
+/* They lie at the heap's end in turn: each grows past what the others left there, if nothing stops it. */
+static void vectors_use_what_others_left(struct test *t)
+{
+	static void *vectors[VECTORS];
+	static size_t sizes[VECTORS];
+	struct kheap *heap;
+	struct kheap_config config;
+	struct kheap_stats stats;
+	struct random random;
+	size_t live = 0, most = 0;
+
+	TRY(test_source(t, 2 * ARENA));
+	t->source.gives_zeros = t->source.tells_behind = true;
+	config = test_source_config(t);
+	heap = test_heap_in(t, NULL, ARENA / 8, &config);
+	TRY(heap != NULL);
+	random_seed(&random, 5);
+	for (unsigned i = 0; i < VECTORS; i++) {
+		vectors[i] = NULL;
+		sizes[i] = 0;
+	}
+	for (unsigned step = 0; step < 4000; step++) {
+		unsigned i = random_below(&random, VECTORS);
+		size_t size = sizes[i] + sizes[i] / 4;
+
+		if (size == 0 || size > VECTOR_MOST) {
+			kheap_free(heap, vectors[i]);
+			vectors[i] = NULL;
+			size = VECTOR_FIRST;
+		}
+		vectors[i] = kheap_realloc(heap, vectors[i], size);
+		CHECK(t, vectors[i] != NULL, "%zu bytes were refused", size);
+		live += size - sizes[i];
+		sizes[i] = size;
+		most = live > most ? live : most;
+	}
+	kheap_get_stats(heap, &stats);
+	test_note(t, "%zu bytes for %zu", stats.peak_footprint_bytes, most);
+	CHECK(t, stats.peak_footprint_bytes < 2 * most, "%zu bytes were held for %zu in %d vectors",
+	      stats.peak_footprint_bytes, most, VECTORS);
+	for (unsigned i = 0; i < VECTORS; i++)
+		kheap_free(heap, vectors[i]);
+	TRY(test_end_heap(t, heap));
+}
+
 /* What is too large for the source is no reason to begin a new region for what is small. */
 static void refused_objects_close_nothing(struct test *t)
 {
@@ -427,6 +476,7 @@ static const struct test_case cases[] = {
 	{ "a source that does not keep its promise is asked elsewhere", broken_promises_are_survived },
 	{ "a buffer that grows by little at a time is copied a few times only", appending_copies_little },
 	{ "a large object at the heap's end grows there", buffers_grow_at_the_end },
+	{ "vectors that grow in turn use the pages that others left", vectors_use_what_others_left },
 	{ "a large object that the source refuses leaves the small ones their region", refused_objects_close_nothing },
 	{ "in a copy of the process nobody waits for those who were growing the heap", calls_end_with_a_fork },
 	{ "an overrun object is reported once, and grows nowhere", overrun_objects_grow_nowhere },
