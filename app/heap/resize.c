@@ -133,8 +133,8 @@ INLINE size_t pages_with_room(size_t n_pages)
 
 /*
  * A live run that ends where its region does, but for free pages, is to have so many bytes: the heap grows there, if it can. The run would
- * be copied otherwise, and both copies be there at once. But not past free pages where it can go on growing: of several that grow in turn one
- * after the other comes to lie at the end, and the heap would become as long as all that they leave behind.
+ * be copied otherwise, and both copies be there at once. A longer one does not where other free pages have room for it to go on: of several that grow
+ * in turn one after the other comes to lie at the end, and the heap would become as long as all that they leave behind.
  */
 static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t size)
 {
@@ -150,7 +150,7 @@ static bool run_gets_room(struct kheap *heap, uintptr_t address, size_t size)
 		size_t n_pages = pages_for(size + (region->descs[page].is_bare ? 0 : GUARD_BYTES));
 
 		if (page + n_pages > end && end + run_free_at(region, end) == region->n_pages &&
-		    !run_is_there(heap, pages_with_room(n_pages)))
+		    (n_pages <= RUN_CACHE_PAGES || !run_is_there(heap, pages_with_room(n_pages))))
 			more = page + n_pages - end;
 	}
 	heap_unlock(heap, state);
