@@ -317,7 +317,7 @@ static __attribute__((noinline)) void *move_down(struct kheap *heap, struct regi
 	return moved;
 }
 
-/* A live block is too large: what is behind comes off. Where several CPUs work, one that is cached costs less than the lock. */
+/* A live block is too large: it moves to one that is cached, which costs less than the lock and leaves no small rest, or what is behind comes off. */
 static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct region *region, void *object,
                                                     size_t usable, size_t size)
 {
@@ -326,7 +326,7 @@ static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct r
 	/* A new one might be as large. */
 	if (LOAD(heap->n_caches) && size > FAST_MAX && usable - coarse_size(size) <= usable / RESIZE_SHARE)
 		return object;
-	void *moved = LOAD(heap->n_caches) && size <= FAST_MAX ? cache_pop(heap, magazine_of_size(size)) : NULL;
+	void *moved = size <= FAST_MAX ? cache_pop(heap, magazine_of_size(size)) : NULL;
 
 	if (moved) {
 		heap_copy(moved, object, size);

@@ -136,17 +136,22 @@ void probe_fork_in_growth(void)
 
 /* ---- limits, start and end --------------------------------------------------------------------------------------- */
 
-/* With a limit of address space malloc fails in good order, and works again after frees. */
+/* With a limit of address space malloc fails in good order, and works again after frees; others can map what they need. */
 void probe_address_limit(void)
 {
+	const size_t most = (size_t)256 << 20;
 	struct rlimit old, limit;
 	void **chain = NULL;
+	pthread_t thread;
+	void *object;
 	size_t n = 0;
 
 	CHECK(getrlimit(RLIMIT_AS, &old) == 0);
 	limit = old;
-	limit.rlim_cur = (rlim_t)256 << 20;
+	limit.rlim_cur = most;
 	CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+	CHECK(pthread_create(&thread, NULL, short_thread, (void *)7) == 0 && pthread_join(thread, &object) == 0);
+	free(object);
 	for (;;) {
 		void **object = (errno = 0, malloc(50000));
 
@@ -156,15 +161,14 @@ void probe_address_limit(void)
 		chain = object;
 		n++;
 	}
-	CHECK(errno == ENOMEM && n * 50000 > (size_t)150 << 20);
+	CHECK(errno == ENOMEM && n * 50000 > (size_t)150 << 20 && n * 50000 < most);
 	while (chain) {
 		void **next = *chain;
 
 		free(chain);
 		chain = next;
 	}
-	void *object = malloc(100 << 20);
-
+	object = malloc(100 << 20);
 	CHECK(object);
 	free(object);
 	CHECK(setrlimit(RLIMIT_AS, &old) == 0);

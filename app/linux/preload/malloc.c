@@ -66,6 +66,11 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 	return heap;
 }
 
+struct kheap *preload_heap(void)
+{
+	return __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+}
+
 static inline struct kheap *heap_get(void)
 {
 	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
@@ -453,3 +458,14 @@ EXPORT int malloc_trim(size_t pad)
 	__atomic_store_n(&idle_bytes, 0, __ATOMIC_RELAXED);
 	return preload_purge(heap, KMALLOC_PAGE_SIZE);
 }
+
+/* The C library's other names for them: a program that uses both kinds must not meet two heaps. */
+#define ALSO_FOR(name) __attribute__((alias(#name)))
+EXPORT void *__libc_malloc(size_t size_bytes) ALSO_FOR(malloc);
+EXPORT void *__libc_calloc(size_t n, size_t size_bytes) ALSO_FOR(calloc);
+EXPORT void *__libc_realloc(void *object, size_t size_bytes) ALSO_FOR(realloc);
+EXPORT void *__libc_memalign(size_t alignment, size_t size_bytes) ALSO_FOR(memalign);
+EXPORT void *__libc_valloc(size_t size_bytes) ALSO_FOR(valloc);
+EXPORT void *__libc_pvalloc(size_t size_bytes) ALSO_FOR(pvalloc);
+EXPORT void __libc_free(void *object) ALSO_FOR(free);
+EXPORT void cfree(void *object) ALSO_FOR(free);

@@ -224,7 +224,7 @@ static bool get_first(size_t min_bytes, struct kpage_chunk *chunk)
 	chunk->n_pages = size_bytes / KMALLOC_PAGE_SIZE;
 	chunk->n_behind = (uint32_t)((reserved - size_bytes) / KMALLOC_PAGE_SIZE);
 	range.begin = range.fresh = chunk->base + size_bytes;
-	range.end = chunk->base + reserved;
+	__atomic_store_n(&range.end, chunk->base + reserved, __ATOMIC_RELAXED);
 	return true;
 }
 
@@ -249,9 +249,14 @@ static void let_go(size_t size_bytes)
 	__atomic_fetch_sub(&range.held, size_bytes, __ATOMIC_RELEASE);
 }
 
+static uintptr_t range_end(void)
+{
+	return __atomic_load_n(&range.end, __ATOMIC_RELAXED);
+}
+
 static bool is_behind(uintptr_t address)
 {
-	return address >= range.begin && address < range.end;
+	return address >= range.begin && address < range_end();
 }
 
 /* Where the first region ends. The heap asks for this by one thread at a time. */
@@ -260,16 +265,21 @@ static bool get_behind(const struct kpage_request *request, struct kpage_chunk *
 	uintptr_t base = request->best_address, end;
 	size_t min_bytes = request->min_pages * KMALLOC_PAGE_SIZE;
 	size_t most = greater(lesser(request->want_pages * KMALLOC_PAGE_SIZE, CHUNK_MAX), min_bytes);
-	size_t size_bytes = lesser(most, range.end - base);
+	size_t size_bytes = lesser(most, range_end() - base);
 
 	if (size_bytes < min_bytes || !hold(base, size_bytes))
 		return false;
 	end = base + size_bytes;
+	/* It has just become less. */
+	if (end > range_end()) {
+		let_go(size_bytes);
+		return false;
+	}
 	if (end > range.fresh) {
 		size_t least = end - range.fresh;
 		size_t more = greater(lesser(whole_units(preload_mapped_bytes() / OPENED_SHARE), CHUNK_MAX), least);
 
-		more = lesser(more, range.end - range.fresh);
+		more = lesser(more, range_end() - range.fresh);
 		/* Near a limit every page counts. */
 		if (mprotect((void *)range.fresh, more, READ_WRITE) != 0 &&
 		    mprotect((void *)range.fresh, more = least, READ_WRITE) != 0) {
@@ -373,6 +383,13 @@ struct kpage_source preload_pages(void)
 	return (struct kpage_source){ .get = get, .put = put };
 }
 
+static uintptr_t first_region_end(struct kheap *heap)
+{
+	struct kpage_chunk first;
+
+	return kheap_region(heap, 0, &first) ? first.base + first.n_pages * KMALLOC_PAGE_SIZE : range.begin;
+}
+
 /*
  * What others were getting behind the first region, or giving back, is not the heap's. It may have been touched, and what comes from here is
  * promised to be zero. What they had elsewhere is lost, and at most a chunk each.
@@ -380,17 +397,44 @@ struct kpage_source preload_pages(void)
 void preload_pages_after_fork(struct kheap *heap)
 {
 	int saved = errno;
-	struct kpage_chunk first;
 	uintptr_t end;
 
-	if (!range.end || !kheap_region(heap, 0, &first))
+	if (!range.end)
 		return;
-	end = first.base + first.n_pages * KMALLOC_PAGE_SIZE;
+	end = first_region_end(heap);
 	if (range.held == end - range.begin)
 		return;
 	preload_ahead_forget(end);
 	if (range.fresh <= end || is_zeroed(end, range.fresh - end))
 		range.held = end - range.begin;
+	errno = saved;
+}
+
+/*
+ * What is reserved counts as address space, and threads, libraries and whatever else the process maps need theirs. So when it may have less than
+ * what a reservation is made for, all goes that the heap does not have. Not while a thread is inside the source for this range: nobody gets or puts
+ * any if what is held is the heap's, and nobody can begin to once all is held.
+ */
+void preload_pages_limit(struct kheap *heap, size_t limit_bytes)
+{
+	int saved = errno;
+
+	for (unsigned tries = WAIT_TRIES; tries && range_end() && limit_bytes / LIMIT_SHARE < RESERVED_BYTES; tries--) {
+		size_t all = range_end() - range.begin;
+		uintptr_t end = first_region_end(heap);
+		size_t held = end - range.begin;
+
+		if (!__atomic_compare_exchange_n(&range.held, &held, all, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+			sched_yield();
+			continue;
+		}
+		if (munmap((void *)end, range_end() - end) == 0) {
+			range.fresh = lesser(range.fresh, end);
+			__atomic_store_n(&range.end, end, __ATOMIC_RELAXED);
+		}
+		let_go(all - held);
+		break;
+	}
 	errno = saved;
 }
 

@@ -9,6 +9,7 @@
  *   ahead.c      pages that will be used next come in batches
  *   purge.c      pages that stay free go back to the system
  *   fork.c       fork() while other threads are inside the heap
+ *   limits.c     limits of address space that are set while the program runs
  *   deepbind.c   libraries that would go past this one to the C library's malloc
  *   report.c     misuse: one line on the standard error output, then abort
  *
@@ -33,6 +34,8 @@
 #endif
 
 /* malloc.c: no errno here; NULL is want of memory. */
+/* NULL: nothing was allocated yet. */
+struct kheap *preload_heap(void);
 void *preload_alloc(size_t size_bytes);
 void *preload_alloc_aligned(size_t size_bytes, size_t alignment);
 void preload_free(void *object);
@@ -43,6 +46,8 @@ void preload_free_aligned_sized(void *object, size_t alignment, size_t size_byte
 struct kpage_source preload_pages(void);
 /* In the child of a process whose threads may have been inside the source; the heap's lock is free. */
 void preload_pages_after_fork(struct kheap *heap);
+/* The process may have no more than so much address space from now on: give back what is reserved and not the heap's. */
+void preload_pages_limit(struct kheap *heap, size_t limit_bytes);
 /* Bytes that are mapped now. */
 size_t preload_mapped_bytes(void);
 /* Give back to the system the chunks that were kept for the next get. */
