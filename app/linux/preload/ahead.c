@@ -4,7 +4,8 @@
  * where a chunk's pages come into use for the first time, from its front to its end, a few more than the fresh object needs are asked
  * for at once: a share of those that came before, so that no more than this share is resident in vain.
  *
- * Objects of two pages and more are left alone: a program may never touch all of one.
+ * Objects of two pages and more are left alone: a program may never touch all of one. Nor do pages come ahead of what follows one, since it may be
+ * another: of objects of all sizes to 64 KiB, of which only the first word was written, as much was resident in vain as in use.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,7 +25,7 @@
 #define AHEAD_MAX ((uintptr_t)64 << 10)
 #define LARGE_BYTES ((size_t)8 << 10)
 
-/* A chunk, and where in it pages were not in use yet; begin is where the first object lay, 0: none did. */
+/* A chunk, and where in it pages were not in use yet; begin is where the first object lay since the last large one, 0: none did. */
 struct fresh {
 	uintptr_t base, begin, from, end;
 };
@@ -95,8 +96,11 @@ static void touch(struct fresh *chunk, uintptr_t address, size_t size_bytes)
 {
 	uintptr_t from = page_down(address), end = page_down(address + size_bytes - 1) + KMALLOC_PAGE_SIZE, more;
 
-	if (chunk->begin == 0)
-		chunk->begin = from;
+	if (size_bytes >= LARGE_BYTES || chunk->begin == 0) {
+		chunk->begin = size_bytes >= LARGE_BYTES ? 0 : from;
+		__atomic_store_n(&chunk->from, end, __ATOMIC_RELAXED);
+		return;
+	}
 	if (from < chunk->from)
 		from = chunk->from;
 	more = page_down((from - chunk->begin) / AHEAD_SHARE);
@@ -112,8 +116,6 @@ void preload_ahead(const void *object, size_t size_bytes)
 	uintptr_t address = (uintptr_t)object;
 	unsigned i = 0;
 
-	if (size_bytes >= LARGE_BYTES)
-		return;
 	if (!is_fresh(&fresh[0], address, size_bytes) && !is_fresh(&fresh[i = 1], address, size_bytes))
 		return;
 	if (__atomic_load_n(&is_unknown, __ATOMIC_RELAXED))
