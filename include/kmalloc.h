@@ -210,6 +210,12 @@ void *kheap_alloc_aligned(struct kheap *heap, size_t size_bytes, size_t alignmen
 void *kheap_alloc_cached(struct kheap *heap, size_t size_bytes);
 bool kheap_free_cached(struct kheap *heap, void *object);
 
+/*
+ * kheap_alloc_aligned for a host that clears memory itself: *is_zero tells whether all that may be used of the object is zero already, as pages
+ * are that were never in use since the source said so of their chunk (struct kpage_chunk). Of 128 KiB and less it never tells.
+ */
+void *kheap_alloc_told(struct kheap *heap, size_t size_bytes, size_t alignment, bool *is_zero);
+
 /* n objects of size_bytes, zeroed, in one block. NULL when n * size_bytes overflows. */
 void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes);
 

@@ -77,8 +77,8 @@ INLINE struct magazine *magazine_of_block(struct kheap *heap, struct cpu_cache *
 	/* Its class has slabs now: they are better company, and blocks merge. */
 	if (LOAD(heap->slabs[class_index].n_slabs))
 		return NULL;
-	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there, if there is a page for it. */
-	if (class_is_busy(heap, class_index) && !(is_small_and_busy(heap) && !LOAD(heap->counters.free_run_pages)))
+	/* The class is busy enough for a slab: the blocks go, and the next miss takes from there, unless there is no page for it. */
+	if (class_is_busy(heap, class_index) && LOAD(heap->counters.free_run_pages))
 		return NULL;
 	if (is_round_done(heap, &cache->states[class_index]))
 		return NULL;

@@ -124,6 +124,7 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	request->alignment = max_size(alignment, GRANULE);
 	request->max_address = flags & KMALLOC_BELOW_4G ? BELOW_4G : UINTPTR_MAX;
 	request->is_bare = request->goes_on = false;
+	request->is_zero = NULL;
 	return true;
 }
 
@@ -249,6 +250,8 @@ static uintptr_t alloc_run(struct kheap *heap, const struct request *request, si
 	if (!desc)
 		return 0;
 	desc->is_bare = request->is_bare;
+	if (request->is_zero)
+		*request->is_zero = heap->has_taken_zero;
 	*slot = n_pages << PAGE_SHIFT;
 	return desc_address(desc);
 }
@@ -400,18 +403,36 @@ void count_failure(struct kheap *heap)
 	heap_unlock(heap, state);
 }
 
-void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
+static void *alloc_told(struct kheap *heap, size_t size, size_t alignment, unsigned flags, bool *is_zero)
 {
 	struct request request;
 	void *object = NULL;
 
-	if (request_make(&request, size, alignment, flags))
+	if (request_make(&request, size, alignment, flags)) {
+		request.is_zero = is_zero;
 		object = alloc_growing(heap, &request, flags);
+	}
 	if (!object)
 		count_failure(heap);
-	else if (flags & KMALLOC_ZERO)
-		zero(heap, object, request.size);
 	return object;
+}
+
+void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
+{
+	bool is_zero = false;
+	void *object = alloc_told(heap, size, alignment, flags, &is_zero);
+
+	if (object && flags & KMALLOC_ZERO && !is_zero)
+		zero(heap, object, size);
+	return object;
+}
+
+void *kheap_alloc_told(struct kheap *heap, size_t size_bytes, size_t alignment, bool *is_zero)
+{
+	*is_zero = false;
+	if (!HARDENED && size_bytes <= LARGE_MAX)
+		return kheap_alloc_aligned(heap, size_bytes, alignment, 0);
+	return alloc_told(heap, size_bytes, alignment, 0, is_zero);
 }
 
 void *alloc_to_grow(struct kheap *heap, size_t size)
@@ -450,7 +471,7 @@ static void *alloc_zeroed(struct kheap *heap, size_t size, size_t alignment)
 /* What no magazine is for. An alignment of 0 is the natural one. */
 static __attribute__((noinline)) void *alloc_slow(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
 {
-	if (!HARDENED && flags == KMALLOC_ZERO)
+	if (!HARDENED && flags == KMALLOC_ZERO && size <= LARGE_MAX)
 		return alloc_zeroed(heap, size, alignment);
 	if (!HARDENED && flags == KMALLOC_NO_GROW && size <= FAST_MAX && alignment <= GRANULE) {
 		void *object = cache_pop(heap, magazine_of_size(size));
@@ -544,9 +565,11 @@ size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, s
 
 void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr_t max_address, unsigned flags)
 {
+	bool is_zero = false;
 	struct request request = { .alignment = max_size(alignment, PAGE_SIZE),
 		                   .max_address = max_address,
-		                   .is_bare = true };
+		                   .is_bare = true,
+		                   .is_zero = &is_zero };
 	void *pages = NULL;
 
 	n_pages = max_size(n_pages, 1);
@@ -559,7 +582,7 @@ void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr
 	}
 	if (!pages)
 		count_failure(heap);
-	else if (flags & KMALLOC_ZERO)
+	else if (flags & KMALLOC_ZERO && !is_zero)
 		fill_words(pages, 0, request.size);
 	return pages;
 }

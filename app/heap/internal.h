@@ -84,8 +84,9 @@ struct request {
 	size_t gross; /* with the canary; never 0 */
 	size_t alignment;
 	uintptr_t max_address;
-	bool is_bare; /* whole pages without a canary */
-	bool goes_on; /* it grows by little at a time, and will go on */
+	bool is_bare;  /* whole pages without a canary */
+	bool goes_on;  /* it grows by little at a time, and will go on */
+	bool *is_zero; /* NULL, or set if what it gets is zero, as the source gave it */
 };
 
 /* Remember a misuse for heap_unlock; the first one of an operation wins. */

@@ -136,6 +136,7 @@ struct region {
 	size_t n_overhead;    /* pages of descriptors at the front */
 	size_t n_busy;        /* pages that are neither free nor overhead; the tail area's page is not counted */
 	size_t n_cached;      /* of these, pages of empty slabs and of the empty area that are kept for the next time */
+	size_t fresh_page;    /* pages from this one on were never in use since the source gave them */
 	uint16_t tail_offset; /* the rest of the last overhead page serves blocks from here on; 0: it does not */
 	bool from_source;
 	bool is_first;  /* holds the struct kheap */
@@ -472,6 +473,7 @@ struct kheap {
 	uint8_t n_busy_rounds; /* see HEAP_BUSY */
 	uint8_t n_near;        /* objects resized in turn in one region, which is not the window's */
 	bool is_thorough;      /* the heap is about to fail or to grow: look at more of each list */
+	bool has_taken_zero;   /* the pages that were taken last are zero as the source gave them */
 	uint32_t n_own_pages;  /* of regions for one large object each */
 
 	struct depot depot;

@@ -422,6 +422,7 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 	if (n_free > n_pages)
 		run_insert(heap, region, first, n_free - n_pages);
 	region->n_pages -= n_pages;
+	region->fresh_page = min_size(region->fresh_page, region->n_pages);
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;
 	(void)region_resized(heap, region, region->n_pages + n_pages);

@@ -148,6 +148,60 @@ static void below_4g_is_below(struct test *t)
 		test_note(t, "all memory of this machine is below 4 GiB");
 }
 
+/* Pages that were never in use are not made zero where the source said that they are, and all others are. */
+static void fresh_pages_are_told(struct test *t)
+{
+	enum { SIZE = 200000, SMALL = 3000, N = 400 };
+	static void *small[N];
+	struct kheap *heap;
+	bool is_zero = false;
+	void *object;
+
+	TRY(test_source(t, ARENA));
+	t->source.gives_zeros = true;
+	TRY(test_heap_on_source(t, &heap));
+	object = kheap_alloc_told(heap, SIZE, KMALLOC_ALIGNMENT, &is_zero);
+	CHECK(t, object != NULL && is_zero && test_is_zero(object, SIZE), "fresh pages are %p, %szero", object,
+	      is_zero ? "" : "not known to be ");
+	for (unsigned round = 0; round < 20; round++) {
+		/* Now from its end, now not, so that chunks go back and come again. */
+		test_fill(object, SIZE, round);
+		kheap_free(heap, object);
+		for (unsigned i = 0; i < round * 20; i++) {
+			small[i] = kheap_alloc(heap, SMALL, 0);
+			CHECK(t, small[i] != NULL, "%d bytes were refused", SMALL);
+			test_fill(small[i], SMALL, i);
+		}
+		for (unsigned i = 0; i < round * 20; i++)
+			kheap_free(heap, small[i]);
+		if (round % 4 == 3)
+			kheap_trim(heap);
+		object = kheap_alloc(heap, SIZE, KMALLOC_ZERO);
+		CHECK(t, object != NULL && test_is_zero(object, SIZE), "what is to be zero is not, or %p", object);
+		test_fill(object, SIZE, round);
+		kheap_free(heap, object);
+		object = kheap_alloc_told(heap, SIZE, KMALLOC_ALIGNMENT, &is_zero);
+		CHECK(t, object != NULL && (!is_zero || test_is_zero(object, SIZE)), "what is said to be zero is not");
+	}
+	kheap_free(heap, object);
+	TRY(test_end_heap(t, heap));
+}
+
+static void used_pages_are_not_told(struct test *t)
+{
+	struct kheap *heap = test_heap(t, ARENA);
+	bool is_zero = true;
+	void *pages;
+
+	TRY(heap != NULL);
+	CHECK(t, kheap_alloc_told(heap, 300000, KMALLOC_ALIGNMENT, &is_zero) != NULL && !is_zero,
+	      "pages that nobody said anything about are said to be zero");
+	pages = kpages_alloc(heap, 50, PAGE, UINTPTR_MAX, KMALLOC_ZERO);
+	CHECK(t, pages != NULL && test_is_zero(pages, 50 * PAGE), "pages that are to be zero are not");
+	CHECK(t, kheap_alloc_told(heap, SIZE_MAX, KMALLOC_ALIGNMENT, &is_zero) == NULL && !is_zero,
+	      "all memory there can be is zero");
+}
+
 static const struct test_case cases[] = {
 	{ "page runs are whole, contiguous and aligned", pages_are_whole_and_aligned },
 	{ "page runs do not overlap, merge and are found again", runs_do_not_overlap },
@@ -155,5 +209,7 @@ static const struct test_case cases[] = {
 	{ "zeroed pages are zero", zeroed_pages_are_zero },
 	{ "no page lies above the limit that was asked for", address_limit_is_kept },
 	{ "memory below 4 GiB is below 4 GiB", below_4g_is_below },
+	{ "fresh pages are zero where the source says so, and used ones are made zero", fresh_pages_are_told },
+	{ "pages of which nothing is known are not said to be zero", used_pages_are_not_told },
 };
 TEST_GROUP(pages, cases);

@@ -114,6 +114,7 @@ static const struct probe probes[] = {
 	{ "fork-in-threads", probe_fork_in_threads },
 	{ "fork-in-growth", probe_fork_in_growth },
 	{ "address-limit", probe_address_limit },
+	{ "sandbox", probe_sandbox },
 	{ "locked", probe_locked },
 	{ "ahead", probe_ahead },
 	{ "start-and-end", probe_start_and_end },

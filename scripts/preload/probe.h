@@ -61,6 +61,7 @@ void probe_spike(void);
 void probe_fork_in_threads(void);
 void probe_fork_in_growth(void);
 void probe_address_limit(void);
+void probe_sandbox(void);
 void probe_locked(void);
 void probe_ahead(void);
 void probe_start_and_end(void);

@@ -2,12 +2,17 @@
 /* malloc in a process: fork among threads, limits, the time before main and after it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -190,6 +195,64 @@ void probe_locked(void)
 		free(object);
 	}
 	CHECK(munlockall() == 0);
+}
+
+/* From now on this process dies of any system call but those that a sandbox has to allow for the C library's malloc. */
+static bool enter_sandbox(void)
+{
+	static const int allowed[] = { SYS_brk,           SYS_mmap,      SYS_munmap, SYS_mremap,
+		                       SYS_mprotect,      SYS_madvise,   SYS_futex,  SYS_write,
+		                       SYS_clock_gettime, SYS_getrandom, SYS_exit,   SYS_exit_group };
+	enum { N = sizeof(allowed) / sizeof(allowed[0]) };
+	struct sock_filter filter[N + 3];
+	struct sock_fprog program = { N + 3, filter };
+
+	filter[0] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+	for (unsigned i = 0; i < N; i++)
+		filter[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)allowed[i],
+		                                             (uint8_t)(N - i), 0);
+	filter[N + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	filter[N + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void work_in_sandbox(void)
+{
+	char *grown = NULL;
+
+	for (size_t size = 16; size < (size_t)48 << 20; size += size / 8) {
+		char *object = malloc(size), *zeroed = calloc(1, size);
+
+		grown = realloc(grown, size);
+		if (!object || !grown || !is_filled((unsigned char *)zeroed, 0, size))
+			_exit(1);
+		memset(object, 1, size);
+		memset(zeroed, 1, size);
+		grown[size - 1] = 1;
+		free(object);
+		free(zeroed);
+	}
+	free(grown);
+	churn(5, 20000);
+	malloc_trim(0);
+	_exit(0);
+}
+
+/* No other system calls than the C library's malloc makes: sandboxes do not know of them. */
+void probe_sandbox(void)
+{
+	enum { NO_SANDBOX = 77 };
+	pid_t child = fork();
+	int status;
+
+	CHECK(child >= 0);
+	if (child == 0) {
+		if (!enter_sandbox())
+			_exit(NO_SANDBOX);
+		work_in_sandbox();
+	}
+	CHECK(waitpid(child, &status, 0) == child);
+	CHECK(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == NO_SANDBOX));
 }
 
 static bool is_resident(const char *address)

@@ -13,8 +13,8 @@
 
 #include "preload.h"
 
-/* From here on what is not in memory need not be made zero; from there on nothing is made zero by hand. */
-#define ZERO_BY_PAGES ((size_t)128 << 10)
+/* What is no larger is always made zero by hand; what is as large as that never is. */
+#define ZERO_BY_HAND ((size_t)128 << 10)
 #define ZERO_BY_KERNEL ((size_t)32 << 20)
 /* Freed objects of this size give their pages back, once more than a share of such pages is idle. */
 #define LARGE ((size_t)64 << 10)
@@ -203,54 +203,48 @@ void preload_free_sized(void *object, size_t size_bytes)
 	preload_free_aligned_sized(object, KMALLOC_ALIGNMENT, size_bytes);
 }
 
-/*
- * Whole pages become zero: those that are in memory by hand, which costs less than new ones, and those that are not by giving them back,
- * which costs nothing and leaves what was never touched so. Of very many in memory the kernel gives new ones, and may do so in huge pages.
- */
-static void zero_pages(char *start, size_t size_bytes)
+/* By hand, which costs less than new pages; of very many the kernel gives new ones, and may do so in huge pages. */
+static void zero_large(char *object, size_t size_bytes)
 {
-	enum { STEP = 1024 };
-	unsigned char resident[STEP];
-	size_t n_pages = size_bytes / KMALLOC_PAGE_SIZE, n, from;
-
-	if (IS_HARDENED || size_bytes >= ZERO_BY_KERNEL) {
-		if (!preload_discard(start, size_bytes))
-			memset(start, 0, size_bytes);
-		return;
-	}
-	for (; n_pages; n_pages -= n, start += n * KMALLOC_PAGE_SIZE) {
-		n = n_pages < STEP ? n_pages : STEP;
-		if (mincore(start, n * KMALLOC_PAGE_SIZE, resident) != 0)
-			memset(resident, 1, n);
-		for (size_t i = 0; i < n; i = from) {
-			bool is_resident = resident[i] & 1;
-			char *first = start + i * KMALLOC_PAGE_SIZE;
-
-			for (from = i + 1; from < n && (resident[from] & 1) == is_resident; from++)
-				;
-			if (is_resident || !preload_discard(first, (from - i) * KMALLOC_PAGE_SIZE))
-				memset(first, 0, (from - i) * KMALLOC_PAGE_SIZE);
-		}
-	}
-}
-
-static void *alloc_zeroed(size_t size_bytes)
-{
-	char *object;
-
-	object = preload_alloc(size_bytes);
-	if (!object)
-		return NULL;
-	if (size_bytes < ZERO_BY_PAGES)
-		return memset(object, 0, size_bytes);
 	/* What lies before the first and behind the last whole page. */
 	size_t front = -(uintptr_t)object % KMALLOC_PAGE_SIZE;
 	size_t back = ((uintptr_t)object + size_bytes) % KMALLOC_PAGE_SIZE;
 
-	memset(object, 0, front);
-	memset(object + size_bytes - back, 0, back);
-	zero_pages(object + front, size_bytes - front - back);
+	if (size_bytes < ZERO_BY_KERNEL || !preload_discard(object, size_bytes)) {
+		memset(object, 0, size_bytes);
+	} else {
+		memset(object, 0, front);
+		memset(object + size_bytes - back, 0, back);
+	}
+}
+
+/* What was never in use is zero, and stays out of memory until it is. */
+static void *alloc_large_zeroed(size_t size_bytes)
+{
+	struct kheap *heap = heap_get();
+	bool is_zero;
+	void *object;
+
+	if (!heap)
+		return NULL;
+	large_taken(size_bytes);
+	object = kheap_alloc_told(heap, size_bytes, KMALLOC_ALIGNMENT, &is_zero);
+	if (!object)
+		return NULL;
+	preload_ahead(object, size_bytes);
+	if (!is_zero)
+		zero_large(object, size_bytes);
 	return object;
+}
+
+static void *alloc_zeroed(size_t size_bytes)
+{
+	void *object;
+
+	if (size_bytes > ZERO_BY_HAND)
+		return alloc_large_zeroed(size_bytes);
+	object = preload_alloc(size_bytes);
+	return object ? memset(object, 0, size_bytes) : NULL;
 }
 
 /* ---- C and POSIX ------------------------------------------------------------------------------------------------- */
