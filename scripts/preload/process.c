@@ -141,10 +141,29 @@ void probe_fork_in_growth(void)
 
 /* ---- limits, start and end --------------------------------------------------------------------------------------- */
 
-/* With a limit of address space malloc fails in good order, and works again after frees; others can map what they need. */
+/* The largest object that there is memory for, nearly. */
+static size_t largest_object(size_t most)
+{
+	size_t least = 0;
+
+	while (most - least > MIB / 4) {
+		size_t middle = least + (most - least) / 2;
+		void *object = malloc(middle);
+
+		free(object);
+		*(object ? &least : &most) = middle;
+	}
+	return least;
+}
+
+/*
+ * With a limit of address space malloc fails in good order, and works again after frees, with all that can be given back; others can map what
+ * they need.
+ */
 void probe_address_limit(void)
 {
-	const size_t most = (size_t)256 << 20;
+	enum { SIZE = 1000 };
+	const size_t most = 96 * MIB;
 	struct rlimit old, limit;
 	void **chain = NULL;
 	pthread_t thread;
@@ -158,7 +177,7 @@ void probe_address_limit(void)
 	CHECK(pthread_create(&thread, NULL, short_thread, (void *)7) == 0 && pthread_join(thread, &object) == 0);
 	free(object);
 	for (;;) {
-		void **object = (errno = 0, malloc(50000));
+		void **object = (errno = 0, malloc(SIZE));
 
 		if (!object)
 			break;
@@ -166,16 +185,17 @@ void probe_address_limit(void)
 		chain = object;
 		n++;
 	}
-	CHECK(errno == ENOMEM && n * 50000 > (size_t)150 << 20 && n * 50000 < most);
+	CHECK(errno == ENOMEM && n * SIZE > most / 2 && n * SIZE < most);
 	while (chain) {
 		void **next = *chain;
 
 		free(chain);
 		chain = next;
 	}
-	object = malloc(100 << 20);
-	CHECK(object);
-	free(object);
+	n = largest_object(most);
+	CHECK(n > most / 2);
+	malloc_trim(0);
+	CHECK(largest_object(most) < n + MIB);
 	CHECK(setrlimit(RLIMIT_AS, &old) == 0);
 }
 

@@ -34,11 +34,26 @@ static size_t idle_bytes;
 /* Was there ever a large object? */
 static bool has_large;
 
+struct kheap *preload_heap(void)
+{
+	return __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+}
+
 /* A thread ends: what its cache holds is for the next one, or goes back. */
 static void thread_leaves(void)
 {
 	kheap_leave(the_heap);
 	preload_look(the_heap);
+}
+
+/* The system gives no more: what is kept for the next time, where it is of no use for this request, makes room under a limit. */
+static bool give_back(void *ctx, size_t size_bytes)
+{
+	bool any = preload_unkeep();
+
+	(void)ctx;
+	(void)size_bytes;
+	return kheap_trim(preload_heap()) > 0 || any;
 }
 
 __attribute__((noinline, cold)) static struct kheap *heap_start(void)
@@ -47,7 +62,9 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 	struct kheap *heap = the_heap;
 
 	if (!heap) {
-		struct kheap_config config = { .source = preload_pages(), .on_error = preload_on_error };
+		struct kheap_config config = { .source = preload_pages(),
+			                       .on_low_memory = give_back,
+			                       .on_error = preload_on_error };
 		int saved = errno;
 
 		/* Early after boot there may be no randomness yet; then the address alone is the secret. */
@@ -64,11 +81,6 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 	}
 	kport_unlock(&start_lock, state);
 	return heap;
-}
-
-struct kheap *preload_heap(void)
-{
-	return __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
 }
 
 static inline struct kheap *heap_get(void)

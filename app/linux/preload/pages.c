@@ -130,14 +130,16 @@ static bool keep(uintptr_t base)
 	return false;
 }
 
-void preload_unkeep(void)
+bool preload_unkeep(void)
 {
 	int saved = errno;
+	bool any = false;
 	uintptr_t base;
 
-	while ((base = take_kept()) != 0)
+	for (; (base = take_kept()) != 0; any = true)
 		unmap(base, CHUNK_UNIT);
 	errno = saved;
+	return any;
 }
 
 /* ---- how large a chunk is ------------------------------------------------------------------------------------------ */

@@ -50,8 +50,8 @@ void preload_pages_after_fork(struct kheap *heap);
 void preload_pages_limit(struct kheap *heap, size_t limit_bytes);
 /* Bytes that are mapped now. */
 size_t preload_mapped_bytes(void);
-/* Give back to the system the chunks that were kept for the next get. */
-void preload_unkeep(void);
+/* Give back to the system the chunks that were kept for the next get; false: there was none. */
+bool preload_unkeep(void);
 /* Give the whole pages inside [start, start + size) back; they read as zero from now on. False: they could not be. */
 bool preload_discard(void *start, size_t size_bytes);
 /*
