@@ -133,10 +133,10 @@ struct region {
 	uint32_t n_chunks;
 	uint32_t n_described; /* the most pages it ever had: what describes later ones is still zero */
 	size_t capacity;      /* pages that its arrays have room for */
-	size_t n_overhead;    /* pages of descriptors at the front */
+	uint32_t n_overhead;  /* pages of descriptors at the front */
+	uint32_t fresh_page;  /* pages from this one on were never in use since the source gave them */
 	size_t n_busy;        /* pages that are neither free nor overhead; the tail area's page is not counted */
 	size_t n_cached;      /* of these, pages of empty slabs and of the empty area that are kept for the next time */
-	size_t fresh_page;    /* pages from this one on were never in use since the source gave them */
 	uint16_t tail_offset; /* the rest of the last overhead page serves blocks from here on; 0: it does not */
 	bool from_source;
 	bool is_first;  /* holds the struct kheap */

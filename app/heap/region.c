@@ -133,8 +133,8 @@ struct region *region_layout(uintptr_t base, size_t n_pages, size_t capacity, si
 		made.chunks = (uint32_t *)at;
 		at = align_up(at + capacity * sizeof(uint32_t), GRANULE);
 	}
-	made.n_overhead = align_up(at - base, PAGE_SIZE) >> PAGE_SHIFT;
-	size_t rest = base + (made.n_overhead << PAGE_SHIFT) - at;
+	made.n_overhead = (uint32_t)(align_up(at - base, PAGE_SIZE) >> PAGE_SHIFT);
+	size_t rest = base + ((size_t)made.n_overhead << PAGE_SHIFT) - at;
 
 	if (rest >= TAIL_MIN_BYTES)
 		made.tail_offset = (uint16_t)(at % PAGE_SIZE);
@@ -422,7 +422,7 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 	if (n_free > n_pages)
 		run_insert(heap, region, first, n_free - n_pages);
 	region->n_pages -= n_pages;
-	region->fresh_page = min_size(region->fresh_page, region->n_pages);
+	region->fresh_page = (uint32_t)min_size(region->fresh_page, region->n_pages);
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;
 	(void)region_resized(heap, region, region->n_pages + n_pages);

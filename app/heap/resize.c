@@ -317,17 +317,23 @@ static __attribute__((noinline)) void *move_down(struct kheap *heap, struct regi
 	return moved;
 }
 
-/* A live block is too large: it moves to one that is cached, which costs less than the lock and leaves no small rest, or what is behind comes off. */
+/*
+ * A live block is too large. If not half of it is needed it moves, so that the next one of its size finds it whole, in the cache; else to one that
+ * is cached, if there is any: what is cut off takes the lock, and leaves a hole. A heap that cannot grow cuts.
+ */
 static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct region *region, void *object,
-                                                    size_t usable, size_t size)
+                                                    size_t usable, size_t size, bool is_natural)
 {
 	struct block *block = block_of_payload((uintptr_t)object);
+	void *moved = NULL;
 
 	/* A new one might be as large. */
 	if (LOAD(heap->n_caches) && size > FAST_MAX && usable - coarse_size(size) <= usable / RESIZE_SHARE)
 		return object;
-	void *moved = size <= FAST_MAX ? cache_pop(heap, magazine_of_size(size)) : NULL;
-
+	if (size <= usable / 2 && heap->config.source.get)
+		moved = alloc_like(heap, size, is_natural);
+	else if (size <= FAST_MAX)
+		moved = cache_pop(heap, magazine_of_size(size));
 	if (moved) {
 		heap_copy(moved, object, size);
 		free_moved(heap, region, object);
@@ -506,7 +512,7 @@ static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *obje
 		if (size > usable)
 			return grow_block(heap, region, object, usable, size, is_natural);
 		if (lies_right(address, size, is_natural))
-			return shrink_block(heap, region, object, usable, size);
+			return shrink_block(heap, region, object, usable, size, is_natural);
 		break;
 	case STOREY_SLAB:
 		if (size > usable)

@@ -222,7 +222,7 @@ INLINE struct page_desc *run_take(struct kheap *heap, struct page_desc *desc, ui
 	}
 	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages - n_pages);
 	heap->has_taken_zero = start >= region->fresh_page && region->chunk.is_zero;
-	region->fresh_page = max_size(region->fresh_page, start + n_pages);
+	region->fresh_page = (uint32_t)max_size(region->fresh_page, start + n_pages);
 	/* The last page may have been the free run's. */
 	set_kind(region, start + n_pages - 1, PAGE_BODY);
 	pages_wake(heap, region, start, n_pages);
@@ -322,7 +322,7 @@ bool run_extend(struct kheap *heap, struct region *region, size_t page, size_t n
 	if (have > more)
 		run_insert(heap, region, end + more, have - more);
 	pages_wake(heap, region, end, more);
-	region->fresh_page = max_size(region->fresh_page, end + more);
+	region->fresh_page = (uint32_t)max_size(region->fresh_page, end + more);
 	region->descs[page].n_pages = (uint32_t)(n_pages + more);
 	region_busy(heap, region, more);
 	return true;
