@@ -229,7 +229,7 @@ void *kheap_realloc_aligned(struct kheap *heap, void *object, size_t size_bytes,
 
 /*
  * Make the object size_bytes long where it stands; false when it would have to move. Its alignment does not change. A large object at the
- * end of its region may make the heap ask its page source for what follows.
+ * end of its region may make the heap ask its page source for what follows, where no free pages elsewhere have room for it.
  */
 bool kheap_try_resize(struct kheap *heap, void *object, size_t size_bytes);
 
