@@ -154,11 +154,12 @@ def thread_numbers(context, variant):
 
 @case(*LIBRARIES)
 def exports(context, variant):
-    """nothing is exported but malloc's family, the operators and dlopen, and nothing but the C library is needed"""
+    """nothing is exported but malloc's family, the operators, dlopen and setrlimit, and nothing but the C library is needed"""
     library = context.build / "linux" / LIBRARIES[variant]
     names = set(re.findall(r" [A-Z] (\S+)", run_command("nm", "-D", "--defined-only", library)))
     wanted = set("malloc calloc realloc reallocarray free free_sized free_aligned_sized posix_memalign aligned_alloc memalign "
-                 "valloc pvalloc malloc_usable_size malloc_trim dlopen".split())  # fmt: skip
+                 "valloc pvalloc malloc_usable_size malloc_trim cfree __libc_malloc __libc_calloc __libc_realloc __libc_memalign "
+                 "__libc_valloc __libc_pvalloc __libc_free dlopen setrlimit setrlimit64 prlimit prlimit64".split())  # fmt: skip
     assert {n for n in names if not n.startswith(("_Zn", "_Zd"))} == wanted, f"it exports {sorted(names)}"
     assert len(names) == len(wanted) + 20, f"it exports {sorted(names)}"
     needed = re.findall(r"NEEDED.*\[(.*)\]", run_command("readelf", "-d", library))

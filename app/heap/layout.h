@@ -224,6 +224,7 @@ enum block_label {
 #define BLOCK_MIN ((size_t)32)
 /* A block that grows by less than this part of itself gets as much more; one that shrinks by less stays as it is. */
 #define RESIZE_SHARE 8
+#define MOVE_FREE_PAGES 16 /* with so many free pages a block that shrinks much moves: another one needs no more */
 /* Larger objects are page runs; buffers of 64 KiB, which are common, take 16 pages then, as blocks they would begin a 17th. */
 #define BLOCK_MAX_REQUEST ((size_t)65535)
 

@@ -319,7 +319,7 @@ static __attribute__((noinline)) void *move_down(struct kheap *heap, struct regi
 
 /*
  * A live block is too large. If not half of it is needed it moves, so that the next one of its size finds it whole, in the cache; else to one that
- * is cached, if there is any: what is cut off takes the lock, and leaves a hole. A heap that cannot grow cuts.
+ * is cached, if there is any: what is cut off takes the lock, and leaves a hole. A heap that would perhaps have to grow for it cuts.
  */
 static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct region *region, void *object,
                                                     size_t usable, size_t size, bool is_natural)
@@ -330,7 +330,7 @@ static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct r
 	/* A new one might be as large. */
 	if (LOAD(heap->n_caches) && size > FAST_MAX && usable - coarse_size(size) <= usable / RESIZE_SHARE)
 		return object;
-	if (size <= usable / 2 && heap->config.source.get)
+	if (size <= usable / 2 && LOAD(heap->counters.free_run_pages) >= MOVE_FREE_PAGES)
 		moved = alloc_like(heap, size, is_natural);
 	else if (size <= FAST_MAX)
 		moved = cache_pop(heap, magazine_of_size(size));

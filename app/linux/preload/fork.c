@@ -8,6 +8,7 @@
  * it, and other libraries' handlers may allocate.
  */
 #include <pthread.h>
+#include <unistd.h>
 
 #include <kmalloc_port.h>
 
@@ -17,6 +18,7 @@
 #define MAX_LOCKS 16
 
 static struct kheap *heap;
+static pid_t process;
 static struct kport_lock *locks[MAX_LOCKS];
 static unsigned n_locks;
 
@@ -44,14 +46,21 @@ static void after_fork_in_child(void)
 {
 	for (unsigned i = 0; i < n_locks; i++)
 		__atomic_store_n(&locks[i]->state, LOCK_FREE, __ATOMIC_RELEASE);
+	process = getpid();
 	kheap_after_fork(heap);
 	preload_pages_after_fork(heap);
 	preload_look_end();
 }
 
+bool preload_is_own_process(void)
+{
+	return process == getpid();
+}
+
 void preload_fork_begin(struct kheap *the_heap)
 {
 	heap = the_heap;
+	process = getpid();
 	/* The first entries of the C library's list are not allocated. */
 	pthread_atfork(lock_all, unlock_all, after_fork_in_child);
 }

@@ -15,7 +15,8 @@ EXPORT int prlimit(pid_t process, enum __rlimit_resource resource, const struct 
 	int result = (int)syscall(SYS_prlimit64, process, resource, limit, old);
 	struct kheap *heap = preload_heap();
 
-	if (result == 0 && heap && limit && resource == RLIMIT_AS && (process == 0 || process == getpid()))
+	if (result == 0 && heap && limit && resource == RLIMIT_AS && (process == 0 || process == getpid()) &&
+	    preload_is_own_process())
 		preload_pages_limit(heap, limit->rlim_cur);
 	return result;
 }

@@ -46,16 +46,6 @@ static void thread_leaves(void)
 	preload_look(the_heap);
 }
 
-/* The system gives no more: what is kept for the next time, where it is of no use for this request, makes room under a limit. */
-static bool give_back(void *ctx, size_t size_bytes)
-{
-	bool any = preload_unkeep();
-
-	(void)ctx;
-	(void)size_bytes;
-	return kheap_trim(preload_heap()) > 0 || any;
-}
-
 __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 {
 	kport_lock_state state = kport_lock(&start_lock);
@@ -63,7 +53,7 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 
 	if (!heap) {
 		struct kheap_config config = { .source = preload_pages(),
-			                       .on_low_memory = give_back,
+			                       .on_low_memory = preload_give_back,
 			                       .on_error = preload_on_error };
 		int saved = errno;
 

@@ -412,6 +412,19 @@ void preload_pages_after_fork(struct kheap *heap)
 	errno = saved;
 }
 
+/* All of the rest is held. It is none of ours before anybody else may have it: a child of the process might take it for ours. */
+static void range_cut(uintptr_t end)
+{
+	uintptr_t old_end = range_end(), old_fresh = range.fresh;
+
+	range.fresh = lesser(old_fresh, end);
+	__atomic_store_n(&range.end, end, __ATOMIC_SEQ_CST);
+	if (munmap((void *)end, old_end - end) != 0) {
+		range.fresh = old_fresh;
+		__atomic_store_n(&range.end, old_end, __ATOMIC_RELAXED);
+	}
+}
+
 /*
  * What is reserved counts as address space, and threads, libraries and whatever else the process maps need theirs. So when it may have less than
  * what a reservation is made for, all goes that the heap does not have. Not while a thread is inside the source for this range: nobody gets or puts
@@ -430,14 +443,32 @@ void preload_pages_limit(struct kheap *heap, size_t limit_bytes)
 			sched_yield();
 			continue;
 		}
-		if (munmap((void *)end, range_end() - end) == 0) {
-			range.fresh = lesser(range.fresh, end);
-			__atomic_store_n(&range.end, end, __ATOMIC_RELAXED);
-		}
+		/* Some may have been got and given back since. */
+		bool is_still = first_region_end(heap) == end;
+
+		if (is_still)
+			range_cut(end);
 		let_go(all - held);
-		break;
+		if (is_still)
+			break;
 	}
 	errno = saved;
+}
+
+/*
+ * The system gives no more: what is kept for the next time, where it is of no use for this request, makes room under a limit. Not for what is
+ * hopeless.
+ */
+bool preload_give_back(void *ctx, size_t size_bytes)
+{
+	bool any;
+
+	(void)ctx;
+	if (size_bytes > lesser(lesser(limit_of(RLIMIT_AS), limit_of(RLIMIT_DATA)), VAST))
+		return false;
+	any = kheap_trim(preload_heap()) > 0;
+	/* Of what is trimmed some is kept. */
+	return preload_unkeep() || any;
 }
 
 bool preload_discard(void *start, size_t size_bytes)

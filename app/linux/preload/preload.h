@@ -50,6 +50,8 @@ void preload_pages_after_fork(struct kheap *heap);
 void preload_pages_limit(struct kheap *heap, size_t limit_bytes);
 /* Bytes that are mapped now. */
 size_t preload_mapped_bytes(void);
+/* The source could not give so many bytes; false: nothing can be done about it. With no lock held. */
+bool preload_give_back(void *ctx, size_t size_bytes);
 /* Give back to the system the chunks that were kept for the next get; false: there was none. */
 bool preload_unkeep(void);
 /* Give the whole pages inside [start, start + size) back; they read as zero from now on. False: they could not be. */
@@ -87,6 +89,8 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes);
 
 /* fork.c: keep fork() safe from now on. */
 void preload_fork_begin(struct kheap *the_heap);
+/* Not in the child of vfork(), or of a system call: there the heap is another process's, or as it may be in the middle of a change. */
+bool preload_is_own_process(void);
 
 /* report.c */
 void preload_on_error(void *ctx, const struct kmalloc_error *error);
