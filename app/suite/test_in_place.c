@@ -302,6 +302,39 @@ static void buffers_grow_at_the_end(struct test *t)
 	CHECK(t, t->source.n_given == 0, "%u chunks were not put back", t->source.n_given);
 }
 
+/* Where nothing more is to be had a block that shrinks is cut, and nobody is asked for anything. */
+static void shrinking_asks_for_nothing(struct test *t)
+{
+	enum { LARGE = 12000, LESS = 5000, SMALL = 400 };
+	struct kheap *heap;
+	struct kheap_stats before, after;
+	unsigned n_gets;
+	uint8_t *object;
+
+	TRY(test_source(t, ARENA) && test_heap_on_source(t, &heap));
+	object = kheap_alloc(heap, LARGE, 0);
+	CHECK(t, object != NULL, "%d bytes were refused", LARGE);
+	test_fill(object, LARGE, 7);
+	t->source.refuse_all = true;
+	for (size_t size = LARGE; size >= SMALL; size /= 2)
+		while (kheap_alloc(heap, size, 0) != NULL)
+			;
+	n_gets = t->source.n_gets;
+	kheap_get_stats(heap, &before);
+	for (size_t size = LESS; size >= SMALL; size /= 3) {
+		uint8_t *less = kheap_realloc(heap, object, size);
+
+		CHECK(t, less != NULL && test_filled(t, less, size, 7, "a block that shrank"),
+		      "a block of %d bytes did not shrink to %zu", LARGE, size);
+		object = less;
+	}
+	kheap_get_stats(heap, &after);
+	CHECK(t, t->source.n_gets == n_gets && after.n_failures == before.n_failures,
+	      "the source was asked %u times, and %u calls failed, for a block that shrank", t->source.n_gets - n_gets,
+	      (unsigned)(after.n_failures - before.n_failures));
+	TRY(test_sound(t, heap, "a block shrank in a full heap"));
+}
+
 #define VECTORS 16
 #define VECTOR_FIRST ((size_t)40000)
 #define VECTOR_MOST ((size_t)300000)
@@ -476,6 +509,7 @@ static const struct test_case cases[] = {
 	{ "a source that does not keep its promise is asked elsewhere", broken_promises_are_survived },
 	{ "a buffer that grows by little at a time is copied a few times only", appending_copies_little },
 	{ "a large object at the heap's end grows there", buffers_grow_at_the_end },
+	{ "a block shrinks in a full heap without asking for memory", shrinking_asks_for_nothing },
 	{ "vectors that grow in turn use the pages that others left", vectors_use_what_others_left },
 	{ "a large object that the source refuses leaves the small ones their region", refused_objects_close_nothing },
 	{ "in a copy of the process nobody waits for those who were growing the heap", calls_end_with_a_fork },

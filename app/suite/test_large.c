@@ -24,16 +24,26 @@ static const size_t sizes[] = { LEAST, 5000, 9000, 30000, 65000, 65536, 100000, 
 static uint8_t *objects[N_SLOTS];
 static size_t lengths[N_SLOTS];
 
-/* A heap of some size that knows of two processors; NULL: skipped, or failed. */
+/* A heap with CPU caches; NULL: skipped, or failed. */
+static struct kheap *heap_with_caches(struct test *t)
+{
+	if (HARDENED) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return NULL;
+	}
+	return test_heap_on_host_pages(t, LIMIT);
+}
+
+/* One of some size that knows of two processors; NULL: skipped, or failed. */
 static struct kheap *heap_of_two(struct test *t)
 {
 	struct kheap *heap;
 
-	if (HARDENED || KPORT_CPUS == 1) {
-		test_skip(t, HARDENED ? "the hardened builds have no CPU caches" : "this build is for one processor");
+	if (!HARDENED && KPORT_CPUS == 1) {
+		test_skip(t, "this build is for one processor");
 		return NULL;
 	}
-	heap = test_heap_on_host_pages(t, LIMIT);
+	heap = heap_with_caches(t);
 	if (heap == NULL)
 		return NULL;
 	/* As if another one had a cache. */
@@ -50,13 +60,8 @@ static struct kheap *heap_of_two(struct test *t)
 /* Blocks of 272 B to 4 KiB. Whoever frees one of them may say the size that it asked for. */
 static void a_block_serves_the_classes_below(struct test *t)
 {
-	struct kheap *heap;
+	struct kheap *heap = heap_with_caches(t);
 
-	if (HARDENED) {
-		test_skip(t, "the hardened builds have no CPU caches");
-		return;
-	}
-	heap = test_heap_on_host_pages(t, LIMIT);
 	for (size_t n = 0; heap != NULL && n < BALLAST; n += MOST)
 		CHECK(t, kheap_alloc(heap, MOST, 0) != NULL, "%zu bytes were refused", MOST);
 	for (unsigned above = BLOCK_CLASSES - 1; heap != NULL && above > NEAR_BELOW + 1; above--) {
@@ -95,7 +100,7 @@ static void a_lone_pair_stays_in_the_cache(struct test *t)
 	}
 }
 
-/* Where there are several processors a block that shrinks is not cut, which takes the lock, if a smaller one is cached. */
+/* A block that shrinks is not cut, which takes the lock, if a smaller one is cached. */
 static void shrink_into_cache(struct test *t, struct kheap *heap)
 {
 	enum { SIZE = 3000, LESS = 400 };
@@ -117,13 +122,8 @@ static void shrink_into_cache(struct test *t, struct kheap *heap)
 
 static void a_block_shrinks_into_the_cache(struct test *t)
 {
-	struct kheap *heap;
+	struct kheap *heap = heap_with_caches(t);
 
-	if (HARDENED) {
-		test_skip(t, "the hardened builds have no CPU caches");
-		return;
-	}
-	heap = test_heap_on_host_pages(t, LIMIT);
 	if (heap != NULL)
 		shrink_into_cache(t, heap);
 	heap = KPORT_CPUS > 1 && heap != NULL ? heap_of_two(t) : NULL;

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * malloc and its relatives on one heap: what C and POSIX ask beyond what the heap promises (errno, what is a legal alignment), and what a
- * process wants beyond that: large objects are zeroed by the kernel and go back to it. Misuse never comes back here: it aborts.
+ * process wants beyond that: pages that were never used are not cleared, and large objects go back. Misuse never comes back here: it aborts.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 
 #include <kmalloc_port.h>
