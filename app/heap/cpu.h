@@ -31,6 +31,10 @@
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
+#define CHURN_DRAINS 6
+#define CHURN_SHARE 8
+#define CHURN_MOST_SHARE 2
+#define CHURN_MOST_BYTES ((size_t)2 << 20)
 #define KEPT_SHARE 64   /* of the heap an object may be that a CPU keeps besides, where others may miss it */
 #define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
 #define OWN_LEAST_BYTES ((size_t)32 << 10) /* a CPU's full clips in any case, */
@@ -322,6 +326,15 @@ INLINE bool own_has_room(const struct cpu_cache *cache, const struct magazine_st
 }
 
 /*
+ * To drain caches before the heap grows saves what they hold once, and costs whoever needs it each time. One CPU that had to so often, when they
+ * held an eighth of the heap or more, may keep them instead, up to a half of it.
+ */
+INLINE bool is_churning(const struct kheap *heap)
+{
+	return heap->n_drained == CHURN_DRAINS && !heap->n_caches && can_grow(heap);
+}
+
+/*
  * What a CPU may keep of runs, and as much of large objects of which there are many alike: an eighth of the heap, or if it works alone so much
  * that bursts of ordinary size stay with it. It goes before the heap grows, but only for this CPU: others cannot reach it.
  */
@@ -332,7 +345,7 @@ static inline size_t burst_bytes(const struct kheap *heap)
 	if (heap->n_caches)
 		part /= 1 + heap->n_caches;
 	else
-		part = min_size(max_size(part, BURST_LEAST_BYTES), scale);
+		part = is_churning(heap) ? scale : min_size(max_size(part, BURST_LEAST_BYTES), scale);
 	return (min_size(part, BURST_MOST_BYTES) / scarcity(heap)) >> heap->squeeze;
 }
 
@@ -515,9 +528,9 @@ size_t large_runs(const struct cpu_cache *cache, size_t *n_bytes);
 /* ---- page runs (run_cache.c) ----------------------------------------------------------------------------------------- */
 
 /* A live run onto a list, through its descriptor; and off it the first one, if it is aligned to so many bytes. */
-INLINE void run_list_push(struct page_desc **list, struct page_desc *desc)
+INLINE void run_list_push(struct page_desc **list, struct region *region, struct page_desc *desc)
 {
-	run_start_set(desc_region(desc), desc_page(desc), PAGE_RUN_CACHED);
+	run_start_set(region, desc_page(desc), PAGE_RUN_CACHED);
 	desc->next = *list;
 	STORE(*list, desc);
 }

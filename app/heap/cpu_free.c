@@ -261,6 +261,23 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 	}
 }
 
+/* Not in the window. What no magazine takes is not looked up again. */
+INLINE void free_placed(struct kheap *heap, void *object, struct place place)
+{
+	size_t number = 0;
+	enum pushed pushed =
+		cache_push(heap, cpu_of(heap), object, place.starts, place.magazines, place.granule, &number);
+
+	if (LIKELY(pushed == PUSHED))
+		return;
+	if (pushed == NOT_PUSHED)
+		cpu_free_slow(heap, object);
+	else if (number)
+		cpu_free_full(heap, object, number);
+	else
+		free_unsized(heap, object, place);
+}
+
 /* In the table not where it is looked at first. */
 static __attribute__((noinline)) void free_farther(struct kheap *heap, void *object)
 {
@@ -268,11 +285,10 @@ static __attribute__((noinline)) void free_farther(struct kheap *heap, void *obj
 		return;
 	struct place place = place_farther(heap, (uintptr_t)object);
 
-	if (UNLIKELY(!place.region)) {
+	if (UNLIKELY(!place.region))
 		cpu_free_slow(heap, object);
-		return;
-	}
-	fast_free_at(heap, cpu_of(heap), object, place.starts, place.magazines, place.granule);
+	else
+		free_placed(heap, object, place);
 }
 
 __attribute__((noinline)) void cpu_free_far(struct kheap *heap, void *object)
@@ -280,7 +296,7 @@ __attribute__((noinline)) void cpu_free_far(struct kheap *heap, void *object)
 	struct place place;
 
 	if (LIKELY(look_once(heap, (uintptr_t)object, &place)))
-		fast_free_at(heap, cpu_of(heap), object, place.starts, place.magazines, place.granule);
+		free_placed(heap, object, place);
 	else
 		free_farther(heap, object);
 }

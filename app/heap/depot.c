@@ -18,7 +18,6 @@
 #define PLENTY_MIN_PAGES 512
 #define SQUEEZE_MIN_FOOTPRINT 512
 #define SQUEEZE_MAX 5
-#define PATIENCE_MAX 8
 #define CALM_ROUNDS 4096u
 
 COLD void overhead_free(struct kheap *heap, void *pages)
@@ -356,22 +355,28 @@ COLD bool cpu_spare(struct kheap *heap)
 		return (cached_bytes(heap, MAGAZINE_SLAB) > (footprint << PAGE_SHIFT) / DRAIN_SMALL_SHARE &&
 		        cpu_drain(heap)) ||
 		       (cache && lent_flush(heap, cache, SIZE_MAX));
-	return cached_bytes(heap, MAGAZINE_BLOCK) > (heap_scale(heap) << PAGE_SHIFT) / DRAIN_SHARE && drain_large(heap);
+	size_t scale = heap_scale(heap) << PAGE_SHIFT, cached = cached_bytes(heap, MAGAZINE_BLOCK);
+
+	if (cached <= scale / DRAIN_SHARE)
+		return false;
+	/* What is very large goes all the same. */
+	if (is_churning(heap) && cached <= min_size(scale / CHURN_MOST_SHARE, CHURN_MOST_BYTES))
+		return cache && large_bytes(cache) > scale / DRAIN_SHARE && large_drain(heap, cache);
+	if (cached > scale / CHURN_SHARE && heap->n_drained < CHURN_DRAINS)
+		heap->n_drained++;
+	return drain_large(heap);
 }
 
 /*
  * What a CPU keeps lies scattered, and when it goes back before the heap grows, there is often no room for the request all the same: so the heap is
  * larger than what is live by more than what is kept. Where that happens, CPUs keep less from then on, and more again, step by step, when
- * the heap did not grow for long; the more often it does then, the longer.
+ * the heap did not grow for long.
  */
 COLD void cpu_squeeze(struct kheap *heap)
 {
 	kport_lock_state state = heap_lock(heap);
 
 	heap->n_calm = 0;
-	if (heap->has_relaxed && heap->patience < PATIENCE_MAX)
-		heap->patience++;
-	heap->has_relaxed = false;
 	/* Where several CPUs work, the way to the shared storeys is dear; of a sparse heap what was never used is taken without growth. */
 	if (!heap->is_sparse && !heap->n_caches && heap->counters.footprint_pages >= SQUEEZE_MIN_FOOTPRINT)
 		heap->squeeze = SQUEEZE_MAX;
@@ -380,10 +385,9 @@ COLD void cpu_squeeze(struct kheap *heap)
 
 static void relax(struct kheap *heap)
 {
-	if (!heap->squeeze || ++heap->n_calm < CALM_ROUNDS << heap->patience)
+	if (!heap->squeeze || ++heap->n_calm < CALM_ROUNDS)
 		return;
 	heap->n_calm = 0;
-	heap->has_relaxed = true;
 	heap->squeeze--;
 }
 

@@ -312,4 +312,33 @@ INLINE unsigned place_magazine(struct place place)
 	return magazine_of(place.magazines, place.granule);
 }
 
+/* Where an object is from, as far as can be told at once. */
+enum storey { STOREY_SLAB, STOREY_BLOCK, STOREY_RUN, STOREY_OTHER };
+
+INLINE size_t usable_of_run(const struct region *region, size_t granule)
+{
+	return (size_t)region->descs[granule / PAGE_GRANULES].n_pages << PAGE_SHIFT;
+}
+
+/* The storey of the live object that starts here and its usable bytes; STOREY_OTHER: look closer, or there is none. */
+INLINE enum storey storey_at_once(const struct kheap *heap, uintptr_t address, struct place place, size_t *usable)
+{
+	unsigned kind = page_kind_byte(place.region, place.granule / PAGE_GRANULES);
+
+	if (UNLIKELY(!place_is_live(heap, place, address)))
+		return STOREY_OTHER;
+	if (is_block_kind((enum page_kind)kind)) {
+		*usable = usable_of_block(heap, address);
+		return LIKELY(*usable) ? STOREY_BLOCK : STOREY_OTHER;
+	}
+	if (is_slab((enum page_kind)kind)) {
+		*usable = slab_object_size(kind - PAGE_SLAB);
+		return STOREY_SLAB;
+	}
+	if (kind != PAGE_RUN)
+		return STOREY_OTHER;
+	*usable = usable_of_run(place.region, place.granule);
+	return STOREY_RUN;
+}
+
 #endif

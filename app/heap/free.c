@@ -200,6 +200,39 @@ bool kheap_free_cached(struct kheap *heap, void *object)
 	return free_cached_far(heap, object);
 }
 
+/* ---- sizes --------------------------------------------------------------------------------------------------------- */
+
+/* Usable bytes of a live object of a slab, a block or a page run; 0: look closer. */
+INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address)
+{
+	struct place place = { .region = NULL };
+	size_t usable = 0;
+
+	if (!HARDENED && address)
+		place = place_at(heap, address);
+	if (place.region)
+		(void)storey_at_once(heap, address, place, &usable);
+	return usable;
+}
+
+size_t kheap_usable_size(struct kheap *heap, const void *pointer)
+{
+	struct object object;
+	size_t usable = usable_at_once(heap, (uintptr_t)pointer);
+
+	if (usable || !pointer)
+		return usable;
+	kport_lock_state state = heap_lock(heap);
+
+	if (heap_find(heap, (uintptr_t)pointer, &object)) {
+		usable = object_usable(heap, &object, (uintptr_t)pointer);
+		if (usable == SIZE_MAX)
+			usable = 0;
+	}
+	heap_unlock(heap, state);
+	return usable;
+}
+
 /* ---- what is called seldom ---------------------------------------------------------------------------------------- */
 #include "small.h"
 

@@ -207,7 +207,7 @@ void large_free_run(struct kheap *heap, struct cpu_cache *cache, struct page_des
 	if (may_keep_one(heap, cache, run_bytes(desc)) && is_lone(&cache->lone_pages, desc->n_pages)) {
 		struct page_desc *old = run_list_pop(&cache->lone_run, 1);
 
-		run_list_push(&cache->lone_run, desc);
+		run_list_push(&cache->lone_run, desc_region(desc), desc);
 		cache->lone_bytes += run_bytes(desc) - run_bytes(old);
 		if (!old)
 			return;
@@ -269,7 +269,7 @@ bool large_push_run(struct cpu_cache *cache, struct page_desc *desc)
 	if (!large || !is_large_run(desc) || !has_room(large, large->n_of_runs[desc->n_pages - LARGE_RUN_MIN], n_bytes))
 		return false;
 	large->n_of_runs[desc->n_pages - LARGE_RUN_MIN]++;
-	run_list_push(&large->runs[desc->n_pages - LARGE_RUN_MIN], desc);
+	run_list_push(&large->runs[desc->n_pages - LARGE_RUN_MIN], desc_region(desc), desc);
 	large->n_bytes += n_bytes;
 	STORE(large->run_bytes, large->run_bytes + n_bytes);
 	STORE(large->n_runs, large->n_runs + 1);

@@ -468,9 +468,8 @@ struct kheap {
 	bool is_refused; /* there were no pages when they were last wanted */
 	/* How much less CPUs keep than they might, as a shift: the heap grew though what they kept was given back. See squeeze in depot.c. */
 	uint8_t squeeze;
-	uint8_t patience;      /* rounds until they may keep more again, as a shift */
-	bool has_relaxed;      /* since the last squeeze */
-	uint32_t n_calm;       /* rounds since then, or since they were last let keep more */
+	uint8_t n_drained;     /* times that much was drained before the heap grew, see is_churning */
+	uint16_t n_calm;       /* rounds since the squeeze, or since they were last let keep more */
 	uint8_t n_busy_rounds; /* see HEAP_BUSY */
 	uint8_t n_near;        /* objects resized in turn in one region, which is not the window's */
 	bool is_thorough;      /* the heap is about to fail or to grow: look at more of each list */

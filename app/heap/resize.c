@@ -1,72 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sizes of objects, and changing them. What is told of an object of a slab, or of a block, without the lock is told from memory that is
+ * Changing the sizes of objects. What is told of an object of a slab, or of a block, without the lock is told from memory that is
  * the caller's while the object lives: its page's kind, its header. Everything else takes the lock.
  *
  * A block that grows where it is by little at a time gets a RESIZE_SHARE more than it was asked for, so that appending does not come here
  * each time; one that shrinks by less than that keeps its size.
  */
 #include "fast.h"
-
-/* Where an object is from, as far as can be told at once. */
-enum storey { STOREY_SLAB, STOREY_BLOCK, STOREY_RUN, STOREY_OTHER };
-
-INLINE size_t usable_of_run(const struct region *region, size_t granule)
-{
-	return (size_t)region->descs[granule / PAGE_GRANULES].n_pages << PAGE_SHIFT;
-}
-
-/* The storey of the live object that starts here and its usable bytes; STOREY_OTHER: look closer, or there is none. */
-INLINE enum storey storey_at_once(const struct kheap *heap, uintptr_t address, struct place place, size_t *usable)
-{
-	unsigned kind = page_kind_byte(place.region, place.granule / PAGE_GRANULES);
-
-	if (UNLIKELY(!place_is_live(heap, place, address)))
-		return STOREY_OTHER;
-	if (is_block_kind((enum page_kind)kind)) {
-		*usable = usable_of_block(heap, address);
-		return LIKELY(*usable) ? STOREY_BLOCK : STOREY_OTHER;
-	}
-	if (is_slab((enum page_kind)kind)) {
-		*usable = slab_object_size(kind - PAGE_SLAB);
-		return STOREY_SLAB;
-	}
-	if (kind != PAGE_RUN)
-		return STOREY_OTHER;
-	*usable = usable_of_run(place.region, place.granule);
-	return STOREY_RUN;
-}
-
-/* Usable bytes of a live object of a slab, a block or a page run; 0: look closer. */
-INLINE size_t usable_at_once(struct kheap *heap, uintptr_t address)
-{
-	struct place place = { .region = NULL };
-	size_t usable = 0;
-
-	if (!HARDENED && address)
-		place = place_at(heap, address);
-	if (place.region)
-		(void)storey_at_once(heap, address, place, &usable);
-	return usable;
-}
-
-size_t kheap_usable_size(struct kheap *heap, const void *pointer)
-{
-	struct object object;
-	size_t usable = usable_at_once(heap, (uintptr_t)pointer);
-
-	if (usable || !pointer)
-		return usable;
-	kport_lock_state state = heap_lock(heap);
-
-	if (heap_find(heap, (uintptr_t)pointer, &object)) {
-		usable = object_usable(heap, &object, (uintptr_t)pointer);
-		if (usable == SIZE_MAX)
-			usable = 0;
-	}
-	heap_unlock(heap, state);
-	return usable;
-}
 
 static bool run_resize(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
 {
@@ -361,7 +301,7 @@ static bool block_grow(struct kheap *heap, uintptr_t address, size_t usable, siz
 	size_t most = size;
 	bool has_grown;
 
-	if (size > BLOCK_MAX_REQUEST || !lies_right(address, size, is_natural) || is_in_use(heap, address + usable))
+	if (size > BLOCK_MAX_REQUEST || !lies_right(address, size, is_natural))
 		return false;
 	if (is_appending(usable, size))
 		most = min_size(size + size / RESIZE_SHARE, BLOCK_MAX_REQUEST);
@@ -410,11 +350,15 @@ static void *run_with_room(struct kheap *heap, size_t size)
 	return desc ? (void *)desc_address(desc) : alloc_to_grow(heap, size);
 }
 
-/* NULL: the object grows by much at once, or what has room would not lie right, or there is nothing. */
-static void *alloc_with_room(struct kheap *heap, size_t usable, size_t size, bool is_natural)
+/* Shall the object, which grows, go where it can go on? Not if it grows by much at once, or would not lie right there. */
+INLINE bool wants_room(size_t usable, size_t size, bool is_natural)
 {
-	if (!is_appending(usable, size) || (is_natural && is_power_of_two(size)))
-		return NULL;
+	return is_appending(usable, size) && !(is_natural && is_power_of_two(size));
+}
+
+/* NULL: there is nothing. */
+static void *alloc_with_room(struct kheap *heap, size_t size)
+{
 	return size + size / 2 <= BLOCK_MAX_REQUEST ? block_with_room(heap, size) : run_with_room(heap, size);
 }
 
@@ -424,9 +368,10 @@ static __attribute__((noinline)) void *grow_block(struct kheap *heap, struct reg
 {
 	void *moved;
 
-	if (block_grow(heap, (uintptr_t)object, usable, size, is_natural))
+	if (!is_in_use(heap, (uintptr_t)object + usable) &&
+	    block_grow(heap, (uintptr_t)object, usable, size, is_natural))
 		return object;
-	moved = alloc_with_room(heap, usable, size, is_natural);
+	moved = wants_room(usable, size, is_natural) ? alloc_with_room(heap, size) : NULL;
 	if (!moved) {
 		moved = move_away(heap, region, object, usable, size, is_natural);
 		/* The caches were drained for that: what lay behind it may be free now. */
@@ -435,6 +380,14 @@ static __attribute__((noinline)) void *grow_block(struct kheap *heap, struct reg
 	heap_copy(moved, object, usable);
 	free_moved(heap, region, object);
 	return moved;
+}
+
+/* Is what lies behind a live run used? Without the lock: if it is free a moment later, nothing is lost. */
+INLINE bool is_followed(const struct region *region, size_t page)
+{
+	size_t end = page + region->descs[page].n_pages;
+
+	return end < LOAD(region->n_pages) && page_kind_of(region, end) != PAGE_FREE;
 }
 
 static bool run_try(struct kheap *heap, struct region *region, size_t page, size_t size)
@@ -450,29 +403,33 @@ static bool run_try(struct kheap *heap, struct region *region, size_t page, size
 	return is_done;
 }
 
+INLINE bool may_lie(const void *run, size_t size, bool is_natural)
+{
+	return !is_natural || (uintptr_t)run % natural_alignment(size) == 0;
+}
+
 /* A live run has too few pages or too many, or a power of two is not to lie here. */
-static __attribute__((noinline)) void *change_run(struct kheap *heap, struct region *region, void *object, size_t size,
-                                                  bool is_natural)
+static __attribute__((noinline)) void *change_run(struct kheap *heap, struct region *region, void *object,
+                                                  size_t usable, size_t size, bool is_natural)
 {
 	size_t page = region_page(region, (uintptr_t)object);
-	size_t usable = (size_t)region->descs[page].n_pages << PAGE_SHIFT;
-	bool stays = !is_natural || (uintptr_t)object % natural_alignment(size) == 0;
 
 	if (size > PTRDIFF_MAX)
 		return NULL;
 	/* Of a small object a page would be too much. */
-	if (stays && size > PAGE_SIZE / 2 &&
+	if (size > PAGE_SIZE / 2 && !(size > usable && is_followed(region, page)) &&
+	    may_lie(object, size, is_natural) &&
 	    (run_try(heap, region, page, size) ||
 	     (run_gets_room(heap, (uintptr_t)object, size) && run_try(heap, region, page, size))))
 		return object;
-	void *moved = size > usable ? alloc_with_room(heap, usable, size, is_natural) : NULL;
+	void *moved = size > usable && wants_room(usable, size, is_natural) ? alloc_with_room(heap, size) : NULL;
 
 	if (!moved)
 		moved = alloc_like(heap, size, is_natural);
 	if (moved) {
 		heap_copy(moved, object, min_size(size, usable));
 		cpu_free_run(heap, object, region);
-	} else if (stays && run_try(heap, region, page, size)) {
+	} else if (may_lie(object, size, is_natural) && run_try(heap, region, page, size)) {
 		/* The caches were drained for that: what lay behind it may be free now. */
 		moved = object;
 	}
@@ -505,7 +462,7 @@ static __attribute__((noinline)) void *realloc_at(struct kheap *heap, void *obje
 	case STOREY_RUN:
 		if (run_fits(address, usable, size, is_natural))
 			return object;
-		return change_run(heap, region, object, size, is_natural);
+		return change_run(heap, region, object, usable, size, is_natural);
 	case STOREY_BLOCK:
 		if (block_fits(address, usable, size, is_natural))
 			return object;
@@ -542,8 +499,10 @@ INLINE void *realloc_placed(struct kheap *heap, void *object, size_t size, struc
 			if (LIKELY(usable) && size > usable)
 				return grow_block(heap, place.region, object, usable, size, is_natural);
 		} else if (kind == PAGE_RUN) {
-			if (run_fits(address, usable_of_run(place.region, place.granule), size, is_natural))
+			usable = usable_of_run(place.region, place.granule);
+			if (run_fits(address, usable, size, is_natural))
 				return object;
+			return change_run(heap, place.region, object, usable, size, is_natural);
 		} else if (is_slab((enum page_kind)kind)) {
 			usable = slab_object_size(kind - PAGE_SLAB);
 			if (size > usable)
@@ -556,12 +515,12 @@ INLINE void *realloc_placed(struct kheap *heap, void *object, size_t size, struc
 /* Objects resized in turn in one region, until the window leaves the one that serves what is freed. */
 #define NEAR_TURNS 16
 
-/* It has to be looked up, or there is none. */
-static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *object, size_t size, bool is_natural)
+/* It has to be looked up. */
+static __attribute__((noinline)) void *realloc_found(struct kheap *heap, void *object, size_t size, bool is_natural)
 {
 	struct place place = { .region = NULL };
 
-	if (!HARDENED && object && UNLIKELY(!look_once(heap, (uintptr_t)object, &place)))
+	if (!HARDENED && UNLIKELY(!look_once(heap, (uintptr_t)object, &place)))
 		place = place_of(heap, (uintptr_t)object);
 	if (UNLIKELY(!place.region))
 		return realloc_slow(heap, object, size, is_natural);
@@ -573,6 +532,11 @@ static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *obj
 	heap->near = place.region;
 #endif
 	return realloc_placed(heap, object, size, place, is_natural);
+}
+
+static __attribute__((noinline)) void *realloc_far(struct kheap *heap, void *object, size_t size, bool is_natural)
+{
+	return object ? realloc_found(heap, object, size, is_natural) : alloc_like(heap, size, is_natural);
 }
 
 INLINE void *realloc_near(struct kheap *heap, void *object, size_t size, bool is_natural)

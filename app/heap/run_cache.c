@@ -25,24 +25,25 @@ INLINE struct page_desc *run_pop(struct run_cache *cache, size_t n_pages, size_t
 }
 
 /* False: there is no room. */
-INLINE bool run_push(struct run_cache *cache, struct page_desc *desc)
+INLINE bool run_push(struct run_cache *cache, struct region *region, struct page_desc *desc)
 {
 	size_t n_pages = cache->n_pages + desc->n_pages;
 
 	if (UNLIKELY(n_pages > cache->most_pages))
 		return false;
-	run_list_push(&cache->runs[desc->n_pages - 1], desc);
+	run_list_push(&cache->runs[desc->n_pages - 1], region, desc);
 	STORE(cache->n_runs, cache->n_runs + 1);
 	STORE(cache->n_pages, n_pages);
 	return true;
 }
 
-/* Does this live run belong into a list? */
+/* Does this live run belong into a list? A power of two has to be aligned to its length, here in pages. */
 INLINE bool is_cacheable(const struct page_desc *desc, uintptr_t address)
 {
-	size_t n_pages = desc->n_pages, alignment = is_power_of_two(n_pages) ? n_pages << PAGE_SHIFT : PAGE_SIZE;
+	static const uint8_t alignments[RUN_CACHE_PAGES + 1] = { 1, 1, 2, 1, 4, 1, 1, 1, 8 };
+	size_t n_pages = desc->n_pages;
 
-	return n_pages <= RUN_CACHE_PAGES && !desc->is_bare && !(address & (alignment - 1));
+	return n_pages <= RUN_CACHE_PAGES && !desc->is_bare && !(address & (alignments[n_pages] * PAGE_SIZE - 1));
 }
 
 void give_back_run(struct kheap *heap, struct page_desc *desc)
@@ -116,7 +117,8 @@ static __attribute__((noinline)) void free_run_shared(struct kheap *heap, uintpt
 		free_locked(heap, address);
 	else if (is_large && cache)
 		large_free_run(heap, cache, desc);
-	else if (!(is_small && cache && give_back_other(heap, &cache->runs, desc) && run_push(&cache->runs, desc)))
+	else if (!(is_small && cache && give_back_other(heap, &cache->runs, desc) &&
+	           run_push(&cache->runs, desc_region(desc), desc)))
 		give_back_run(heap, desc);
 	if (cache) {
 		if (is_small)
@@ -136,7 +138,7 @@ void cpu_free_run(struct kheap *heap, void *object, struct region *region)
 	bool is_small = is_cacheable(desc, address);
 
 	if (cpu_enter(cache)) {
-		bool is_done = is_small ? run_push(&cache->runs, desc) : large_push_run(cache, desc);
+		bool is_done = is_small ? run_push(&cache->runs, region, desc) : large_push_run(cache, desc);
 
 		cpu_leave(cache);
 		if (LIKELY(is_done))
