@@ -12,7 +12,8 @@
  *    -ffreestanding, any thread where it is not, and no handler that may have interrupted the heap on its own
  *    CPU; a port of your own makes it any CPU and any handler. No function needs an operating system, firmware or another heap, so all of them work
  *    before other CPUs are started and after ExitBootServices (unless the page source you gave does not).
- *  - Callbacks (page source, error, low memory) are called with no lock held and may call the heap.
+ *  - Callbacks (page source, error, low memory) are called with no lock held and may call the heap. What the page source, or who is asked
+ *    when memory is low, allocates there is KMALLOC_NO_GROW: they may be asked for that, too, within themselves, without end.
  *  - Misuse (freeing twice, a stranger's pointer...) never changes the heap: it is reported to on_error and
  *    the call does nothing and returns NULL, false or 0; what was to be freed stays allocated. Without on_error the port's
  *    trap stops the program at the misuse.
@@ -31,7 +32,10 @@ extern "C" {
 
 #define KMALLOC_VERSION "0.1.0"
 #define KMALLOC_PAGE_SIZE ((size_t)4096)
-/* Every object is aligned to this at least; one whose size is a power of two up to 2 MiB is aligned to its size. */
+/*
+ * Every object is aligned to this at least; one whose size is a power of two up to 2 MiB is aligned to its size, unless the call names an
+ * alignment: then to that.
+ */
 #define KMALLOC_ALIGNMENT ((size_t)16)
 /* The smallest first region that a heap can be made in. */
 #define KHEAP_MIN_REGION ((size_t)16384)
@@ -148,7 +152,8 @@ void kheap_destroy(struct kheap *heap);
 
 /*
  * Give the heap more memory, at any address and of any size; the region is cut to whole pages, and a page at address 0 is
- * left out, because no object may be NULL. Regions may be adjacent. False when no whole page is left after that,
+ * left out, because no object may be NULL. Regions may be adjacent. A region may lie across 4 GiB, but no object does: free pages below and
+ * above are kept apart. False when no whole page is left after that,
  * when it overlaps a region of this heap, would pass the limit, or is one too many for the table of them and there are no pages for
  * a larger one. O(pages), as kheap_create.
  */
@@ -445,8 +450,8 @@ void kfree(void *object);
 void kfree_sized(void *object, size_t size_bytes);
 void kfree_aligned_sized(void *object, size_t alignment, size_t size_bytes);
 size_t kusable_size(const void *object);
-/* What kusable_size would say of a fresh object of this size when its class has a slab: what to round a size up to (some have
- * KMALLOC_ALIGNMENT bytes more, where those would be too few for another object, or there is no other room). Never less than
+/* What kusable_size would say of a fresh object of this size when its class has a slab: what to round a size up to (some objects
+ * have more: KMALLOC_ALIGNMENT bytes that would be too few for another one, or what was cached and was large enough). Never less than
  * size_bytes unless that is above PTRDIFF_MAX: then 0. */
 size_t kgood_size(size_t size_bytes);
 struct kmalloc_result kmalloc_at_least(size_t size_bytes);

@@ -6,18 +6,19 @@
  * A host that needs something else writes its own header with the same names and compiles the heap, and whatever includes this, with
  * -DKMALLOC_PORT_HEADER='"my_port.h"'. The default below needs nothing but the compiler:
  *
- *   freestanding (-ffreestanding)  one CPU, and no interrupt handler that calls the heap. A kernel with several CPUs, or with handlers
- *                                  that allocate, must give its own header: see the README for one of twenty lines.
+ *   freestanding (-ffreestanding)  one CPU, no interrupt handler that calls the heap, and no switch of threads inside it. A kernel with
+ *                                  several CPUs, or with handlers that allocate, must give its own header: see the README for one of
+ *                                  twenty lines.
  *   hosted                         any number of threads; the first KPORT_CPUS of them have a cache of their own.
  *
  * KPORT_CPUS        CPUs that have a cache of their own. Costs each heap a pointer a CPU; a cache is made when its CPU first needs it.
  * kport_cpu()       The number of this CPU, below KPORT_CPUS, or KPORT_CPUS when it has none (it then works without a cache, which is
  *                   slower and just as right). No other CPU may have the same number at the same time. It must hold until the call of
- *                   the heap returns: a kernel that can move a thread to another CPU at any moment keeps it from doing so inside the heap,
- *                   or numbers its threads.
+ *                   the heap returns: a kernel that can move a thread to another CPU, or give the CPU to another thread, at any moment disables
+ *                   that (preemption) inside the heap, or numbers its threads.
  * kport_cpu_begin() The same, called once before a CPU is given a cache: a host that numbers its threads does it here.
- * KPORT_INTERRUPTS  1: code that interrupted the heap on its own CPU (an interrupt handler, a notification function of UEFI) may call it.
- *                   Each CPU's cache then carries an "inside" mark: whoever finds it set leaves that cache alone and works on the
+ * KPORT_INTERRUPTS  1: code that interrupted the heap on its own CPU (an interrupt handler, a notification function of UEFI) may call it,
+ *                   if it ends before what it interrupted goes on: a switch to another thread does not. Each CPU's cache then carries an "inside" mark: whoever finds it set leaves that cache alone and works on the
  *                   shared storeys. It costs four instructions a call. kport_lock must then keep such code away until kport_unlock, for
  *                   instance by masking interrupts; kport_lock_state carries what was saved.
  * kport_lock()      Mutual exclusion of all CPUs. The heap holds one lock at a time, for a bounded time, and calls nobody meanwhile.

@@ -84,7 +84,7 @@ INLINE size_t usable_of_block(const struct kheap *heap, uintptr_t address)
 
 	if (UNLIKELY(header_hash(heap, block_of_payload(address), header)))
 		return 0;
-	return (header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS) - BLOCK_HEADER;
+	return (size_t)(header & UINT32_MAX & ~(uint64_t)BLOCK_FLAGS) - BLOCK_HEADER;
 }
 
 INLINE unsigned block_label(const struct block *block)

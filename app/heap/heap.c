@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The front: kheap_alloc to kheap_free. Chooses the storey for a size, finds the object for an address, counts, grows the heap when it is
- * full, and reports misuse. Sizes and alignments may be hostile; addresses are believed only after heap_find.
+ * The front: kheap_alloc. Chooses the storey for a size, counts, grows the heap when it is full, and reports misuse. Sizes and alignments
+ * may be hostile.
  */
 #include "fast.h"
 

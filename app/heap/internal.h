@@ -3,12 +3,13 @@
  * What the storeys of the heap do for each other, and who owns which part of its data. One storey a file:
  *
  *   fast.h     CPU caches, the part that every call goes through: no lock, no loop, no call
- *   cpu.c      CPU caches, what happens when one is empty or full
+ *   cpu.c, cpu_free.c  CPU caches, what happens when one is empty or full
  *   run_cache.c, large_cache.c  the same for runs of a few pages, and for blocks above 4 KiB
- *   depot.c    behind them: clips, the depot that all CPUs share, and how all of it is given back (cpu.h: what the two share)
+ *   depot.c    behind them: clips, the depot that all CPUs share, and how all of it is given back (cpu.h: what these share)
+ *   lent.c, leave.c  magazines for the blocks of small heaps; caches of CPUs that left
  *   heap.c     kheap_alloc: chooses a storey, counts, grows the heap, reports misuse
- *   free.c     from an address back to the object: kheap_free
- *   resize.c   sizes of objects, and changing them
+ *   free.c     from an address back to the object: its size, kheap_free
+ *   resize.c   changing the sizes of objects
  *   cache.c    kcache: slabs of one user-chosen size
  *   slab.c     equal small objects in a page
  *   block.c    sizes between: boundary tags (block.h: the header; victim.h: what most blocks are cut from)

@@ -19,7 +19,7 @@
 
 #pragma GCC visibility push(hidden)
 
-/* ---- region.c ----------------------------------------------------------------------------------------------- */
+/* ---- section.c ---------------------------------------------------------------------------------------------- */
 
 /*
  * Where a section's entries are looked for first, to be cut to the table: a pair of them, because where two regions meet they share a section.
