@@ -261,6 +261,20 @@ __attribute__((noinline)) void cpu_free_slow(struct kheap *heap, void *object)
 	}
 }
 
+/* What lies in this region was not pushed. */
+static __attribute__((noinline)) void free_not_pushed(struct kheap *heap, void *object, struct region *region,
+                                                      enum pushed pushed, size_t number)
+{
+	struct place place = { region->starts, region->magazines, granule_of(region, (uintptr_t)object), region };
+
+	if (pushed == NOT_PUSHED)
+		cpu_free_slow(heap, object);
+	else if (number)
+		cpu_free_full(heap, object, number);
+	else
+		free_unsized(heap, object, place);
+}
+
 /* Not in the window. What no magazine takes is not looked up again. */
 INLINE void free_placed(struct kheap *heap, void *object, struct place place)
 {
@@ -268,14 +282,8 @@ INLINE void free_placed(struct kheap *heap, void *object, struct place place)
 	enum pushed pushed =
 		cache_push(heap, cpu_of(heap), object, place.starts, place.magazines, place.granule, &number);
 
-	if (LIKELY(pushed == PUSHED))
-		return;
-	if (pushed == NOT_PUSHED)
-		cpu_free_slow(heap, object);
-	else if (number)
-		cpu_free_full(heap, object, number);
-	else
-		free_unsized(heap, object, place);
+	if (UNLIKELY(pushed != PUSHED))
+		free_not_pushed(heap, object, place.region, pushed, number);
 }
 
 /* In the table not where it is looked at first. */
