@@ -31,7 +31,7 @@
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
-#define CHURN_DRAINS 6
+#define CHURN_DRAINS 4
 #define CHURN_SHARE 8
 #define CHURN_MOST_SHARE 2
 #define CHURN_MOST_BYTES ((size_t)2 << 20)
@@ -326,8 +326,8 @@ INLINE bool own_has_room(const struct cpu_cache *cache, const struct magazine_st
 }
 
 /*
- * To drain caches before the heap grows saves what they hold once, and costs whoever needs it each time. One CPU that had to so often, when they
- * held an eighth of the heap or more, may keep them instead, up to a half of it.
+ * To drain caches before the heap grows saves what they hold once, and costs whoever needs it each time: page runs, which are cut up and merged, the
+ * most. One CPU that had to give up an eighth of the heap in runs so often keeps what it has instead, up to a half of it.
  */
 INLINE bool is_churning(const struct kheap *heap)
 {
