@@ -32,6 +32,7 @@
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
 #define CHURN_DRAINS 4
+#define CHURN_DRAINS_SPARSE 64
 #define CHURN_SHARE 8
 #define CHURN_MOST_SHARE 2
 #define CHURN_MOST_BYTES ((size_t)2 << 20)
@@ -327,11 +328,13 @@ INLINE bool own_has_room(const struct cpu_cache *cache, const struct magazine_st
 
 /*
  * To drain caches before the heap grows saves what they hold once, and costs whoever needs it each time: page runs, which are cut up and merged, the
- * most. One CPU that had to give up an eighth of the heap in runs so often keeps what it has instead, up to a half of it.
+ * most. One CPU that had to give up an eighth of the heap in runs so often keeps what it has instead, up to a half of it. Where pages were never
+ * used, so that the first touch of each is dear, it has to be much more often.
  */
 INLINE bool is_churning(const struct kheap *heap)
 {
-	return heap->n_drained == CHURN_DRAINS && !heap->n_caches && can_grow(heap);
+	return heap->n_drained >= (heap->is_sparse ? CHURN_DRAINS_SPARSE : CHURN_DRAINS) && !heap->n_caches &&
+	       can_grow(heap);
 }
 
 /*

@@ -362,7 +362,7 @@ COLD bool cpu_spare(struct kheap *heap)
 	/* What is very large goes all the same. */
 	if (is_churning(heap) && cached <= min_size(scale / CHURN_MOST_SHARE, CHURN_MOST_BYTES))
 		return cache && large_bytes(cache) > scale / DRAIN_SHARE && large_drain(heap, cache);
-	if (cache && cache->runs.n_pages << PAGE_SHIFT > scale / CHURN_SHARE && heap->n_drained < CHURN_DRAINS)
+	if (cache && cache->runs.n_pages << PAGE_SHIFT > scale / CHURN_SHARE && heap->n_drained < CHURN_DRAINS_SPARSE)
 		heap->n_drained++;
 	return drain_large(heap);
 }
