@@ -328,18 +328,23 @@ INLINE bool own_has_room(const struct cpu_cache *cache, const struct magazine_st
 
 /*
  * To drain caches before the heap grows saves what they hold once, and costs whoever needs it each time: page runs, which are cut up and merged, the
- * most. One CPU that had to give up an eighth of the heap in runs so often keeps what it has instead, up to a half of it. Where pages were never
- * used, so that the first touch of each is dear, it has to be much more often.
+ * most. One CPU that worked alone, and had to give up an eighth of the heap in runs so often, keeps what it has instead, up to a half of the heap,
+ * until that cannot grow. Where pages were never used, so that the first touch of each is dear, it has to be much more often.
  */
+INLINE bool can_churn(const struct kheap *heap)
+{
+	return !heap->n_caches && can_grow(heap);
+}
+
 INLINE bool is_churning(const struct kheap *heap)
 {
-	return heap->n_drained >= (heap->is_sparse ? CHURN_DRAINS_SPARSE : CHURN_DRAINS) && !heap->n_caches &&
-	       can_grow(heap);
+	return heap->n_drained >= (heap->is_sparse ? CHURN_DRAINS_SPARSE : CHURN_DRAINS) && can_churn(heap);
 }
 
 /*
  * What a CPU may keep of runs, and as much of large objects of which there are many alike: an eighth of the heap, or if it works alone so much
- * that bursts of ordinary size stay with it. It goes before the heap grows, but only for this CPU: others cannot reach it.
+ * that bursts of ordinary size stay with it. It goes before the heap grows, but only for this CPU: others cannot reach it. Where it stays then, it
+ * may be more.
  */
 static inline size_t burst_bytes(const struct kheap *heap)
 {
@@ -348,7 +353,7 @@ static inline size_t burst_bytes(const struct kheap *heap)
 	if (heap->n_caches)
 		part /= 1 + heap->n_caches;
 	else
-		part = is_churning(heap) ? scale : min_size(max_size(part, BURST_LEAST_BYTES), scale);
+		part = max_size(part, min_size(is_churning(heap) ? CHURN_MOST_BYTES : BURST_LEAST_BYTES, scale));
 	return (min_size(part, BURST_MOST_BYTES) / scarcity(heap)) >> heap->squeeze;
 }
 

@@ -343,7 +343,7 @@ static size_t cached_bytes(struct kheap *heap, unsigned number)
 	return n + lent_bytes(cache) + large_cached_bytes(cache);
 }
 
-COLD bool cpu_spare(struct kheap *heap)
+COLD bool cpu_spare(struct kheap *heap, bool may_keep)
 {
 	struct cpu_cache *cache = present_cache(heap);
 	size_t footprint = heap->counters.footprint_pages;
@@ -360,9 +360,9 @@ COLD bool cpu_spare(struct kheap *heap)
 	if (cached <= scale / DRAIN_SHARE)
 		return false;
 	/* What is very large goes all the same. */
-	if (is_churning(heap) && cached <= min_size(scale / CHURN_MOST_SHARE, CHURN_MOST_BYTES))
+	if (may_keep && is_churning(heap) && cached <= CHURN_MOST_BYTES && cached <= scale / CHURN_MOST_SHARE)
 		return cache && large_bytes(cache) > scale / DRAIN_SHARE && large_drain(heap, cache);
-	if (cache && cache->runs.n_pages << PAGE_SHIFT > scale / CHURN_SHARE && heap->n_drained < CHURN_DRAINS_SPARSE)
+	if (cache && can_churn(heap) && !is_churning(heap) && cache->runs.n_pages << PAGE_SHIFT > scale / CHURN_SHARE)
 		heap->n_drained++;
 	return drain_large(heap);
 }
@@ -396,6 +396,7 @@ COLD bool cpu_reset(struct kheap *heap)
 	bool any = cpu_drain(heap);
 	struct cpu_cache *cache = present_cache(heap);
 
+	heap->n_drained = 0;
 	if (cache) {
 		any |= cache->block_states != NULL;
 		cache_shrink(heap, cache);

@@ -128,10 +128,10 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	return true;
 }
 
-static bool caches_serve(struct kheap *heap)
+static bool caches_serve(struct kheap *heap, bool may_keep)
 {
 	kport_lock_state state = heap_lock(heap);
-	bool any = cpu_spare(heap);
+	bool any = cpu_spare(heap, may_keep);
 
 	heap_unlock(heap, state);
 	return any;
@@ -140,7 +140,7 @@ static bool caches_serve(struct kheap *heap)
 bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size,
                     struct replenished *tried)
 {
-	if (caches_serve(heap)) {
+	if (caches_serve(heap, true)) {
 		tried->has_drained = true;
 		return true;
 	}
@@ -149,6 +149,8 @@ bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_addr
 			cpu_squeeze(heap);
 		return true;
 	}
+	if (caches_serve(heap, false))
+		return true;
 	if (tried->has_asked || !heap->config.on_low_memory)
 		return false;
 	tried->has_asked = true;

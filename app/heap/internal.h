@@ -361,8 +361,8 @@ void cpu_free_full(struct kheap *heap, void *object, size_t number);
 void cpu_free_far(struct kheap *heap, void *object);
 /* Give what this CPU's cache and the depot hold back to the slabs and blocks; true if that was anything. */
 bool cpu_drain(struct kheap *heap);
-/* Before the heap grows: what it would be worth to give back, does. */
-bool cpu_spare(struct kheap *heap);
+/* Before the heap grows: what it would be worth to give back, does; once it could not grow, also what may stay otherwise. */
+bool cpu_spare(struct kheap *heap, bool may_keep);
 /* What this CPU keeps in a small heap, and may lie in the way of an object that grows; false: nothing. */
 bool cpu_give_kept(struct kheap *heap);
 /* The heap grew though CPUs gave back what they kept. Without the lock. */

@@ -468,7 +468,7 @@ struct kheap {
 	bool is_refused; /* there were no pages when they were last wanted */
 	/* How much less CPUs keep than they might, as a shift: the heap grew though what they kept was given back. See squeeze in depot.c. */
 	uint8_t squeeze;
-	uint8_t n_drained;     /* times that much was drained before the heap grew, see is_churning */
+	uint8_t n_drained;     /* times that many page runs were drained before the heap grew, see is_churning */
 	uint16_t n_calm;       /* rounds since the squeeze, or since they were last let keep more */
 	uint8_t n_busy_rounds; /* see HEAP_BUSY */
 	uint8_t n_near;        /* objects resized in turn in one region, which is not the window's */

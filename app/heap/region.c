@@ -395,7 +395,7 @@ bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 		page_kind_set(region, i, 0);
 	region->n_described = (uint32_t)max_size(region->n_described, end + n_pages);
 	region->chunks[region->n_chunks++] = (uint32_t)n_pages;
-	region->n_pages += n_pages;
+	STORE(region->n_pages, end + n_pages);
 	if (first < end && may_join(region, end))
 		run_remove(heap, &region->descs[first]);
 	else
@@ -403,7 +403,7 @@ bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 	region_runs(heap, region, first, region->n_pages, true);
 	if (!region_resized(heap, region, end)) {
 		region_runs(heap, region, first, region->n_pages, false);
-		region->n_pages = end;
+		STORE(region->n_pages, end);
 		region->n_chunks--;
 		if (first < end)
 			region_runs(heap, region, first, end, true);
@@ -421,7 +421,7 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 	run_remove(heap, &region->descs[first]);
 	if (n_free > n_pages)
 		run_insert(heap, region, first, n_free - n_pages);
-	region->n_pages -= n_pages;
+	STORE(region->n_pages, region->n_pages - n_pages);
 	region->fresh_page = (uint32_t)min_size(region->fresh_page, region->n_pages);
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;

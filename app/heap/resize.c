@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Changing the sizes of objects. What is told of an object of a slab, or of a block, without the lock is told from memory that is
- * the caller's while the object lives: its page's kind, its header. Everything else takes the lock.
+ * the caller's while the object lives: its page's kind, its header; and whether what lies behind is used, as a guess. Everything else takes
+ * the lock.
  *
  * A block that grows where it is by little at a time gets a RESIZE_SHARE more than it was asked for, so that appending does not come here
  * each time; one that shrinks by less than that keeps its size.

@@ -40,7 +40,9 @@ INLINE bool run_push(struct run_cache *cache, struct region *region, struct page
 /* Does this live run belong into a list? A power of two has to be aligned to its length, here in pages. */
 INLINE bool is_cacheable(const struct page_desc *desc, uintptr_t address)
 {
-	static const uint8_t alignments[RUN_CACHE_PAGES + 1] = { 1, 1, 2, 1, 4, 1, 1, 1, 8 };
+	static const uint8_t alignments[] = { 1, 1, 2, 1, 4, 1, 1, 1, 8 };
+
+	_Static_assert(sizeof(alignments) == RUN_CACHE_PAGES + 1, "one for each length");
 	size_t n_pages = desc->n_pages;
 
 	return n_pages <= RUN_CACHE_PAGES && !desc->is_bare && !(address & (alignments[n_pages] * PAGE_SIZE - 1));
