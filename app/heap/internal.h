@@ -35,7 +35,8 @@
  *                  but for a run's, which its CPU's cache clears and sets, also without the lock), a run's length, the window's (an
  *                  old one will do: nothing starts in pages that come or go), and the section
  *                  table, which has a sequence number that is odd while it changes; where there are several CPUs a table that was
- *                  outgrown stays readable.
+ *                  outgrown stays readable; by resize.c, as a guess, a region's length, and the kind of the page
+ *                  or the header of the block behind what grows.
  */
 #ifndef HEAP_INTERNAL_H
 #define HEAP_INTERNAL_H
