@@ -31,10 +31,11 @@
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
-#define CHURN_DRAINS 4
+#define CHURN_DRAINS \
+	4 /* drains before growth, each of an eighth of the heap in runs, that tell that they are in vain */
 #define CHURN_DRAINS_SPARSE 64
 #define CHURN_SHARE 8
-#define CHURN_MOST_SHARE 2
+#define CHURN_MOST_SHARE 2 /* so much of the heap, and so many bytes, stay then */
 #define CHURN_MOST_BYTES ((size_t)2 << 20)
 #define KEPT_SHARE 64   /* of the heap an object may be that a CPU keeps besides, where others may miss it */
 #define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
