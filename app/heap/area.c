@@ -219,6 +219,8 @@ static struct block *victim_extend(struct kheap *heap, size_t need, size_t n_pag
 
 struct block *area_grow(struct kheap *heap, size_t need, size_t alignment)
 {
+	if (!heap->counters.free_run_pages)
+		return NULL;
 	/* An eighth of what blocks hold now, so that a small heap grows by single pages. */
 	size_t slack = alignment > GRANULE ? alignment + BLOCK_MIN : 0;
 	size_t least = align_up(need + slack + GRANULE, PAGE_SIZE) >> PAGE_SHIFT;

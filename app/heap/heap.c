@@ -315,9 +315,10 @@ uintptr_t alloc_once(struct kheap *heap, const struct request *request)
 	return object;
 }
 
-static uintptr_t alloc_locked(struct kheap *heap, const struct request *request)
+/* is_tried: what can be had at once was looked for in vain just now. */
+static uintptr_t alloc_locked(struct kheap *heap, const struct request *request, bool is_tried)
 {
-	uintptr_t object = alloc_once(heap, request);
+	uintptr_t object = is_tried ? 0 : alloc_once(heap, request);
 
 	if (!object) {
 		heap_drain(heap);
@@ -355,11 +356,11 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 	bool was_refused = heap->is_refused;
 
 	heap->is_refused = true;
-	uintptr_t object = alloc_locked(heap, request);
+	uintptr_t object = alloc_locked(heap, request, false);
 
 	/* Not for what the heap could never hold. */
 	if (!object && request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
-		object = alloc_locked(heap, request);
+		object = alloc_locked(heap, request, false);
 	heap->is_refused = !(flags & KMALLOC_NO_GROW) || was_refused;
 	heap_unlock(heap, state);
 	return (void *)object;
@@ -368,11 +369,12 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 static void *alloc_growing(struct kheap *heap, const struct request *request, unsigned flags)
 {
 	struct replenished tried = { false, false };
+	bool is_tried = flags & ALLOC_TRIED;
 
 	/* Bounded, because what was got may be unfit for this request, or gone to another CPU. */
 	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
 		kport_lock_state state = heap_lock_inline(heap);
-		uintptr_t object = alloc_locked(heap, request);
+		uintptr_t object = alloc_locked(heap, request, is_tried);
 
 		heap_unlock_inline(heap, state);
 		if (object)
@@ -380,6 +382,7 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		if (flags & KMALLOC_NO_GROW ||
 		    !heap_replenish(heap, growth_for(request, tries == 1), request->max_address, request->size, &tried))
 			break;
+		is_tried = false;
 	}
 	return alloc_last_resort(heap, request, flags);
 }
@@ -447,7 +450,7 @@ void *alloc_to_grow(struct kheap *heap, size_t size)
 	request.goes_on = true;
 	for (unsigned tries = GROWTH_TRIES; tries; tries--) {
 		kport_lock_state state = heap_lock(heap);
-		uintptr_t object = alloc_locked(heap, &request);
+		uintptr_t object = alloc_locked(heap, &request, false);
 
 		heap_unlock(heap, state);
 		if (object)

@@ -72,7 +72,7 @@ static __attribute__((noinline)) void *alloc_run_shared(struct kheap *heap, size
 	if (cache)
 		note_miss(heap, cache);
 	heap_unlock_inline(heap, state);
-	return desc ? (void *)desc_address(desc) : alloc_any(heap, size, alignment, 0);
+	return desc ? (void *)desc_address(desc) : alloc_any(heap, size, alignment, ALLOC_TRIED);
 }
 
 void *cpu_alloc_run(struct kheap *heap, size_t size, size_t alignment)
