@@ -219,6 +219,11 @@ void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_
 	heap_unlock(heap, state);
 }
 
+static size_t pages_at_least(size_t min_bytes)
+{
+	return max_size(min_bytes / PAGE_SIZE + (min_bytes % PAGE_SIZE != 0), 1);
+}
+
 struct giving {
 	size_t min_pages, n_left;
 	bool (*give_up)(void *ctx, const struct kheap_range *range);
@@ -254,11 +259,21 @@ static bool give_up_runs(struct giving *giving, const struct run_bins *bins)
 	return true;
 }
 
+size_t kheap_reclaim_pages(struct kheap *heap, size_t min_bytes, size_t n_most)
+{
+	size_t min_pages = pages_at_least(min_bytes), n = 0;
+	kport_lock_state state = heap_lock(heap);
+
+	while (n < n_most && area_release(heap, min_pages))
+		n++;
+	heap_unlock(heap, state);
+	return n;
+}
+
 size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
                            bool (*give_up)(void *ctx, const struct kheap_range *range), void *ctx)
 {
-	size_t min_pages = min_bytes / PAGE_SIZE + (min_bytes % PAGE_SIZE != 0);
-	struct giving giving = { max_size(min_pages, 1), n_most, give_up, ctx };
+	struct giving giving = { pages_at_least(min_bytes), n_most, give_up, ctx };
 	kport_lock_state state = heap_lock(heap);
 
 	for (unsigned zone = 0; zone < N_ZONES && give_up_runs(&giving, &heap->runs[zone]); zone++)

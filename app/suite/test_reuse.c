@@ -368,36 +368,42 @@ static void areas_stay_whole(struct test *t)
 		kheap_free(heap, slots[i]);
 }
 
-/* Most objects of a full heap are freed, and the rest lie between: whole pages that the holes span serve as pages, and as slabs. */
+/* Most objects of a full heap are freed at random; what stays, a list, lies between. */
+static void **make_holes(struct test *t, struct kheap *heap)
+{
+	enum { FREED_OF_TEN = 9 };
+	void **kept = NULL, **gone = NULL, **object;
+	struct random random;
+
+	random_seed(&random, t->options->seed);
+	while ((object = kheap_alloc(heap, random_size(&random, 16, 4095), 0)) != NULL) {
+		void ***list = random_below(&random, 10) < FREED_OF_TEN ? &gone : &kept;
+
+		*object = *list;
+		*list = object;
+	}
+	while ((object = gone) != NULL) {
+		gone = *object;
+		kheap_free(heap, object);
+	}
+	return kept;
+}
+
+/* Whole pages that the holes of a full heap span serve as pages, and as slabs. */
 static void holes_serve_as_pages(struct test *t)
 {
-	enum { FREED_OF_TEN = 9, SMALL = 200 };
+	enum { SMALL = 200 };
 	struct kheap_stats stats;
 	size_t n_pages = 0, n_small = 0;
-	struct random random;
-	void **kept = NULL, **object;
 
 	for (int serves_slabs = 0; serves_slabs < 2; serves_slabs++) {
 		struct kheap *heap = test_heap(t, ARENA);
 		size_t n;
 
 		TRY(heap != NULL);
-		random_seed(&random, t->options->seed);
-		/* A list of what stays, and one of what goes. */
-		void **gone = NULL;
-
-		while ((object = kheap_alloc(heap, random_size(&random, 16, 4095), 0)) != NULL) {
-			void ***list = random_below(&random, 10) < FREED_OF_TEN ? &gone : &kept;
-
-			*object = *list;
-			*list = object;
-		}
-		while ((object = gone) != NULL) {
-			gone = *object;
-			kheap_free(heap, object);
-		}
+		(void)make_holes(t, heap);
 		kheap_get_stats(heap, &stats);
-		while (!serves_slabs && (object = kpages_alloc(heap, 1, 1, UINTPTR_MAX, 0)) != NULL)
+		while (!serves_slabs && kpages_alloc(heap, 1, 1, UINTPTR_MAX, 0) != NULL)
 			n_pages++;
 		if (serves_slabs)
 			(void)fill_up(heap, SMALL, &n_small);
@@ -408,6 +414,38 @@ static void holes_serve_as_pages(struct test *t)
 	}
 	test_note(t, "of %zu KiB that were free, %zu pages or %zu objects of %d bytes", stats.free_bytes >> 10, n_pages,
 	          n_small, SMALL);
+}
+
+/* The same pages become free ones when they are asked for, those of one hole or of all, and what lies between stays whole. */
+static void holes_are_reclaimed(struct test *t)
+{
+	enum { LEAST = 2 * KMALLOC_PAGE_SIZE };
+	struct kheap *heap = test_heap(t, ARENA);
+	struct kheap_stats whole, stats;
+	void **kept, **object;
+
+	TRY(heap != NULL);
+	rest_stats(heap, &whole);
+	kept = make_holes(t, heap);
+	kheap_get_stats(heap, &stats);
+	size_t before = kheap_get_glance(heap).free_page_bytes, one, all, n = kheap_reclaim_pages(heap, LEAST, 1);
+
+	one = kheap_get_glance(heap).free_page_bytes - before;
+	CHECK(t, n == 1 && one >= LEAST, "%zu holes gave %zu bytes, and one was to give %d or more", n, one, LEAST);
+	n += kheap_reclaim_pages(heap, LEAST, SIZE_MAX);
+	all = kheap_get_glance(heap).free_page_bytes - before;
+	CHECK(t, all >= n * LEAST && all >= stats.free_bytes / 5, "%zu holes gave %zu bytes of %zu that were free", n,
+	      all, stats.free_bytes);
+	n = kheap_reclaim_pages(heap, LEAST, SIZE_MAX);
+	CHECK(t, n == 0, "%zu holes gave pages when all had done so", n);
+	TRY(test_sound(t, heap, "holes between blocks were reclaimed"));
+	for (n = 0; (object = kept) != NULL; n++) {
+		kept = *object;
+		kheap_free(heap, object);
+	}
+	CHECK(t, n == stats.live_objects, "of %zu objects between the holes %zu were left", stats.live_objects, n);
+	TRY(is_as_before(t, heap, &whole, "holes were reclaimed"));
+	test_note(t, "%zu KiB of %zu", all >> 10, stats.free_bytes >> 10);
 }
 
 /* The heap is full but for one hole between two blocks, which a block of nearly all of it fits. */
@@ -513,6 +551,7 @@ static const struct test_case cases[] = {
 	{ "in a full heap a freed object can be had again, and all can be freed", full_heap_reuses_one },
 	{ "in a full heap an object serves the class below its own", next_class_serves_a_full_heap },
 	{ "whole pages between the objects of a full heap serve as pages and as slabs", holes_serve_as_pages },
+	{ "whole pages inside free blocks become free pages when asked for", holes_are_reclaimed },
 	{ "holes are not cut up for what does not fit all the same", holes_stay_whole },
 	{ "memory of one size serves every other after it was freed", memory_moves_between_sizes },
 	{ "freeing 7 neighbouring blocks in any of 5040 orders leaves one free block", blocks_merge_in_any_order },

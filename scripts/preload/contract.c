@@ -412,6 +412,50 @@ void probe_returns_late(void)
 	CHECK(full - before > (size_t)50 << 20 && resident_bytes() - before < (full - before) / 4);
 }
 
+/*
+ * And what is freed at random among objects that stay, so that the holes between them are short, while the program goes on with a little. Nobody
+ * waits for more than it takes.
+ */
+void probe_returns_holes(void)
+{
+	enum { OBJECTS = 30000, STAYS = 10, ROUNDS = 200, FEW = 100, TRIES = 300 };
+	static unsigned char *objects[OBJECTS];
+	uint64_t state = RANDOM_SEED;
+	size_t before = resident_bytes(), full, left;
+	void *few[FEW];
+
+	/* In the hardened build free pages hold poison. */
+	if (getenv("PROBE_HARDENED"))
+		return;
+	for (size_t i = 0; i < OBJECTS; i++) {
+		size_t size = 300 + random_next(&state) % 3700;
+
+		memset(objects[i] = malloc(size), (int)i, size);
+	}
+	full = left = resident_bytes();
+	for (size_t i = 0; i < OBJECTS; i++) {
+		if (random_next(&state) % STAYS) {
+			free(objects[i]);
+			objects[i] = NULL;
+		}
+	}
+	for (int tries = 0; tries < TRIES && left - before >= (full - before) * 2 / 5; tries++) {
+		usleep(100000);
+		for (size_t i = 0; i < ROUNDS; i++) {
+			for (size_t j = 0; j < FEW; j++)
+				few[j] = malloc(300 + random_next(&state) % 3700);
+			for (size_t j = 0; j < FEW; j++)
+				free(few[j]);
+		}
+		left = resident_bytes();
+	}
+	CHECK(full - before > (size_t)50 << 20 && left - before < (full - before) * 2 / 5);
+	for (size_t i = 0; i < OBJECTS; i++) {
+		CHECK(!objects[i] || is_filled(objects[i], (unsigned char)i, 300));
+		free(objects[i]);
+	}
+}
+
 static size_t minor_faults(void)
 {
 	struct rusage usage;

@@ -102,6 +102,7 @@ static const struct probe probes[] = {
 	{ "trim", probe_trim },
 	{ "returns", probe_returns },
 	{ "returns-late", probe_returns_late },
+	{ "returns-holes", probe_returns_holes },
 	{ "refill", probe_refill },
 	{ "order", probe_order },
 	{ "growing", probe_growing },

@@ -49,6 +49,7 @@ void probe_aligned_reuse(void);
 void probe_trim(void);
 void probe_returns(void);
 void probe_returns_late(void);
+void probe_returns_holes(void);
 void probe_refill(void);
 void probe_order(void);
 void probe_growing(void);

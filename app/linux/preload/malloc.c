@@ -451,7 +451,7 @@ EXPORT int malloc_trim(size_t pad)
 	if (!heap)
 		return 0;
 	__atomic_store_n(&idle_bytes, 0, __ATOMIC_RELAXED);
-	return preload_purge(heap, KMALLOC_PAGE_SIZE);
+	return preload_purge(heap, KMALLOC_PAGE_SIZE, true);
 }
 
 /* The C library's other names for them: a program that uses both kinds must not meet two heaps. */

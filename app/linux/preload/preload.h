@@ -74,8 +74,11 @@ void preload_ahead(const void *object, size_t size_bytes);
 /* The heap gets, or loses, a chunk of pages that were never touched, or are not any more. */
 void preload_note_mapped(size_t size_bytes);
 void preload_note_unmapped(size_t size_bytes);
-/* Give all that is free, in runs of so many bytes, back to the system; false: nothing was. O(free page runs + cached objects). */
-bool preload_purge(struct kheap *heap, size_t min_bytes);
+/*
+ * Give all that is free, in runs of so many bytes, back to the system, if it reclaims also what lies in free blocks; false: nothing was. O(free page
+ * runs, such blocks + cached objects).
+ */
+bool preload_purge(struct kheap *heap, size_t min_bytes, bool reclaims);
 /* The same when it is due and worth it; to be called now and then, with no lock held. */
 void preload_look(struct kheap *heap);
 /* Whoever did so is gone. */

@@ -2,8 +2,9 @@
 /*
  * Free pages that stay free go back to the system, also when a few live or cached objects hold their chunks. There is no thread that
  * could do it later, so it is done inside free, now and then: when the heap's shared part was busy for a while, the heap is asked
- * how many pages are free. What was free at two such times running, and was not given back yet, is idle. If less than two fifths of
- * the heap is live, the caches are drained for it. If that is too early, after the last time, it is done later, however little is freed then.
+ * how many pages are free. What was free at two such times running, and was not given back yet, is idle. If for three seconds less than two
+ * fifths of the heap is live, though few of its pages are free, whole pages inside its free blocks go, too. If that is too early, after the
+ * last time, it is done later, however little is freed then.
  *
  * Large objects are given back as they are freed, once more than a share of such memory is idle (malloc.c asks preload_may_release).
  *
@@ -38,11 +39,13 @@
 #define BATCH_MAX 256
 #define RUNS_MAX 65536
 /*
- * Three fifths of the heap are in use by nobody, but not as pages: what is cached may lie between. This is seldom tried, and more seldom if it
- * brought little.
+ * A hollow heap: three fifths of it are in use by nobody, but not free as pages. What it has of them inside free blocks is reclaimed when it was
+ * hollow for so long, and more seldom if that brought little, until there is more of it by a share of the heap: then less is live than it was.
  */
-#define HOLLOW_MS 250
-#define HOLLOW_MAX 8 /* 2^8 times as seldom */
+#define HOLLOW_MS 3000
+#define HOLLOW_MAX 5 /* 2^5 times as seldom */
+#define HOLLOW_SHARE 8
+#define HOLLOW_RUN_MIN ((size_t)8 << 10) /* most holes are short */
 
 /* How much the heap had done at the last look. */
 static uint64_t looked_at;
@@ -61,7 +64,9 @@ static struct {
 	uint64_t released_at; /* a large object, by itself, */
 	bool is_emptying;     /* and none was taken since then */
 	unsigned n_regrets;
-	unsigned n_in_vain; /* purges of a hollow heap, one after the other */
+	uint64_t hollow_from; /* it is hollow, or was reclaimed from; 0: it is not */
+	unsigned n_in_vain;   /* so often that was in vain, */
+	size_t hollow;        /* and the last time it was so hollow */
 } seen;
 
 #define GET(field) __atomic_load_n(&seen.field, __ATOMIC_RELAXED)
@@ -106,15 +111,28 @@ static bool discard_free_runs(struct kheap *heap, size_t min_bytes)
 	return any;
 }
 
-bool preload_purge(struct kheap *heap, size_t min_bytes)
+/* What lies in free blocks becomes free pages. */
+static void reclaim(struct kheap *heap, size_t min_bytes)
+{
+	size_t n, n_all = 0;
+
+	do {
+		n = kheap_reclaim_pages(heap, min_bytes, BATCH);
+		n_all += n;
+	} while (n == BATCH && n_all < RUNS_MAX);
+}
+
+bool preload_purge(struct kheap *heap, size_t min_bytes, bool reclaims)
 {
 	bool any = kheap_trim(heap) > 0;
 
 	preload_unkeep();
 	/* In the hardened build they hold poison. */
-	if (!IS_HARDENED)
-		any |= discard_free_runs(heap, min_bytes);
-	return any;
+	if (IS_HARDENED)
+		return any;
+	if (reclaims)
+		reclaim(heap, min_bytes);
+	return discard_free_runs(heap, min_bytes) || any;
 }
 
 /* How much of it was resident is not known: as if nothing had been, so that rather too much than too little passes for idle. */
@@ -167,6 +185,14 @@ void preload_note_taken(void)
 		SET(is_emptying, false);
 }
 
+/* To reclaim what lies in free blocks brought little, or for a short time: that is the worse for a program. */
+static void note_in_vain(unsigned weight)
+{
+	unsigned n = GET(n_in_vain) + weight;
+
+	SET(n_in_vain, n < HOLLOW_MAX ? n : HOLLOW_MAX);
+}
+
 /* What was given back is needed again, most of it as pages or as chunks. */
 static void regret(uint64_t now)
 {
@@ -174,6 +200,8 @@ static void regret(uint64_t now)
 
 	if (since(now) < REGRET_MS)
 		SET(n_regrets, n < REGRET_FIRST ? REGRET_FIRST : n > REGRETS_MAX ? REGRETS_MAX : n);
+	if (since(now) < HOLLOW_MS && GET(hollow_from) == GET(purged_at))
+		note_in_vain(2);
 	SET(needed, 0);
 	SET(missed, 0);
 }
@@ -223,20 +251,35 @@ bool preload_may_release(struct kheap *heap, size_t size_bytes)
 	return true;
 }
 
-static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool is_hollow)
+static size_t in_use(const struct kheap_glance *glance)
+{
+	return less(glance->footprint_bytes, glance->overhead_bytes);
+}
+
+/* Neither live nor free pages. */
+static size_t hollow_bytes(const struct kheap_glance *glance)
+{
+	return less(in_use(glance), glance->free_page_bytes + glance->live_bytes);
+}
+
+static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool reclaims)
 {
 	struct kheap_glance before = kheap_get_glance(heap), after;
 	size_t n_free, idle, gone;
 
 	forget_regrets(since_ms);
-	preload_purge(heap, RUN_MIN);
+	preload_purge(heap, reclaims ? HOLLOW_RUN_MIN : RUN_MIN, reclaims);
 	after = kheap_get_glance(heap);
 	n_free = after.free_page_bytes;
-	/* What became pages, or went with its chunk. */
-	if (n_free + before.footprint_bytes > before.free_page_bytes + after.footprint_bytes + IDLE_MIN)
-		SET(n_in_vain, 0);
-	else if (is_hollow && GET(n_in_vain) < HOLLOW_MAX)
-		SET(n_in_vain, GET(n_in_vain) + 1);
+	if (reclaims) {
+		/* What became pages, or went with its chunk. */
+		if (n_free + before.footprint_bytes > before.free_page_bytes + after.footprint_bytes + IDLE_MIN)
+			SET(n_in_vain, GET(n_in_vain) / 2);
+		else
+			note_in_vain(1);
+		SET(hollow, hollow_bytes(&before));
+		SET(hollow_from, now);
+	}
 	idle = less(n_free, GET(given_back));
 	/* In the hardened build whole chunks went, which do not count as free any more, but no single pages. */
 	SET(given_back, IS_HARDENED ? 0 : n_free);
@@ -252,23 +295,27 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 {
 	uint64_t now = now_ms(), since_ms = since(now);
 	size_t n_free = glance->free_page_bytes, given_back = notice(n_free, now);
-	size_t in_use = less(glance->footprint_bytes, glance->overhead_bytes);
-	size_t share = less(in_use, given_back) / IDLE_SHARE;
+	size_t share = less(in_use(glance), given_back) / IDLE_SHARE;
 	size_t limit = share > IDLE_MIN ? share : IDLE_MIN;
-	size_t hollow = less(in_use, n_free + glance->live_bytes);
+	size_t hollow = hollow_bytes(glance);
 	bool is_idle = lesser(n_free, GET(free_before)) > given_back + limit;
 	bool is_hollow = hollow > IDLE_MIN && 2 * hollow > 3 * glance->live_bytes;
-	uint64_t wait_ms = (uint64_t)1 << GET(n_regrets);
+	uint64_t wait_ms = (uint64_t)1 << GET(n_regrets), reclaim_at;
 
-	if (!is_idle && wait_ms < (uint64_t)HOLLOW_MS << GET(n_in_vain))
-		wait_ms = (uint64_t)HOLLOW_MS << GET(n_in_vain);
+	if (hollow > GET(hollow) + in_use(glance) / HOLLOW_SHARE)
+		SET(n_in_vain, 0);
+	if (!is_hollow || !GET(hollow_from))
+		SET(hollow_from, is_hollow ? now : 0);
+	reclaim_at = GET(hollow_from) + ((uint64_t)HOLLOW_MS << GET(n_in_vain));
 	SET(due_at, 0);
-	if ((is_idle || is_hollow) && since_ms >= wait_ms) {
-		purge_idle(heap, now, since_ms, !is_idle);
+	if (since_ms >= wait_ms && (is_idle || (is_hollow && now >= reclaim_at))) {
+		purge_idle(heap, now, since_ms, is_hollow && now >= reclaim_at);
 		return;
 	}
-	if (is_idle || is_hollow)
+	if (is_idle)
 		SET(due_at, now + wait_ms - since_ms);
+	else if (is_hollow)
+		SET(due_at, now + wait_ms > reclaim_at + since_ms ? now + wait_ms - since_ms : reclaim_at);
 	SET(free_before, n_free);
 }
 
