@@ -31,6 +31,7 @@
 #define BURST_SHARE 8       /* of a CPU's part so much in runs, and in large objects that are alike, within: */
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
+#define ALONE_SHARE 16 /* where the heap cannot grow, and no other CPU works yet, this share of it at most */
 #define CHURN_DRAINS \
 	4 /* drains before growth, each of an eighth of the heap in runs, that tell that they are in vain */
 #define CHURN_DRAINS_SPARSE 64
@@ -355,7 +356,12 @@ static inline size_t burst_bytes(const struct kheap *heap)
 		part /= 1 + heap->n_caches;
 	else
 		part = max_size(part, min_size(is_churning(heap) ? CHURN_MOST_BYTES : BURST_LEAST_BYTES, scale));
-	return (min_size(part, BURST_MOST_BYTES) / scarcity(heap)) >> heap->squeeze;
+	part = min_size(part, BURST_MOST_BYTES);
+	if (heap->n_caches)
+		part /= scarcity(heap);
+	else if (scarcity(heap) > 1)
+		part = min_size(part, scale / ALONE_SHARE);
+	return part >> heap->squeeze;
 }
 
 /*

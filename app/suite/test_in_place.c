@@ -384,85 +384,6 @@ static void vectors_use_what_others_left(struct test *t)
 	TRY(test_end_heap(t, heap));
 }
 
-#define DOUBLING 64
-#define DOUBLING_MOST ((size_t)16384)
-
-/* All are doubled before one is doubled again, then freed. False: one was refused. */
-static bool double_vectors(struct kheap *heap, unsigned n)
-{
-	static void *vectors[DOUBLING];
-
-	for (size_t size = 16; size <= DOUBLING_MOST; size *= 2) {
-		for (unsigned i = 0; i < n; i++) {
-			vectors[i] = kheap_realloc(heap, size == 16 ? NULL : vectors[i], size);
-			if (vectors[i] == NULL)
-				return false;
-		}
-	}
-	for (unsigned i = 0; i < n; i++)
-		kheap_free(heap, vectors[i]);
-	return true;
-}
-
-/* Each round needs the pages of the round before, in other lengths: what is drained before the heap grows is missed next. */
-static void doubling_settles(struct test *t)
-{
-	enum { ROUNDS = 16 };
-	struct kheap *heap;
-	struct kheap_stats stats;
-	uint64_t n_shared = 0;
-
-	if (test_is_hardened()) {
-		test_skip(t, "the hardened builds have no CPU caches");
-		return;
-	}
-	TRY(test_source(t, 4 * ARENA) && test_heap_on_source(t, &heap));
-	for (unsigned round = 0; round < 2 * ROUNDS; round++) {
-		if (round == ROUNDS)
-			n_shared = kheap_get_glance(heap).n_operations;
-		CHECK(t, double_vectors(heap, DOUBLING), "a vector did not become longer");
-	}
-	n_shared = kheap_get_glance(heap).n_operations - n_shared;
-	kheap_get_stats(heap, &stats);
-	test_note(t, "%u of %u operations took the lock", (unsigned)n_shared, 2 * ROUNDS * DOUBLING * 11);
-	CHECK(t, n_shared * 20 < 2 * ROUNDS * DOUBLING * 11, "%u of %u operations took the lock", (unsigned)n_shared,
-	      2 * ROUNDS * DOUBLING * 11);
-	CHECK(t, stats.peak_footprint_bytes < DOUBLING * DOUBLING_MOST * 5 / 2, "%zu bytes were held for %zu",
-	      stats.peak_footprint_bytes, DOUBLING * DOUBLING_MOST);
-	TRY(test_end_heap(t, heap));
-}
-
-static bool was_asked;
-
-static bool note_asked(void *ctx, size_t size_bytes)
-{
-	was_asked = ctx || size_bytes;
-	return false;
-}
-
-/* What is kept for the next round goes before anybody is told that memory is low. */
-static void kept_runs_go_first(struct test *t)
-{
-	struct kheap_config config;
-	struct kheap *heap;
-	unsigned n_before = 0, n_after = 0;
-
-	TRY(test_source(t, 4 * ARENA));
-	config = test_source_config(t);
-	config.on_low_memory = note_asked;
-	heap = test_heap_in(t, NULL, 0, &config);
-	TRY(heap != NULL);
-	for (unsigned i = 0; i < N_OBJECTS / 2; i++)
-		CHECK(t, kheap_alloc(heap, SIZE, 0) != NULL, "%zu bytes were refused", SIZE);
-	for (unsigned round = 0; round < 16; round++)
-		CHECK(t, double_vectors(heap, DOUBLING / 2), "a vector did not become longer");
-	t->source.refuse_all = true;
-	for (was_asked = false; kheap_alloc(heap, 700, 0) != NULL; n_after += was_asked)
-		n_before += !was_asked;
-	CHECK(t, n_before > n_after, "on_low_memory was asked after %u objects, and there was room for %u more",
-	      n_before, n_after);
-}
-
 /* What is too large for the source is no reason to begin a new region for what is small. */
 static void refused_objects_close_nothing(struct test *t)
 {
@@ -590,8 +511,6 @@ static const struct test_case cases[] = {
 	{ "a large object at the heap's end grows there", buffers_grow_at_the_end },
 	{ "a block shrinks in a full heap without asking for memory", shrinking_asks_for_nothing },
 	{ "vectors that grow in turn use the pages that others left", vectors_use_what_others_left },
-	{ "vectors that double in turn soon stay in the caches", doubling_settles },
-	{ "what is kept for such vectors goes before memory is low", kept_runs_go_first },
 	{ "a large object that the source refuses leaves the small ones their region", refused_objects_close_nothing },
 	{ "in a copy of the process nobody waits for those who were growing the heap", calls_end_with_a_fork },
 	{ "an overrun object is reported once, and grows nowhere", overrun_objects_grow_nowhere },

@@ -260,6 +260,97 @@ static void only_aligned_runs_are_cached(struct test *t)
 	TRY(test_sound(t, heap, "runs were cut"));
 }
 
+#define DOUBLING 64
+#define DOUBLING_MOST ((size_t)16384)
+
+/* All are doubled before one is doubled again, then freed. False: one was refused. */
+static bool double_vectors(struct kheap *heap, unsigned n)
+{
+	static void *vectors[DOUBLING];
+
+	for (size_t size = 16; size <= DOUBLING_MOST; size *= 2) {
+		for (unsigned i = 0; i < n; i++) {
+			vectors[i] = kheap_realloc(heap, size == 16 ? NULL : vectors[i], size);
+			if (vectors[i] == NULL)
+				return false;
+		}
+	}
+	for (unsigned i = 0; i < n; i++)
+		kheap_free(heap, vectors[i]);
+	return true;
+}
+
+/* Each round needs the pages of the round before, in other lengths: what goes back, before the heap grows or as too much, is missed next. */
+static bool doubling_settles(struct test *t, struct kheap *heap, const char *which)
+{
+	enum { ROUNDS = 16 };
+	uint64_t n_shared = 0;
+
+	for (unsigned round = 0; round < 2 * ROUNDS; round++) {
+		if (round == ROUNDS)
+			n_shared = kheap_get_glance(heap).n_operations;
+		REQUIRE(t, double_vectors(heap, DOUBLING), "a vector did not become longer");
+	}
+	n_shared = kheap_get_glance(heap).n_operations - n_shared;
+	test_note(t, "%u of %u operations took the lock in a heap that %s", (unsigned)n_shared,
+	          2 * ROUNDS * DOUBLING * 11, which);
+	REQUIRE(t, n_shared * 20 < 2 * ROUNDS * DOUBLING * 11, "%u of %u operations took the lock in a heap that %s",
+	        (unsigned)n_shared, 2 * ROUNDS * DOUBLING * 11, which);
+	return true;
+}
+
+static void vectors_stay_in_caches(struct test *t)
+{
+	struct kheap *heap;
+	struct kheap_stats stats;
+
+	if (test_is_hardened()) {
+		test_skip(t, "the hardened builds have no CPU caches");
+		return;
+	}
+	TRY(test_source(t, 3 * ARENA) && test_heap_on_source(t, &heap));
+	TRY(doubling_settles(t, heap, "grows"));
+	kheap_get_stats(heap, &stats);
+	CHECK(t, stats.peak_footprint_bytes < DOUBLING * DOUBLING_MOST * 5 / 2, "%zu bytes were held for %zu",
+	      stats.peak_footprint_bytes, DOUBLING * DOUBLING_MOST);
+	TRY(test_end_heap(t, heap));
+	heap = test_heap(t, 4 * ARENA);
+	TRY(heap != NULL);
+	TRY(doubling_settles(t, heap, "cannot grow"));
+}
+
+static bool was_asked;
+
+static bool note_asked(void *ctx, size_t size_bytes)
+{
+	was_asked = ctx || size_bytes;
+	return false;
+}
+
+/* What is kept for the next round goes before anybody is told that memory is low. */
+static void kept_runs_go_first(struct test *t)
+{
+	enum { KEPT_OBJECTS = 512, KEPT_SIZE = 3000 };
+	struct kheap_config config;
+	struct kheap *heap;
+	unsigned n_before = 0, n_after = 0;
+
+	TRY(test_source(t, 3 * ARENA));
+	config = test_source_config(t);
+	config.on_low_memory = note_asked;
+	heap = test_heap_in(t, NULL, 0, &config);
+	TRY(heap != NULL);
+	for (unsigned i = 0; i < KEPT_OBJECTS; i++)
+		CHECK(t, kheap_alloc(heap, KEPT_SIZE, 0) != NULL, "%d bytes were refused", KEPT_SIZE);
+	for (unsigned round = 0; round < 16; round++)
+		CHECK(t, double_vectors(heap, DOUBLING / 2), "a vector did not become longer");
+	t->source.refuse_all = true;
+	for (was_asked = false; kheap_alloc(heap, 700, 0) != NULL; n_after += was_asked)
+		n_before += !was_asked;
+	CHECK(t, n_before > n_after, "on_low_memory was asked after %u objects, and there was room for %u more",
+	      n_before, n_after);
+}
+
 static const struct test_case cases[] = {
 	{ "a double free, and any other misuse, of a run that is free for its CPU is reported",
 	  misuse_of_cached_runs_shows },
@@ -270,6 +361,8 @@ static const struct test_case cases[] = {
 	{ "a lone pair of 1, 2, 4 or 8 pages stays in the cache", a_lone_pair_stays_in_the_cache },
 	{ "a kcache that may not grow is given cached runs", a_kcache_gets_cached_runs },
 	{ "what is written in a run does not keep it from its cache", an_old_key_is_no_matter },
+	{ "vectors that double in turn soon stay in the caches", vectors_stay_in_caches },
+	{ "what is kept for such vectors goes before memory is low", kept_runs_go_first },
 	{ "a power of two is never laid into a run that is not aligned to it", only_aligned_runs_are_cached },
 };
 
