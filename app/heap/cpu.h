@@ -536,7 +536,7 @@ void large_earn(struct kheap *heap, struct cpu_cache *cache);
 void large_idle(struct kheap *heap, struct cpu_cache *cache);
 size_t large_bytes(const struct cpu_cache *cache);
 /* The n-th place's block, or NULL, the first is that of a lone one; how many runs there are, whose bytes are added to *n_bytes. Of other CPUs' caches, too. */
-#define LARGE_PLACES 358
+#define LARGE_PLACES 298
 void *large_nth(const struct cpu_cache *cache, unsigned n);
 size_t large_runs(const struct cpu_cache *cache, size_t *n_bytes);
 

@@ -36,7 +36,8 @@ struct large_cache {
 	uint16_t n_entries; /* that were */
 	uint16_t n_kept;    /* blocks that came since one was wanted */
 	uint16_t next[LARGE_PLACES];
-	void *objects[LARGE_PLACES]; /* the first is not used */
+	uint16_t granules[LARGE_PLACES]; /* of the whole block: to look at its header would be a cache miss */
+	void *objects[LARGE_PLACES];     /* the first is not used */
 };
 _Static_assert(sizeof(struct large_cache) <= PAGE_SIZE, "a CPU's large objects are listed in a page");
 
@@ -59,12 +60,18 @@ static unsigned entry_take(struct large_cache *large)
 	return entry;
 }
 
+INLINE size_t usable_of_entry(const struct large_cache *large, unsigned entry)
+{
+	return (size_t)large->granules[entry] * GRANULE - BLOCK_HEADER;
+}
+
 /* The topmost of a class that has any leaves it. */
 INLINE void *take_top(struct large_cache *large, unsigned class_index)
 {
 	unsigned entry = large->first[class_index];
 	void *object = large->objects[entry];
 
+	large->n_bytes -= usable_of_entry(large, entry);
 	STORE(large->objects[entry], NULL);
 	large->first[class_index] = large->next[entry];
 	large->n[class_index]--;
@@ -76,7 +83,7 @@ INLINE void *take_top(struct large_cache *large, unsigned class_index)
 	return object;
 }
 
-/* Does a cached block of so many bytes serve the request? 0: its header is damaged. */
+/* Does a cached block of so many bytes serve the request? 0: there is none, or its header is damaged. */
 INLINE bool serves(const void *object, size_t usable, size_t size, size_t alignment)
 {
 	return usable && usable - size <= usable / RESIZE_SHARE && !((uintptr_t)object & (alignment - 1));
@@ -87,15 +94,16 @@ static void *block_pop(const struct kheap *heap, struct large_cache *large, size
 	uint64_t near = large->bits & LARGE_NEAR << large_class_of(max_size(size, LARGE_MIN));
 
 	for (; near; near &= near - 1) {
-		unsigned class_index = lowest_bit(near);
-		void *object = large->objects[large->first[class_index]];
-		size_t usable = usable_of_block(heap, (uintptr_t)object);
+		unsigned class_index = lowest_bit(near), entry = large->first[class_index];
+		void *object = large->objects[entry];
+		size_t usable = usable_of_entry(large, entry);
 
-		/* Also false if it is too small, or damaged: whoever gives it back tells. */
 		if (!serves(object, usable, size, alignment))
 			continue;
+		/* Damaged: whoever gives it back tells. */
+		if (UNLIKELY(usable_of_block(heap, (uintptr_t)object) != usable))
+			continue;
 		*key_word((uintptr_t)object) = 0;
-		large->n_bytes -= usable;
 		return take_top(large, class_index);
 	}
 	return NULL;
@@ -165,7 +173,17 @@ __attribute__((noinline)) void *cpu_alloc_large(struct kheap *heap, size_t size,
 		                                      : lone_pop(heap, cache, wanted, alignment);
 		cpu_leave(cache);
 	}
-	return LIKELY(object != NULL) ? object : alloc_any(heap, size, alignment, 0);
+	if (LIKELY(object != NULL))
+		return object;
+	if (size > BLOCK_MAX_REQUEST || alignment >= PAGE_SIZE)
+		return alloc_any(heap, size, alignment, 0);
+	kport_lock_state state = heap_lock_inline(heap);
+	uintptr_t block = block_alloc(heap, wanted, alignment, LABEL_PLAIN);
+
+	if (LIKELY(block != 0))
+		count_alloc(heap, 1, block_size(block_of_payload(block)) - BLOCK_HEADER);
+	heap_unlock_inline(heap, state);
+	return LIKELY(block != 0) ? (void *)block : alloc_any(heap, size, alignment, ALLOC_TRIED);
 }
 
 /* In a heap without space for more a CPU that works alone keeps one: what it keeps nobody else misses. */
@@ -243,6 +261,7 @@ bool large_push_block(struct kheap *heap, struct cpu_cache *cache, void *object)
 	large->n_bytes += usable;
 	large->next[entry] = large->first[class_index];
 	large->first[class_index] = (uint16_t)entry;
+	large->granules[entry] = (uint16_t)((usable + BLOCK_HEADER) / GRANULE);
 	large->bits |= (uint64_t)1 << class_index;
 	STORE(large->objects[entry], object);
 	*key_word((uintptr_t)object) = cached_key(heap, (uintptr_t)object);
@@ -292,8 +311,6 @@ COLD static bool give_back_top(struct kheap *heap, struct large_cache *large, un
 		return false;
 	uintptr_t address = (uintptr_t)take_top(large, number);
 
-	/* Not known of one that is damaged: then less fits from now on. */
-	large->n_bytes -= usable_of_block(heap, address);
 	give_back(heap, region_of(heap, address), address);
 	return true;
 }
@@ -321,9 +338,6 @@ COLD bool large_drain(struct kheap *heap, struct cpu_cache *cache)
 		while (give_back_top(heap, large, i))
 			any = true;
 	}
-	/* Of damaged ones it was not known. */
-	if (large)
-		large->n_bytes = 0;
 	return any;
 }
 
