@@ -375,16 +375,16 @@ struct kheap_range kheap_owner(struct kheap *heap, const void *address);
 void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_range *range), void *ctx);
 
 /*
- * Whole pages inside free blocks serve objects of 272 bytes to 64 KiB, and nothing else, until there are 16 of them side by side. Of up to n_most free
- * blocks that have min_bytes of them they become free pages, for whatever is next. Returns of how many; fewer than n_most: no other is found
- * at once. O(n_most).
+ * Whole pages inside a free block are the block's until there are 16 of them, or the heap is full. Those of up to n_most free blocks that have
+ * min_bytes of them become free pages, for whatever is next. Returns of how many; fewer than n_most: it found no other, though some that are
+ * hardly larger may be left. O(n_most), all of it under the lock.
  */
 size_t kheap_reclaim_pages(struct kheap *heap, size_t min_bytes, size_t n_most);
 
 /*
  * For a host that can take away what is behind free pages until they are used again. Calls give_up() for up to n_most free page runs of at
  * least min_bytes that were not given up as they are, until it returns false: then it did not take that one. Returns how many were given up;
- * fewer than n_most: there are no more, or it returned false. The lock is held: give_up() must not call the heap. O(free page runs).
+ * fewer than n_most: there are no more, or it returned false. The lock is held: give_up() must not call the heap. O(pages of the heap).
  * In hardened builds free pages hold poison, which must stay.
  */
 size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,

@@ -375,7 +375,8 @@ static __attribute__((noinline)) void *alloc_shared(struct kheap *heap, size_t s
 		cpu_enter_locked(cache);
 	heap_unlock_inline(heap, state);
 	if (UNLIKELY(!object))
-		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size), ALLOC_TRIED);
+		return alloc_any(heap, size, alignment ? alignment : natural_alignment(size),
+		                 cache && size <= PAGE_SIZE / 2 ? ALLOC_TRIED : 0);
 	if (KEYS_LATER)
 		*key_word((uintptr_t)object) = 0;
 	if (KEYS_LATER && n_new) {
@@ -486,5 +487,5 @@ __attribute__((noinline)) void *cpu_alloc_aligned(struct kheap *heap, size_t siz
 		note_miss(heap, cache);
 	}
 	heap_unlock_inline(heap, state);
-	return LIKELY(object != NULL) ? object : alloc_any(heap, size, alignment, ALLOC_TRIED);
+	return LIKELY(object != NULL) ? object : alloc_any(heap, size, alignment, 0);
 }

@@ -230,13 +230,12 @@ struct giving {
 	void *ctx;
 };
 
-/* False: it was refused. */
-static bool give_up_run(struct giving *giving, const struct page_desc *desc)
+/* Of a free run that begins here; false: it was refused. */
+static bool give_up_run(struct giving *giving, struct region *region, size_t page)
 {
-	const struct kheap_range range = { KHEAP_PAGE_RUN, false, desc_address(desc),
+	const struct page_desc *desc = &region->descs[page];
+	const struct kheap_range range = { KHEAP_PAGE_RUN, false, page_address(region, page),
 		                           (size_t)desc->n_pages << PAGE_SHIFT };
-	const struct region *region = desc_region(desc);
-	size_t page = desc_page(desc);
 
 	if (desc->n_pages < giving->min_pages || page_kind_byte(region, page) & PAGE_GIVEN_UP)
 		return true;
@@ -248,13 +247,15 @@ static bool give_up_run(struct giving *giving, const struct page_desc *desc)
 	return true;
 }
 
-static bool give_up_runs(struct giving *giving, const struct run_bins *bins)
+/* In order of addresses, because the kinds of pages lie side by side: in the lists those that went would be passed by one by one. */
+static bool give_up_runs(struct giving *giving, struct region *region)
 {
-	for (unsigned bin = run_bin_of(giving->min_pages); bin < RUN_BINS; bin++) {
-		for (const struct page_desc *desc = bins->heads[bin]; desc; desc = desc->next) {
-			if (!giving->n_left || !give_up_run(giving, desc))
-				return false;
-		}
+	for (size_t page = 0; page < region->n_pages; page++) {
+		if (page_kind_of(region, page) != PAGE_FREE)
+			continue;
+		if (!giving->n_left || !give_up_run(giving, region, page))
+			return false;
+		page += region->descs[page].n_pages - 1;
 	}
 	return true;
 }
@@ -276,7 +277,7 @@ size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
 	struct giving giving = { pages_at_least(min_bytes), n_most, give_up, ctx };
 	kport_lock_state state = heap_lock(heap);
 
-	for (unsigned zone = 0; zone < N_ZONES && give_up_runs(&giving, &heap->runs[zone]); zone++)
+	for (struct region *region = heap->regions; region && give_up_runs(&giving, region); region = region->next)
 		;
 	heap_unlock(heap, state);
 	return n_most - giving.n_left;

@@ -165,8 +165,8 @@ static inline bool is_full_up(const struct kheap *heap)
 
 /* One attempt to meet a request with what the heap has; the object is counted. */
 uintptr_t alloc_once(struct kheap *heap, const struct request *request);
-#define ALLOC_TRIED \
-	(1u << 31) /* a flag besides those of kheap_alloc(): what can be had at once was looked for in vain */
+/* A flag besides those of kheap_alloc(): whatever serves such an object at once was asked for one in vain. */
+#define ALLOC_TRIED (1u << 31)
 void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags);
 /* Whole pages, for an object that goes on growing. NULL: not so; on_low_memory was not asked, and it is no failure yet. */
 void *alloc_to_grow(struct kheap *heap, size_t size);

@@ -183,7 +183,7 @@ __attribute__((noinline)) void *cpu_alloc_large(struct kheap *heap, size_t size,
 	if (LIKELY(block != 0))
 		count_alloc(heap, 1, block_size(block_of_payload(block)) - BLOCK_HEADER);
 	heap_unlock_inline(heap, state);
-	return LIKELY(block != 0) ? (void *)block : alloc_any(heap, size, alignment, ALLOC_TRIED);
+	return LIKELY(block != 0) ? (void *)block : alloc_any(heap, size, alignment, 0);
 }
 
 /* In a heap without space for more a CPU that works alone keeps one: what it keeps nobody else misses. */

@@ -27,6 +27,8 @@
 #define LOOK_EACH 16
 
 static struct kheap *the_heap;
+/* The same for a free that some cache takes; NULL: each is to go where it is looked whether there is more to give back. */
+static struct kheap *quick_heap;
 static struct kport_lock start_lock;
 /* Bytes of freed large objects whose pages were not given back: a guess, because what takes them again need not be large. */
 static size_t idle_bytes;
@@ -36,6 +38,11 @@ static bool has_large;
 struct kheap *preload_heap(void)
 {
 	return __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+}
+
+void preload_watch_frees(bool watches)
+{
+	__atomic_store_n(&quick_heap, watches ? NULL : the_heap, __ATOMIC_RELEASE);
 }
 
 /* A thread ends: what its cache holds is for the next one, or goes back. */
@@ -67,6 +74,7 @@ __attribute__((noinline, cold)) static struct kheap *heap_start(void)
 			kport_cpu_leaving = thread_leaves;
 		}
 		__atomic_store_n(&the_heap, heap, __ATOMIC_RELEASE);
+		__atomic_store_n(&quick_heap, heap, __ATOMIC_RELEASE);
 	}
 	kport_unlock(&start_lock, state);
 	return heap;
@@ -182,7 +190,7 @@ static __attribute__((noinline)) void free_rare(void *object)
 
 inline void preload_free(void *object)
 {
-	struct kheap *heap = __atomic_load_n(&the_heap, __ATOMIC_ACQUIRE);
+	struct kheap *heap = __atomic_load_n(&quick_heap, __ATOMIC_ACQUIRE);
 
 	if (UNLIKELY(!heap) || UNLIKELY(!kheap_free_cached(heap, object)))
 		free_rare(object);
@@ -451,7 +459,7 @@ EXPORT int malloc_trim(size_t pad)
 	if (!heap)
 		return 0;
 	__atomic_store_n(&idle_bytes, 0, __ATOMIC_RELAXED);
-	return preload_purge(heap, KMALLOC_PAGE_SIZE, true);
+	return preload_purge(heap);
 }
 
 /* The C library's other names for them: a program that uses both kinds must not meet two heaps. */

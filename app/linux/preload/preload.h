@@ -36,6 +36,8 @@
 /* malloc.c: no errno here; NULL is want of memory. */
 /* NULL: nothing was allocated yet. */
 struct kheap *preload_heap(void);
+/* Every free is to look whether there is more to give back, or only those again that no cache takes. */
+void preload_watch_frees(bool watches);
 void *preload_alloc(size_t size_bytes);
 void *preload_alloc_aligned(size_t size_bytes, size_t alignment);
 void preload_free(void *object);
@@ -74,11 +76,8 @@ void preload_ahead(const void *object, size_t size_bytes);
 /* The heap gets, or loses, a chunk of pages that were never touched, or are not any more. */
 void preload_note_mapped(size_t size_bytes);
 void preload_note_unmapped(size_t size_bytes);
-/*
- * Give all that is free, in runs of so many bytes, back to the system, if it reclaims also what lies in free blocks; false: nothing was. O(free page
- * runs, such blocks + cached objects).
- */
-bool preload_purge(struct kheap *heap, size_t min_bytes, bool reclaims);
+/* Give all that is free back to the system, whole pages inside free blocks, too; false: nothing was. O(pages + cached objects). */
+bool preload_purge(struct kheap *heap);
 /* The same when it is due and worth it; to be called now and then, with no lock held. */
 void preload_look(struct kheap *heap);
 /* Whoever did so is gone. */

@@ -34,18 +34,24 @@
 #define BURST_MS 8
 /* Shorter runs are half of the system calls, and little of the memory. */
 #define RUN_MIN ((size_t)20 << 10)
-#define BATCH 32 /* runs */
-#define BATCH_SHARE 64
-#define BATCH_MAX 256
-#define RUNS_MAX 65536
+#define BATCH 64 /* runs, or holes, under the lock */
+/*
+ * A purge that takes longer goes on later, after so many times what it took: whoever calls free is not to wait for all of a large heap. Of what is
+ * reclaimed most pieces are small: a busy program waits for less of it at a time.
+ */
+#define PURGE_MS 100
+#define RECLAIM_MS 12
+#define PURGE_PAUSES 10
 /*
  * A hollow heap: three fifths of it are in use by nobody, but not free as pages. What it has of them inside free blocks is reclaimed when it was
- * hollow for so long, and more seldom if that brought little, until there is more of it by a share of the heap: then less is live than it was.
+ * hollow for so long, and more seldom if that brought little, or most was needed again before four times as long, until there is more of it by a
+ * share of the heap: then less is live than it was.
  */
 #define HOLLOW_MS 3000
 #define HOLLOW_MAX 5 /* 2^5 times as seldom */
 #define HOLLOW_SHARE 8
 #define HOLLOW_RUN_MIN ((size_t)8 << 10) /* most holes are short */
+#define LASTING 4
 
 /* How much the heap had done at the last look. */
 static uint64_t looked_at;
@@ -64,9 +70,13 @@ static struct {
 	uint64_t released_at; /* a large object, by itself, */
 	bool is_emptying;     /* and none was taken since then */
 	unsigned n_regrets;
+	uint64_t pause_ms;    /* from the last purge to the next one, if that was not done with all */
 	uint64_t hollow_from; /* it is hollow, or was reclaimed from; 0: it is not */
-	unsigned n_in_vain;   /* so often that was in vain, */
-	size_t hollow;        /* and the last time it was so hollow */
+	uint64_t reclaimed_at;
+	bool is_reclaiming; /* and not done with all */
+	size_t reclaimed; /* when less is free, most of what was reclaimed is needed again; 0: it was, or is not any more */
+	unsigned n_in_vain; /* so often that was in vain, */
+	size_t hollow;      /* and the last time it was so hollow */
 } seen;
 
 #define GET(field) __atomic_load_n(&seen.field, __ATOMIC_RELAXED)
@@ -82,66 +92,6 @@ static size_t less(size_t a, size_t b)
 	return a > b ? a - b : 0;
 }
 
-/*
- * The lock is held: no call of the heap here. Free pages hold nothing: what describes them lies elsewhere. Locked ones (mlock) stay, and
- * are not tried again while they lie as they do.
- */
-static bool discard_free_run(void *ctx, const struct kheap_range *range)
-{
-	bool *any = ctx;
-
-	*any |= preload_discard((void *)range->base, range->size_bytes);
-	return true;
-}
-
-/*
- * Some runs at a time, so that other threads do not wait long; more where there are very many, since those that went are passed by each time. If
- * others free more meanwhile, not for ever.
- */
-static bool discard_free_runs(struct kheap *heap, size_t min_bytes)
-{
-	size_t n, n_all = 0, batch;
-	bool any = false;
-
-	do {
-		batch = lesser(BATCH + n_all / BATCH_SHARE, BATCH_MAX);
-		n = kheap_give_up_pages(heap, min_bytes, batch, discard_free_run, &any);
-		n_all += n;
-	} while (n == batch && n_all < RUNS_MAX);
-	return any;
-}
-
-/* What lies in free blocks becomes free pages. */
-static void reclaim(struct kheap *heap, size_t min_bytes)
-{
-	size_t n, n_all = 0;
-
-	do {
-		n = kheap_reclaim_pages(heap, min_bytes, BATCH);
-		n_all += n;
-	} while (n == BATCH && n_all < RUNS_MAX);
-}
-
-bool preload_purge(struct kheap *heap, size_t min_bytes, bool reclaims)
-{
-	bool any = kheap_trim(heap) > 0;
-
-	preload_unkeep();
-	/* In the hardened build they hold poison. */
-	if (IS_HARDENED)
-		return any;
-	if (reclaims)
-		reclaim(heap, min_bytes);
-	return discard_free_runs(heap, min_bytes) || any;
-}
-
-/* How much of it was resident is not known: as if nothing had been, so that rather too much than too little passes for idle. */
-void preload_note_unmapped(size_t size_bytes)
-{
-	SET(given_back, less(GET(given_back), size_bytes));
-	SET(needed, less(GET(needed), size_bytes));
-}
-
 /* Milliseconds of a clock that is cheap to read. */
 static uint64_t now_ms(void)
 {
@@ -150,6 +100,68 @@ static uint64_t now_ms(void)
 	if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) != 0)
 		return 0;
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+struct purge {
+	size_t min_bytes;
+	uint64_t until_ms;
+	size_t n_bytes; /* that went */
+	bool is_done;
+};
+
+/*
+ * The lock is held: no call of the heap here. Free pages hold nothing: what describes them lies elsewhere. Locked ones (mlock) stay, and
+ * are not tried again while they lie as they do.
+ */
+static bool discard_free_run(void *ctx, const struct kheap_range *range)
+{
+	struct purge *purge = ctx;
+
+	if (preload_discard((void *)range->base, range->size_bytes))
+		purge->n_bytes += range->size_bytes;
+	return true;
+}
+
+/* Some at a time, so that other threads do not wait long; of what lies in free blocks some become free pages first, if it is reclaimed. */
+static void discard_free_runs(struct kheap *heap, struct purge *purge, bool reclaims)
+{
+	size_t n_holes = 0, n_runs;
+
+	do {
+		if (reclaims)
+			n_holes = kheap_reclaim_pages(heap, purge->min_bytes, BATCH);
+		n_runs = kheap_give_up_pages(heap, purge->min_bytes, BATCH, discard_free_run, purge);
+		purge->is_done = n_holes < BATCH && n_runs < BATCH;
+	} while (!purge->is_done && now_ms() < purge->until_ms);
+}
+
+/* True: something was given back. */
+static bool purge_now(struct kheap *heap, struct purge *purge, bool reclaims)
+{
+	bool any = kheap_trim(heap) > 0;
+
+	preload_unkeep();
+	purge->is_done = true;
+	/* In the hardened build they hold poison. */
+	if (IS_HARDENED)
+		return any;
+	discard_free_runs(heap, purge, reclaims);
+	return purge->n_bytes > 0 || any;
+}
+
+bool preload_purge(struct kheap *heap)
+{
+	struct purge purge = { .min_bytes = KMALLOC_PAGE_SIZE, .until_ms = UINT64_MAX };
+
+	return purge_now(heap, &purge, true);
+}
+
+/* How much of it was resident is not known: as if nothing had been, so that rather too much than too little passes for idle. */
+void preload_note_unmapped(size_t size_bytes)
+{
+	SET(given_back, less(GET(given_back), size_bytes));
+	SET(needed, less(GET(needed), size_bytes));
+	SET(reclaimed, less(GET(reclaimed), size_bytes));
 }
 
 /* Since memory was given back; another thread may have done so just now. */
@@ -185,6 +197,17 @@ void preload_note_taken(void)
 		SET(is_emptying, false);
 }
 
+/* What was given back is needed again, most of it as pages or as chunks. */
+static void regret(uint64_t now)
+{
+	unsigned n = GET(n_regrets) + REGRET;
+
+	if (since(now) < REGRET_MS)
+		SET(n_regrets, n < REGRET_FIRST ? REGRET_FIRST : n > REGRETS_MAX ? REGRETS_MAX : n);
+	SET(needed, 0);
+	SET(missed, 0);
+}
+
 /* To reclaim what lies in free blocks brought little, or for a short time: that is the worse for a program. */
 static void note_in_vain(unsigned weight)
 {
@@ -193,17 +216,23 @@ static void note_in_vain(unsigned weight)
 	SET(n_in_vain, n < HOLLOW_MAX ? n : HOLLOW_MAX);
 }
 
-/* What was given back is needed again, most of it as pages or as chunks. */
-static void regret(uint64_t now)
+static uint64_t hollow_wait_ms(void)
 {
-	unsigned n = GET(n_regrets) + REGRET;
+	return (uint64_t)HOLLOW_MS << GET(n_in_vain);
+}
 
-	if (since(now) < REGRET_MS)
-		SET(n_regrets, n < REGRET_FIRST ? REGRET_FIRST : n > REGRETS_MAX ? REGRETS_MAX : n);
-	if (since(now) < HOLLOW_MS && GET(hollow_from) == GET(purged_at))
+/* Was most of what was reclaimed needed again, or is it still free after long? */
+static void judge_reclaimed(size_t n_free, uint64_t now)
+{
+	bool is_needed = n_free < GET(reclaimed), is_late = now >= GET(reclaimed_at) + LASTING * hollow_wait_ms();
+
+	if (!GET(reclaimed) || !(is_needed || is_late))
+		return;
+	SET(reclaimed, 0);
+	if (is_late)
+		SET(n_in_vain, GET(n_in_vain) / 2);
+	else
 		note_in_vain(2);
-	SET(needed, 0);
-	SET(missed, 0);
 }
 
 void preload_note_mapped(size_t size_bytes)
@@ -213,6 +242,8 @@ void preload_note_mapped(size_t size_bytes)
 	SET(given_back, GET(given_back) + size_bytes);
 	if (GET(needed))
 		SET(needed, GET(needed) + size_bytes);
+	if (GET(reclaimed))
+		SET(reclaimed, GET(reclaimed) + size_bytes);
 	if (missed > size_bytes)
 		SET(missed, missed - size_bytes);
 	else if (missed)
@@ -262,33 +293,52 @@ static size_t hollow_bytes(const struct kheap_glance *glance)
 	return less(in_use(glance), glance->free_page_bytes + glance->live_bytes);
 }
 
+/* Was it in vain to reclaim what lies in free blocks? What became pages, or went with its chunk, tells; and later, whether it is needed again. */
+static void note_reclaimed(const struct kheap_glance *before, size_t n_free, size_t brought, bool is_all)
+{
+	bool goes_on = GET(is_reclaiming);
+
+	SET(is_reclaiming, !is_all);
+	if (is_all && !goes_on && (brought <= IDLE_MIN || brought <= hollow_bytes(before) / HOLLOW_SHARE))
+		note_in_vain(1);
+	SET(reclaimed, goes_on && GET(reclaimed) ? GET(reclaimed) + brought / 2 : less(n_free, brought / 2));
+	if (!goes_on)
+		SET(hollow, hollow_bytes(before));
+}
+
 static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool reclaims)
 {
+	uint64_t most_ms = since_ms / PURGE_PAUSES < RECLAIM_MS ? RECLAIM_MS : since_ms / PURGE_PAUSES;
+	struct purge purge = { .min_bytes = reclaims ? HOLLOW_RUN_MIN : RUN_MIN,
+		               .until_ms = now + (reclaims ? lesser(most_ms, PURGE_MS) : PURGE_MS) };
 	struct kheap_glance before = kheap_get_glance(heap), after;
-	size_t n_free, idle, gone;
+	size_t n_free, given_back, idle, gone;
 
 	forget_regrets(since_ms);
-	preload_purge(heap, reclaims ? HOLLOW_RUN_MIN : RUN_MIN, reclaims);
+	purge_now(heap, &purge, reclaims);
 	after = kheap_get_glance(heap);
 	n_free = after.free_page_bytes;
+	gone = less(before.footprint_bytes, after.footprint_bytes);
 	if (reclaims) {
-		/* What became pages, or went with its chunk. */
-		if (n_free + before.footprint_bytes > before.free_page_bytes + after.footprint_bytes + IDLE_MIN)
-			SET(n_in_vain, GET(n_in_vain) / 2);
-		else
-			note_in_vain(1);
-		SET(hollow, hollow_bytes(&before));
+		note_reclaimed(&before, n_free, less(n_free + gone, before.free_page_bytes), purge.is_done);
+		SET(reclaimed_at, now);
 		SET(hollow_from, now);
 	}
-	idle = less(n_free, GET(given_back));
+	given_back = purge.is_done ? n_free : lesser(n_free, GET(given_back) + purge.n_bytes);
+	idle = less(given_back, GET(given_back));
 	/* In the hardened build whole chunks went, which do not count as free any more, but no single pages. */
-	SET(given_back, IS_HARDENED ? 0 : n_free);
+	SET(given_back, IS_HARDENED ? 0 : given_back);
 	SET(free_before, n_free);
 	/* Little is no loss, and comes back by itself. */
-	SET(needed, idle > IDLE_MIN ? n_free - idle / 2 : 0);
-	gone = less(before.footprint_bytes, after.footprint_bytes);
+	SET(needed, idle > IDLE_MIN ? given_back - idle / 2 : 0);
 	SET(missed, gone > IDLE_MIN ? gone / 2 : 0);
 	SET(purged_at, now);
+	/* It may be that all that the program does from now on is done in caches. */
+	if (!purge.is_done || GET(pause_ms))
+		preload_watch_frees(!purge.is_done);
+	SET(pause_ms, purge.is_done ? 0 : 1 + (now_ms() - now) * PURGE_PAUSES);
+	if (!purge.is_done)
+		SET(due_at, now + GET(pause_ms));
 }
 
 static void look(struct kheap *heap, const struct kheap_glance *glance)
@@ -301,18 +351,23 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	bool is_idle = lesser(n_free, GET(free_before)) > given_back + limit;
 	bool is_hollow = hollow > IDLE_MIN && 2 * hollow > 3 * glance->live_bytes;
 	uint64_t wait_ms = (uint64_t)1 << GET(n_regrets), reclaim_at;
+	bool reclaims;
 
+	if (wait_ms < GET(pause_ms))
+		wait_ms = GET(pause_ms);
+	judge_reclaimed(n_free, now);
 	if (hollow > GET(hollow) + in_use(glance) / HOLLOW_SHARE)
 		SET(n_in_vain, 0);
 	if (!is_hollow || !GET(hollow_from))
 		SET(hollow_from, is_hollow ? now : 0);
-	reclaim_at = GET(hollow_from) + ((uint64_t)HOLLOW_MS << GET(n_in_vain));
+	reclaim_at = GET(hollow_from) + hollow_wait_ms();
+	reclaims = GET(is_reclaiming) || (is_hollow && now >= reclaim_at);
 	SET(due_at, 0);
-	if (since_ms >= wait_ms && (is_idle || (is_hollow && now >= reclaim_at))) {
-		purge_idle(heap, now, since_ms, is_hollow && now >= reclaim_at);
+	if (since_ms >= wait_ms && (is_idle || reclaims)) {
+		purge_idle(heap, now, since_ms, reclaims);
 		return;
 	}
-	if (is_idle)
+	if (is_idle || reclaims)
 		SET(due_at, now + wait_ms - since_ms);
 	else if (is_hollow)
 		SET(due_at, now + wait_ms > reclaim_at + since_ms ? now + wait_ms - since_ms : reclaim_at);
