@@ -36,8 +36,8 @@
 #define RUN_MIN ((size_t)20 << 10)
 #define BATCH 64 /* runs, or holes, under the lock */
 /*
- * A purge that takes longer goes on later, after so many times what it took: whoever calls free is not to wait for all of a large heap. Of what is
- * reclaimed most pieces are small: a busy program waits for less of it at a time.
+ * A purge that takes longer goes on later, after so many times what it took: whoever calls free is not to wait for all of a large heap. Less at a
+ * time is reclaimed, because most pieces are small.
  */
 #define PURGE_MS 100
 #define RECLAIM_MS 12
@@ -308,9 +308,8 @@ static void note_reclaimed(const struct kheap_glance *before, size_t n_free, siz
 
 static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool reclaims)
 {
-	uint64_t most_ms = since_ms / PURGE_PAUSES < RECLAIM_MS ? RECLAIM_MS : since_ms / PURGE_PAUSES;
 	struct purge purge = { .min_bytes = reclaims ? HOLLOW_RUN_MIN : RUN_MIN,
-		               .until_ms = now + (reclaims ? lesser(most_ms, PURGE_MS) : PURGE_MS) };
+		               .until_ms = now + (reclaims ? RECLAIM_MS : PURGE_MS) };
 	struct kheap_glance before = kheap_get_glance(heap), after;
 	size_t n_free, given_back, idle, gone;
 
