@@ -35,13 +35,9 @@
 /* Shorter runs are half of the system calls, and little of the memory. */
 #define RUN_MIN ((size_t)20 << 10)
 #define BATCH 64 /* runs, or holes, under the lock */
-/*
- * A purge that takes longer goes on later, after so many times what it took: whoever calls free is not to wait for all of a large heap. Less at a
- * time is reclaimed, because most pieces are small.
- */
-#define PURGE_MS 100
-#define RECLAIM_MS 12
-#define PURGE_PAUSES 10
+/* A purge that takes longer goes on later, after so many times what it took: whoever calls free is not to wait for all of a large heap. */
+#define PURGE_MS 50
+#define PURGE_PAUSES 4
 /*
  * A hollow heap: three fifths of it are in use by nobody, but not free as pages. What it has of them inside free blocks is reclaimed when it was
  * hollow for so long, and more seldom if that brought little, or most was needed again before four times as long, until there is more of it by a
@@ -229,10 +225,17 @@ static void judge_reclaimed(size_t n_free, uint64_t now)
 	if (!GET(reclaimed) || !(is_needed || is_late))
 		return;
 	SET(reclaimed, 0);
-	if (is_late)
+	if (!is_needed) {
 		SET(n_in_vain, GET(n_in_vain) / 2);
-	else
-		note_in_vain(2);
+		return;
+	}
+	note_in_vain(2);
+	/* No more of it, then. */
+	if (GET(is_reclaiming)) {
+		SET(is_reclaiming, false);
+		SET(pause_ms, 0);
+		preload_watch_frees(false);
+	}
 }
 
 void preload_note_mapped(size_t size_bytes)
@@ -308,8 +311,7 @@ static void note_reclaimed(const struct kheap_glance *before, size_t n_free, siz
 
 static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool reclaims)
 {
-	struct purge purge = { .min_bytes = reclaims ? HOLLOW_RUN_MIN : RUN_MIN,
-		               .until_ms = now + (reclaims ? RECLAIM_MS : PURGE_MS) };
+	struct purge purge = { .min_bytes = reclaims ? HOLLOW_RUN_MIN : RUN_MIN, .until_ms = now + PURGE_MS };
 	struct kheap_glance before = kheap_get_glance(heap), after;
 	size_t n_free, given_back, idle, gone;
 
@@ -352,9 +354,9 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	uint64_t wait_ms = (uint64_t)1 << GET(n_regrets), reclaim_at;
 	bool reclaims;
 
+	judge_reclaimed(n_free, now);
 	if (wait_ms < GET(pause_ms))
 		wait_ms = GET(pause_ms);
-	judge_reclaimed(n_free, now);
 	if (hollow > GET(hollow) + in_use(glance) / HOLLOW_SHARE)
 		SET(n_in_vain, 0);
 	if (!is_hollow || !GET(hollow_from))
