@@ -212,6 +212,14 @@ static void note_in_vain(unsigned weight)
 	SET(n_in_vain, n < HOLLOW_MAX ? n : HOLLOW_MAX);
 }
 
+/* What is not done yet goes on after so long, or 0: not at all. It may be that all that the program does until then is done in caches. */
+static void go_on_after(uint64_t pause_ms)
+{
+	if (pause_ms || GET(pause_ms))
+		preload_watch_frees(pause_ms != 0);
+	SET(pause_ms, pause_ms);
+}
+
 static uint64_t hollow_wait_ms(void)
 {
 	return (uint64_t)HOLLOW_MS << GET(n_in_vain);
@@ -230,12 +238,7 @@ static void judge_reclaimed(size_t n_free, uint64_t now)
 		return;
 	}
 	note_in_vain(2);
-	/* No more of it, then. */
-	if (GET(is_reclaiming)) {
-		SET(is_reclaiming, false);
-		SET(pause_ms, 0);
-		preload_watch_frees(false);
-	}
+	SET(is_reclaiming, false);
 }
 
 void preload_note_mapped(size_t size_bytes)
@@ -334,10 +337,7 @@ static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool
 	SET(needed, idle > IDLE_MIN ? given_back - idle / 2 : 0);
 	SET(missed, gone > IDLE_MIN ? gone / 2 : 0);
 	SET(purged_at, now);
-	/* It may be that all that the program does from now on is done in caches. */
-	if (!purge.is_done || GET(pause_ms))
-		preload_watch_frees(!purge.is_done);
-	SET(pause_ms, purge.is_done ? 0 : 1 + (now_ms() - now) * PURGE_PAUSES);
+	go_on_after(purge.is_done ? 0 : 1 + (now_ms() - now) * PURGE_PAUSES);
 	if (!purge.is_done)
 		SET(due_at, now + GET(pause_ms));
 }
@@ -372,6 +372,8 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 		SET(due_at, now + wait_ms - since_ms);
 	else if (is_hollow)
 		SET(due_at, now + wait_ms > reclaim_at + since_ms ? now + wait_ms - since_ms : reclaim_at);
+	if (!is_idle && !reclaims)
+		go_on_after(0);
 	SET(free_before, n_free);
 }
 
