@@ -18,7 +18,9 @@
 #define PLENTY_MIN_PAGES 512
 #define SQUEEZE_MIN_FOOTPRINT 512
 #define SQUEEZE_MAX 5
-#define CALM_ROUNDS 4096u
+#define CALM_ROUNDS 4096u /* without growth, until CPUs keep more again; */
+#define CALM_SHARE 8      /* those in which this share of the heap is free pages count CALM_WEIGHT times */
+#define CALM_WEIGHT 32
 
 COLD void overhead_free(struct kheap *heap, void *pages)
 {
@@ -370,7 +372,7 @@ COLD bool cpu_spare(struct kheap *heap, bool may_keep)
 /*
  * What a CPU keeps lies scattered, and when it goes back before the heap grows, there is often no room for the request all the same: so the heap is
  * larger than what is live by more than what is kept. Where that happens, CPUs keep less from then on, and more again, step by step, when
- * the heap did not grow for long.
+ * the heap did not grow for long: sooner where it has pages to spare.
  */
 COLD void cpu_squeeze(struct kheap *heap)
 {
@@ -385,7 +387,12 @@ COLD void cpu_squeeze(struct kheap *heap)
 
 static void relax(struct kheap *heap)
 {
-	if (!heap->squeeze || ++heap->n_calm < CALM_ROUNDS)
+	if (!heap->squeeze)
+		return;
+	bool has_room = heap->counters.free_run_pages >= heap->counters.footprint_pages / CALM_SHARE;
+
+	heap->n_calm = (uint16_t)(heap->n_calm + (has_room ? CALM_WEIGHT : 1));
+	if (heap->n_calm < CALM_ROUNDS)
 		return;
 	heap->n_calm = 0;
 	heap->squeeze--;

@@ -258,13 +258,13 @@ static uintptr_t alloc_run(struct kheap *heap, const struct request *request, si
 	return desc_address(desc);
 }
 
-/* A block as large as others of about that size, where several CPUs work; if there is none, as large as was asked for, before the heap grows. */
+/* A block as large as others of about that size, where sizes are coarse; if there is none, as large as was asked for, before the heap grows. */
 static uintptr_t alloc_block(struct kheap *heap, const struct request *request, size_t *slot)
 {
 	size_t size = request->gross;
 	uintptr_t object;
 
-	if (!HARDENED && heap->n_caches && request->alignment == GRANULE && size > FAST_MAX)
+	if (!HARDENED && has_coarse_sizes(heap) && request->alignment == GRANULE && size > FAST_MAX)
 		size = coarse_size(size);
 	object = block_alloc(heap, size, request->alignment, LABEL_PLAIN);
 	if (!object && heap->is_thorough && size != request->gross)

@@ -316,12 +316,18 @@ void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment);
 /* Free what is live and has the magazine MAGAZINE_LARGE. False: the cache has no room for it, or its header is damaged; nothing was done. Without the lock. */
 bool cpu_free_large(struct kheap *heap, void *object);
 /*
- * Where several CPUs work, blocks that are too large for magazines have one of eight sizes an octave: what a CPU keeps then serves its next request
- * of about that size, and the lock is taken less often.
+ * Where several CPUs work, and where one alone missed them for long in a heap that can grow, blocks that are too large for magazines have one of
+ * eight sizes an octave: what a CPU keeps then serves its next request of about that size, and the lock is taken less often.
  */
+#define LARGE_LONG 4000
+INLINE bool has_coarse_sizes(const struct kheap *heap)
+{
+	return LOAD(heap->n_caches) || LOAD(heap->n_large_missed) == LARGE_LONG;
+}
+
 INLINE size_t coarse_size(size_t size)
 {
-	if (KPORT_CPUS == 1 || size > BLOCK_MAX_REQUEST + 1 - BLOCK_HEADER)
+	if (size > BLOCK_MAX_REQUEST + 1 - BLOCK_HEADER)
 		return size;
 	return align_up(size + BLOCK_HEADER, (size_t)1 << (log2_floor(size) - 3)) - BLOCK_HEADER;
 }

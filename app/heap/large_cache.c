@@ -165,7 +165,7 @@ static void *lone_pop(struct kheap *heap, struct cpu_cache *cache, size_t size, 
 __attribute__((noinline)) void *cpu_alloc_large(struct kheap *heap, size_t size, size_t alignment)
 {
 	struct cpu_cache *cache = cpu_of(heap);
-	size_t wanted = LOAD(heap->n_caches) && alignment <= GRANULE ? coarse_size(size) : size;
+	size_t wanted = has_coarse_sizes(heap) && alignment <= GRANULE ? coarse_size(size) : size;
 	void *object = NULL;
 
 	if (cpu_enter(cache)) {
@@ -180,6 +180,8 @@ __attribute__((noinline)) void *cpu_alloc_large(struct kheap *heap, size_t size,
 	kport_lock_state state = heap_lock_inline(heap);
 	uintptr_t block = block_alloc(heap, wanted, alignment, LABEL_PLAIN);
 
+	if (heap->n_large_missed < LARGE_LONG && can_grow(heap))
+		STORE(heap->n_large_missed, heap->n_large_missed + 1);
 	if (LIKELY(block != 0))
 		count_alloc(heap, 1, block_size(block_of_payload(block)) - BLOCK_HEADER);
 	heap_unlock_inline(heap, state);

@@ -468,13 +468,14 @@ struct kheap {
 	bool is_refused; /* there were no pages when they were last wanted */
 	/* How much less CPUs keep than they might, as a shift: the heap grew though what they kept was given back. See squeeze in depot.c. */
 	uint8_t squeeze;
-	uint8_t n_drained;     /* times that many page runs were drained before the heap grew, see is_churning */
-	uint16_t n_calm;       /* rounds since the squeeze, or since they were last let keep more */
-	uint8_t n_busy_rounds; /* see HEAP_BUSY */
-	uint8_t n_near;        /* objects resized in turn in one region, which is not the window's */
-	bool is_thorough;      /* the heap is about to fail or to grow: look at more of each list */
-	bool has_taken_zero;   /* the pages that were taken last are zero as the source gave them */
-	uint32_t n_own_pages;  /* of regions for one large object each */
+	uint8_t n_drained;       /* times that many page runs were drained before the heap grew, see is_churning */
+	uint16_t n_calm;         /* rounds since the squeeze, or since they were last let keep more */
+	uint8_t n_busy_rounds;   /* see HEAP_BUSY */
+	uint8_t n_near;          /* objects resized in turn in one region, which is not the window's */
+	bool is_thorough;        /* the heap is about to fail or to grow: look at more of each list */
+	bool has_taken_zero;     /* the pages that were taken last are zero as the source gave them */
+	uint32_t n_own_pages;    /* of regions for one large object each */
+	uint32_t n_large_missed; /* blocks above 4 KiB that a CPU's cache did not have, up to LARGE_LONG */
 
 	struct depot depot;
 	struct run_bins runs[N_ZONES];

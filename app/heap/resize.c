@@ -269,7 +269,7 @@ static __attribute__((noinline)) void *shrink_block(struct kheap *heap, struct r
 	void *moved = NULL;
 
 	/* A new one might be as large. */
-	if (LOAD(heap->n_caches) && size > FAST_MAX && usable - coarse_size(size) <= usable / RESIZE_SHARE)
+	if (has_coarse_sizes(heap) && size > FAST_MAX && usable - coarse_size(size) <= usable / RESIZE_SHARE)
 		return object;
 	if (size <= usable / 2 && LOAD(heap->counters.free_run_pages) >= MOVE_FREE_PAGES)
 		moved = alloc_like(heap, size, is_natural);

@@ -206,6 +206,41 @@ static void a_coarse_block_is_freed_with_its_size(struct test *t)
 	CHECK(t, t->n_errors == 0, "%u frees of large blocks with their size were reported", t->n_errors);
 }
 
+/* One processor alone that replaces large objects for long has coarse ones, too, and keeps what it needs, though the heap grew in spite of it. */
+static void what_is_replaced_for_long_stays_in_the_cache(struct test *t)
+{
+	enum { N = 200, LONG = 100000, LAST = 10000, FROM_BELOW = 5000 };
+	static void *many[N];
+	static size_t sizes_of_many[N];
+	struct kheap *heap = heap_with_caches(t);
+	struct kheap_stats before, after;
+	struct random random;
+
+	if (heap == NULL)
+		return;
+	random_seed(&random, t->options->seed);
+	for (unsigned i = 0; i < LONG; i++) {
+		unsigned k = random_below(&random, N);
+
+		if (i == LONG - LAST)
+			kheap_get_stats(heap, &before);
+		kheap_free_sized(heap, many[k], sizes_of_many[k]);
+		sizes_of_many[k] = random_size(&random, LEAST, MOST / 2);
+		many[k] = kheap_alloc(heap, sizes_of_many[k], 0);
+		CHECK(t, many[k] != NULL, "%zu bytes were refused", sizes_of_many[k]);
+	}
+	kheap_get_stats(heap, &after);
+	CHECK(t, after.n_allocs - before.n_allocs <= FROM_BELOW, "%u of the last %d objects came from below",
+	      (unsigned)(after.n_allocs - before.n_allocs), LAST);
+	test_note(t, "%u of %d from below", (unsigned)(after.n_allocs - before.n_allocs), LAST);
+	for (unsigned i = 0; i < N; i++) {
+		kheap_free_sized(heap, many[i], sizes_of_many[i]);
+		many[i] = NULL;
+	}
+	CHECK(t, t->n_errors == 0, "%u frees of large blocks with their size were reported", t->n_errors);
+	TRY(test_sound(t, heap, "large objects were replaced for long"));
+}
+
 /* From and to so many bytes: they are served, and can be freed with their sizes. */
 static void serve_all(struct test *t, struct kheap *heap, size_t from, size_t to)
 {
@@ -327,6 +362,7 @@ static const struct test_case cases[] = {
 	{ "what is cached serves any size that is a little smaller, and is given back", any_size_is_served },
 	{ "a large block is freed with its size when other processors have left",
 	  a_coarse_block_is_freed_with_its_size },
+	{ "what one processor replaces for long stays in its cache", what_is_replaced_for_long_stays_in_the_cache },
 	{ "a processor that only frees keeps few where there are several", what_nobody_asks_for_is_not_kept },
 	{ "what just fits is served where there are several processors", what_just_fits_is_served },
 	{ "a double free, or a pointer into it, of what is cached is reported", misuse_shows },
