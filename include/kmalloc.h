@@ -216,10 +216,11 @@ void *kheap_alloc_cached(struct kheap *heap, size_t size_bytes);
 bool kheap_free_cached(struct kheap *heap, void *object);
 
 /*
- * kheap_alloc_aligned for a host that clears memory itself: *is_zero tells whether all that may be used of the object is zero already, as pages
- * are that were never in use since the source said so of their chunk (struct kpage_chunk). Of 128 KiB and less it never tells.
+ * kheap_alloc_aligned for a host that clears memory itself: all that may be used of the object is zero already but for its first *n_used_bytes,
+ * since pages are zero that were not in use since the source said so of their chunk (struct kpage_chunk), or the host gave them up. Of 128 KiB and
+ * less nothing is known: SIZE_MAX, as if there is no memory.
  */
-void *kheap_alloc_told(struct kheap *heap, size_t size_bytes, size_t alignment, bool *is_zero);
+void *kheap_alloc_told(struct kheap *heap, size_t size_bytes, size_t alignment, size_t *n_used_bytes);
 
 /* n objects of size_bytes, zeroed, in one block. NULL when n * size_bytes overflows. */
 void *kheap_calloc(struct kheap *heap, size_t n, size_t size_bytes);
@@ -383,12 +384,16 @@ size_t kheap_reclaim_pages(struct kheap *heap, size_t min_bytes, size_t n_most);
 
 /*
  * For a host that can take away what is behind free pages until they are used again. Calls give_up() for up to n_most free page runs of at
- * least min_bytes that were not given up as they are, until it returns false: then it did not take that one. Returns how many were given up;
+ * least min_bytes that were not given up as they are, until it returns false: then it did not take that one. Where the source gave zeros (is_zero),
+ * what was given up has to be zero when it is used again. Returns how many were given up;
  * fewer than n_most: there are no more, or it returned false. The lock is held: give_up() must not call the heap. O(pages of the heap).
  * In hardened builds free pages hold poison, which must stay.
  */
 size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
                            bool (*give_up)(void *ctx, const struct kheap_range *range), void *ctx);
+
+/* The same of a live object of whole pages that is about to be freed: they are given up already, and nobody writes there until it is. Else it does nothing. */
+void kheap_note_given_up(struct kheap *heap, const void *object);
 
 /* What the heap is divided into; one region after another, for index = 0.. while true is returned. O(regions). */
 bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *region);

@@ -124,7 +124,7 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	request->alignment = max_size(alignment, GRANULE);
 	request->max_address = flags & KMALLOC_BELOW_4G ? BELOW_4G : UINTPTR_MAX;
 	request->is_bare = request->goes_on = false;
-	request->is_zero = NULL;
+	request->n_used = NULL;
 	return true;
 }
 
@@ -252,8 +252,8 @@ static uintptr_t alloc_run(struct kheap *heap, const struct request *request, si
 	if (!desc)
 		return 0;
 	desc->is_bare = request->is_bare;
-	if (request->is_zero)
-		*request->is_zero = heap->has_taken_zero;
+	if (request->n_used)
+		*request->n_used = (n_pages - heap->n_taken_zero) << PAGE_SHIFT;
 	*slot = n_pages << PAGE_SHIFT;
 	return desc_address(desc);
 }
@@ -387,11 +387,11 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 	return alloc_last_resort(heap, request, flags);
 }
 
-/* Every usable byte, but not the canary behind the last one. */
-static void zero(struct kheap *heap, void *object, size_t size)
+/* Every usable byte, but not the canary behind the last one, and none behind the first n_used. */
+static void zero(struct kheap *heap, void *object, size_t size, size_t n_used)
 {
 	/* Of a block whose header was overrun while it was cached nobody can tell how large it is. */
-	size_t n = HARDENED ? size : max_size(kheap_usable_size(heap, object), size);
+	size_t n = min_size(HARDENED ? size : max_size(kheap_usable_size(heap, object), size), n_used);
 	unsigned char *byte = (unsigned char *)object + n / 8 * 8;
 
 	fill_words(object, 0, n / 8 * 8);
@@ -408,13 +408,13 @@ void count_failure(struct kheap *heap)
 	heap_unlock(heap, state);
 }
 
-static void *alloc_told(struct kheap *heap, size_t size, size_t alignment, unsigned flags, bool *is_zero)
+static void *alloc_told(struct kheap *heap, size_t size, size_t alignment, unsigned flags, size_t *n_used)
 {
 	struct request request;
 	void *object = NULL;
 
 	if (request_make(&request, size, alignment, flags)) {
-		request.is_zero = is_zero;
+		request.n_used = n_used;
 		object = alloc_growing(heap, &request, flags);
 	}
 	if (!object)
@@ -424,20 +424,20 @@ static void *alloc_told(struct kheap *heap, size_t size, size_t alignment, unsig
 
 void *alloc_any(struct kheap *heap, size_t size, size_t alignment, unsigned flags)
 {
-	bool is_zero = false;
-	void *object = alloc_told(heap, size, alignment, flags, &is_zero);
+	size_t n_used = SIZE_MAX;
+	void *object = alloc_told(heap, size, alignment, flags, &n_used);
 
-	if (object && flags & KMALLOC_ZERO && !is_zero)
-		zero(heap, object, size);
+	if (object && flags & KMALLOC_ZERO)
+		zero(heap, object, size, n_used);
 	return object;
 }
 
-void *kheap_alloc_told(struct kheap *heap, size_t size_bytes, size_t alignment, bool *is_zero)
+void *kheap_alloc_told(struct kheap *heap, size_t size_bytes, size_t alignment, size_t *n_used_bytes)
 {
-	*is_zero = false;
-	if (!HARDENED && size_bytes <= LARGE_MAX)
+	*n_used_bytes = SIZE_MAX;
+	if (size_bytes <= LARGE_MAX)
 		return kheap_alloc_aligned(heap, size_bytes, alignment, 0);
-	return alloc_told(heap, size_bytes, alignment, 0, is_zero);
+	return alloc_told(heap, size_bytes, alignment, 0, n_used_bytes);
 }
 
 void *alloc_to_grow(struct kheap *heap, size_t size)
@@ -469,7 +469,7 @@ static void *alloc_zeroed(struct kheap *heap, size_t size, size_t alignment)
 	void *object = alignment ? kheap_alloc_aligned(heap, size, alignment, 0) : kheap_alloc(heap, size, 0);
 
 	if (object)
-		zero(heap, object, size);
+		zero(heap, object, size, SIZE_MAX);
 	return object;
 }
 
@@ -570,11 +570,11 @@ size_t kheap_alloc_bulk(struct kheap *heap, size_t size_bytes, unsigned flags, s
 
 void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr_t max_address, unsigned flags)
 {
-	bool is_zero = false;
+	size_t n_used = 0;
 	struct request request = { .alignment = max_size(alignment, PAGE_SIZE),
 		                   .max_address = max_address,
 		                   .is_bare = true,
-		                   .is_zero = &is_zero };
+		                   .n_used = &n_used };
 	void *pages = NULL;
 
 	n_pages = max_size(n_pages, 1);
@@ -587,7 +587,7 @@ void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr
 	}
 	if (!pages)
 		count_failure(heap);
-	else if (flags & KMALLOC_ZERO && !is_zero)
-		fill_words(pages, 0, request.size);
+	else if (flags & KMALLOC_ZERO)
+		fill_words(pages, 0, n_used);
 	return pages;
 }

@@ -233,7 +233,7 @@ struct giving {
 /* Of a free run that begins here; false: it was refused. */
 static bool give_up_run(struct giving *giving, struct region *region, size_t page)
 {
-	const struct page_desc *desc = &region->descs[page];
+	struct page_desc *desc = &region->descs[page];
 	const struct kheap_range range = { KHEAP_PAGE_RUN, false, page_address(region, page),
 		                           (size_t)desc->n_pages << PAGE_SHIFT };
 
@@ -243,6 +243,8 @@ static bool give_up_run(struct giving *giving, struct region *region, size_t pag
 		return false;
 	/* Until the run is another one. */
 	page_kind_set(region, page, page_kind_byte(region, page) | PAGE_GIVEN_UP);
+	if (region->chunk.is_zero && desc->n_pages > 1)
+		desc[desc->n_pages - 1].n_zero = desc->n_pages;
 	giving->n_left--;
 	return true;
 }
@@ -281,6 +283,18 @@ size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
 		;
 	heap_unlock(heap, state);
 	return n_most - giving.n_left;
+}
+
+void kheap_note_given_up(struct kheap *heap, const void *object)
+{
+	kport_lock_state state = heap_lock(heap);
+	struct region *region = region_of(heap, (uintptr_t)object);
+	size_t page = region ? region_page(region, (uintptr_t)object) : 0;
+
+	if (!HARDENED && region && region->chunk.is_zero && page_address(region, page) == (uintptr_t)object &&
+	    page_kind_of(region, page) == PAGE_RUN)
+		page_kind_set(region, page, PAGE_RUN | PAGE_GIVEN_UP);
+	heap_unlock(heap, state);
 }
 
 /* ---- what caches hold ----------------------------------------------------------------------------------------------- */

@@ -86,9 +86,9 @@ struct request {
 	size_t gross; /* with the canary; never 0 */
 	size_t alignment;
 	uintptr_t max_address;
-	bool is_bare;  /* whole pages without a canary */
-	bool goes_on;  /* it grows by little at a time, and will go on */
-	bool *is_zero; /* NULL, or set if what it gets is zero, as the source gave it */
+	bool is_bare;   /* whole pages without a canary */
+	bool goes_on;   /* it grows by little at a time, and will go on */
+	size_t *n_used; /* NULL, or gets how many of its first bytes were in use since the source gave them as zero */
 };
 
 /* Remember a misuse for heap_unlock; the first one of an operation wins. */
@@ -222,8 +222,8 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 /* Lengthen the live run of n pages at `page` by `more` if the pages behind it are free. */
 bool run_extend(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t more);
 /* Put pages that are in no list under the bins, or take a free run out of them. */
-void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages);
-void run_remove(struct kheap *heap, struct page_desc *head);
+void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t n_zero);
+size_t run_remove(struct kheap *heap, struct page_desc *head);
 INLINE unsigned run_bin_of(size_t n_pages)
 {
 	size_t octave = log2_floor(n_pages);

@@ -69,7 +69,7 @@ enum page_kind {
 	PAGE_KINDS,
 	PAGE_KIND_MASK = 0x1f,
 	PAGE_GIVEN_UP =
-		0x40, /* flag of the first page of a free run: the host was told that nobody needs what is behind it */
+		0x40, /* flag of the first page of a free run: the host was told that nobody needs what is behind it; or of a live one: the host said so */
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
 _Static_assert(PAGE_KINDS <= PAGE_KIND_MASK + 1, "a page's kind and flags share a byte");
@@ -111,6 +111,7 @@ struct page_desc {
 	};
 	union {
 		uintptr_t number;     /* free run: of its first page */
+		size_t n_zero;        /* last page of a free run of two or more: so many pages up to it are zero */
 		bool is_bare;         /* PAGE_RUN: from kpages_alloc, so without a canary */
 		struct kcache *cache; /* PAGE_CACHE */
 		size_t n_back;        /* PAGE_CACHE_BODY: pages back to the first */
@@ -134,7 +135,6 @@ struct region {
 	uint32_t n_described; /* the most pages it ever had: what describes later ones is still zero */
 	size_t capacity;      /* pages that its arrays have room for */
 	uint32_t n_overhead;  /* pages of descriptors at the front */
-	uint32_t fresh_page;  /* pages from this one on were never in use since the source gave them */
 	size_t n_busy;        /* pages that are neither free nor overhead; the tail area's page is not counted */
 	size_t n_cached;      /* of these, pages of empty slabs and of the empty area that are kept for the next time */
 	uint16_t tail_offset; /* the rest of the last overhead page serves blocks from here on; 0: it does not */
@@ -473,7 +473,6 @@ struct kheap {
 	uint8_t n_busy_rounds;   /* see HEAP_BUSY */
 	uint8_t n_near;          /* objects resized in turn in one region, which is not the window's */
 	bool is_thorough;        /* the heap is about to fail or to grow: look at more of each list */
-	bool has_taken_zero;     /* the pages that were taken last are zero as the source gave them */
 	uint32_t n_own_pages;    /* of regions for one large object each */
 	uint32_t n_large_missed; /* blocks above 4 KiB that a CPU's cache did not have, up to LARGE_LONG */
 
@@ -485,6 +484,7 @@ struct kheap {
 	uint8_t slab_turns[SLAB_CLASSES];  /* see SLAB_LONE */
 	uint8_t lengthening; /* the CPU that is asking for a chunk to lengthen the open region, see growth.c; 0: none is */
 	uint32_t empty_slabs;          /* the classes that have one without live objects */
+	uint32_t n_taken_zero;         /* of the pages that were taken last so many, the last ones, are zero */
 	struct kcache cache_of_caches; /* struct kcache is kept apart from users' objects, and no user can free it */
 	struct kcache cache_of_clips;
 	struct kcache *caches;

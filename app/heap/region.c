@@ -77,8 +77,8 @@ static void spare_add(struct kheap *heap, struct region *region)
 	heap->n_spare_pages += region->n_pages;
 }
 
-/* Put pages [page, to) of a region under the bins, or take them out; no free run crosses 4 GiB. */
-static void region_runs(struct kheap *heap, struct region *region, size_t page, size_t to, bool insert)
+/* Put pages [page, to) of a region, the last n_zero of which are zero, under the bins, or take them out; no free run crosses 4 GiB. */
+static void region_runs(struct kheap *heap, struct region *region, size_t page, size_t to, size_t n_zero, bool insert)
 {
 	while (page < to) {
 		size_t end = to;
@@ -86,7 +86,7 @@ static void region_runs(struct kheap *heap, struct region *region, size_t page, 
 		if (region->first_page + page < ZONE_PAGE && region->first_page + end > ZONE_PAGE)
 			end = ZONE_PAGE - region->first_page;
 		if (insert)
-			run_insert(heap, region, page, end - page);
+			run_insert(heap, region, page, end - page, n_zero - min_size(n_zero, to - end));
 		else
 			run_remove(heap, &region->descs[page]);
 		page = end;
@@ -180,9 +180,10 @@ bool region_enter(struct kheap *heap, struct region *region)
 {
 	list_add(heap, region);
 	heap->near = region;
-	region_runs(heap, region, region->n_overhead, region->n_pages, true);
+	region_runs(heap, region, region->n_overhead, region->n_pages, region->chunk.is_zero ? region->n_pages : 0,
+	            true);
 	if (!sections_add(heap, region)) {
-		region_runs(heap, region, region->n_overhead, region->n_pages, false);
+		region_runs(heap, region, region->n_overhead, region->n_pages, 0, false);
 		list_remove(heap, region);
 		heap->near = heap->regions;
 		return false;
@@ -257,7 +258,7 @@ static bool region_detach(struct kheap *heap, struct region *region)
 {
 	if (!area_tail_retire(heap, region))
 		return false;
-	region_runs(heap, region, region->n_overhead, region->n_pages, false);
+	region_runs(heap, region, region->n_overhead, region->n_pages, 0, false);
 	sections_remove(heap, region);
 	if (region->is_spare)
 		spare_forget(heap, region);
@@ -396,17 +397,19 @@ bool region_lengthen(struct kheap *heap, struct region *region, size_t n_pages)
 	region->n_described = (uint32_t)max_size(region->n_described, end + n_pages);
 	region->chunks[region->n_chunks++] = (uint32_t)n_pages;
 	STORE(region->n_pages, end + n_pages);
+	size_t n_zero = 0;
+
 	if (first < end && may_join(region, end))
-		run_remove(heap, &region->descs[first]);
+		n_zero = run_remove(heap, &region->descs[first]);
 	else
 		first = end;
-	region_runs(heap, region, first, region->n_pages, true);
+	region_runs(heap, region, first, region->n_pages, region->chunk.is_zero ? n_pages + n_zero : 0, true);
 	if (!region_resized(heap, region, end)) {
-		region_runs(heap, region, first, region->n_pages, false);
+		region_runs(heap, region, first, region->n_pages, 0, false);
 		STORE(region->n_pages, end);
 		region->n_chunks--;
 		if (first < end)
-			region_runs(heap, region, first, end, true);
+			region_runs(heap, region, first, end, n_zero, true);
 		return false;
 	}
 	return true;
@@ -418,11 +421,11 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 	size_t n_pages = region->chunks[--region->n_chunks];
 	size_t n_free = free_at_end(region), first = region->n_pages - n_free;
 
-	run_remove(heap, &region->descs[first]);
+	size_t n_zero = run_remove(heap, &region->descs[first]);
+
 	if (n_free > n_pages)
-		run_insert(heap, region, first, n_free - n_pages);
+		run_insert(heap, region, first, n_free - n_pages, n_zero - min_size(n_zero, n_pages));
 	STORE(region->n_pages, region->n_pages - n_pages);
-	region->fresh_page = (uint32_t)min_size(region->fresh_page, region->n_pages);
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;
 	(void)region_resized(heap, region, region->n_pages + n_pages);
@@ -498,18 +501,18 @@ static bool region_evict_table(struct kheap *heap, struct region *region)
 
 	/* Hide this region's free pages meanwhile, and keep the freed table from taking the region along. */
 	heap->is_draining = true;
-	region_runs(heap, region, region->n_overhead, page, false);
-	region_runs(heap, region, end, region->n_pages, false);
+	region_runs(heap, region, region->n_overhead, page, 0, false);
+	region_runs(heap, region, end, region->n_pages, 0, false);
 	bool moved = sections_move(heap, NULL, heap->n_sections);
 
 	if (moved) {
 		/* If it was kept for readers: there are none where this is called. */
 		old_sections_free(heap);
 		run_remove(heap, &region->descs[page]);
-		region_runs(heap, region, region->n_overhead, region->n_pages, true);
+		region_runs(heap, region, region->n_overhead, region->n_pages, 0, true);
 	} else {
-		region_runs(heap, region, region->n_overhead, page, true);
-		region_runs(heap, region, end, region->n_pages, true);
+		region_runs(heap, region, region->n_overhead, page, 0, true);
+		region_runs(heap, region, end, region->n_pages, 0, true);
 	}
 	heap->is_draining = false;
 	return moved;

@@ -22,6 +22,32 @@ INLINE void set_kind(struct region *region, size_t page, enum page_kind kind)
 	page_kind_set(region, page, kind | (HARDENED ? page_kind_byte(region, page) & PAGE_POISONED : 0));
 }
 
+/*
+ * Of a free run's pages so many, the last ones, are zero as the source gave them: never in use, or given up since. Its last page's descriptor has
+ * the number, a single page the flag that it is given up. Where the source said nothing none is known to be zero.
+ */
+INLINE size_t run_zeros(const struct region *region, const struct page_desc *desc)
+{
+	if (!region->chunk.is_zero)
+		return 0;
+	if (desc->n_pages > 1)
+		return desc[desc->n_pages - 1].n_zero;
+	return page_kind_byte(region, desc_page(desc)) & PAGE_GIVEN_UP ? 1 : 0;
+}
+
+static __attribute__((noinline)) void zeros_set(struct region *region, size_t page, size_t n_pages, size_t n_zero)
+{
+	if (n_pages > 1)
+		region->descs[page + n_pages - 1].n_zero = min_size(n_zero, n_pages);
+	else if (n_pages && n_zero)
+		page_kind_set(region, page, page_kind_byte(region, page) | PAGE_GIVEN_UP);
+}
+
+INLINE size_t above(size_t a, size_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 /* Into its list; not counted. */
 INLINE void run_link(struct run_bins *bins, struct region *region, size_t page, size_t n_pages)
 {
@@ -83,21 +109,24 @@ INLINE void run_cut(struct run_bins *bins, unsigned bin, struct region *region, 
 	set_kind(region, desc_page(rest), PAGE_FREE);
 }
 
-void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages)
+void run_insert(struct kheap *heap, struct region *region, size_t page, size_t n_pages, size_t n_zero)
 {
 	run_link(bins_of(heap, region, page), region, page, n_pages);
+	if (region->chunk.is_zero)
+		zeros_set(region, page, n_pages, n_zero);
 	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages + n_pages);
 }
 
-void run_remove(struct kheap *heap, struct page_desc *desc)
+size_t run_remove(struct kheap *heap, struct page_desc *desc)
 {
 	struct region *region = desc_region(desc);
-	size_t page = desc_page(desc);
+	size_t page = desc_page(desc), n_zero = run_zeros(region, desc);
 
 	run_unlink(bins_of(heap, region, page), desc);
 	set_kind(region, page, PAGE_BODY);
 	set_kind(region, page + desc->n_pages - 1, PAGE_BODY);
 	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages - desc->n_pages);
+	return n_zero;
 }
 
 /* ---- finding ------------------------------------------------------------------------------------------------------ */
@@ -208,21 +237,25 @@ INLINE struct page_desc *run_take(struct kheap *heap, struct page_desc *desc, ui
 	size_t start = number - region->first_page;
 	struct run_bins *bins = bins_of(heap, region, first);
 
-	size_t total = end - first;
+	size_t total = end - first, behind = end - start - n_pages, n_zero = run_zeros(region, desc);
 	unsigned bin = run_bin_of(total);
 
-	if (LIKELY(start == first && total > n_pages && run_bin_of(total - n_pages) == bin)) {
+	if (LIKELY(start == first && total > n_pages && run_bin_of(behind) == bin)) {
 		run_cut(bins, bin, region, desc, n_pages);
 	} else {
 		run_unlink(bins, desc);
 		if (start > first)
 			run_link(bins, region, first, start - first);
-		if (start + n_pages < end)
-			run_link(bins, region, start + n_pages, end - start - n_pages);
+		if (behind)
+			run_link(bins, region, start + n_pages, behind);
+	}
+	heap->n_taken_zero = 0;
+	if (region->chunk.is_zero) {
+		heap->n_taken_zero = (uint32_t)min_size(above(n_zero, behind), n_pages);
+		zeros_set(region, first, start - first, above(n_zero, end - start));
+		zeros_set(region, start + n_pages, behind, n_zero);
 	}
 	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages - n_pages);
-	heap->has_taken_zero = start >= region->fresh_page && region->chunk.is_zero;
-	region->fresh_page = (uint32_t)max_size(region->fresh_page, start + n_pages);
 	/* The last page may have been the free run's. */
 	set_kind(region, start + n_pages - 1, PAGE_BODY);
 	pages_wake(heap, region, start, n_pages);
@@ -264,12 +297,15 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 	struct run_bins *bins = bins_of(heap, region, page);
 	size_t first = page;
 	size_t end = page + n_pages;
+	/* The host gave up what was behind a live run, and nobody used it since. */
+	size_t n_zero = page_kind_byte(region, page) & PAGE_GIVEN_UP ? n_pages : 0;
 
 	run_start_set(region, page, PAGE_BODY);
 	if (HARDENED) {
 		/* Not all of a very long one, which may never have been touched. */
 		size_t n_poisoned = min_size(n_pages, POISON_PAGES);
 
+		n_zero = 0;
 		guard_poison(page_address(region, page), n_poisoned << PAGE_SHIFT);
 		for (size_t i = page; i < end; i++)
 			page_kind_set(region, i, i < page + n_poisoned ? PAGE_BODY | PAGE_POISONED : PAGE_BODY);
@@ -279,15 +315,22 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 
 	if ((before == PAGE_FREE || before == PAGE_FREE_TAIL) && may_join(region, page)) {
 		first = page - region->descs[page - 1].n_pages;
+		if (UNLIKELY(n_zero))
+			n_zero += run_zeros(region, &region->descs[first]);
 		run_unlink(bins, &region->descs[first]);
 		set_kind(region, page - 1, PAGE_BODY);
 	}
 	if (end < region->n_pages && page_kind_of(region, end) == PAGE_FREE && may_join(region, end)) {
+		size_t n_behind = region->descs[end].n_pages, zeros_behind = run_zeros(region, &region->descs[end]);
+
 		run_unlink(bins, &region->descs[end]);
 		set_kind(region, end, PAGE_BODY);
-		end += region->descs[end].n_pages;
+		n_zero = zeros_behind == n_behind ? n_zero + n_behind : zeros_behind;
+		end += n_behind;
 	}
 	run_link(bins, region, first, end - first);
+	if (region->chunk.is_zero)
+		zeros_set(region, first, end - first, n_zero);
 	STORE(heap->counters.free_run_pages, heap->counters.free_run_pages + n_pages);
 	if (UNLIKELY(region->n_chunks) && end == region->n_pages)
 		region_shorten(heap, region);
@@ -318,11 +361,11 @@ bool run_extend(struct kheap *heap, struct region *region, size_t page, size_t n
 
 	if (have < more)
 		return false;
-	run_remove(heap, desc);
+	size_t n_zero = run_remove(heap, desc);
+
 	if (have > more)
-		run_insert(heap, region, end + more, have - more);
+		run_insert(heap, region, end + more, have - more, n_zero);
 	pages_wake(heap, region, end, more);
-	region->fresh_page = (uint32_t)max_size(region->fresh_page, end + more);
 	region->descs[page].n_pages = (uint32_t)(n_pages + more);
 	region_busy(heap, region, more);
 	return true;

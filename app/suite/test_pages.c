@@ -154,15 +154,15 @@ static void fresh_pages_are_told(struct test *t)
 	enum { SIZE = 200000, SMALL = 3000, N = 400 };
 	static void *small[N];
 	struct kheap *heap;
-	bool is_zero = false;
-	void *object;
+	size_t n_used = SIZE_MAX;
+	uint8_t *object;
 
 	TRY(test_source(t, ARENA));
 	t->source.gives_zeros = true;
 	TRY(test_heap_on_source(t, &heap));
-	object = kheap_alloc_told(heap, SIZE, KMALLOC_ALIGNMENT, &is_zero);
-	CHECK(t, object != NULL && is_zero && test_is_zero(object, SIZE), "fresh pages are %p, %szero", object,
-	      is_zero ? "" : "not known to be ");
+	object = kheap_alloc_told(heap, SIZE, KMALLOC_ALIGNMENT, &n_used);
+	CHECK(t, object != NULL && n_used == 0 && test_is_zero(object, SIZE),
+	      "of fresh pages, %p, %zu bytes are not known to be zero", (void *)object, n_used);
 	for (unsigned round = 0; round < 20; round++) {
 		/* Now from its end, now not, so that chunks go back and come again. */
 		test_fill(object, SIZE, round);
@@ -177,28 +177,132 @@ static void fresh_pages_are_told(struct test *t)
 		if (round % 4 == 3)
 			kheap_trim(heap);
 		object = kheap_alloc(heap, SIZE, KMALLOC_ZERO);
-		CHECK(t, object != NULL && test_is_zero(object, SIZE), "what is to be zero is not, or %p", object);
+		CHECK(t, object != NULL && test_is_zero(object, SIZE), "what is to be zero is not, or %p",
+		      (void *)object);
 		test_fill(object, SIZE, round);
 		kheap_free(heap, object);
-		object = kheap_alloc_told(heap, SIZE, KMALLOC_ALIGNMENT, &is_zero);
-		CHECK(t, object != NULL && (!is_zero || test_is_zero(object, SIZE)), "what is said to be zero is not");
+		object = kheap_alloc_told(heap, SIZE, KMALLOC_ALIGNMENT, &n_used);
+		CHECK(t, object != NULL && (n_used >= SIZE || test_is_zero(object + n_used, SIZE - n_used)),
+		      "what is said to be zero is not");
 	}
 	kheap_free(heap, object);
+	TRY(test_end_heap(t, heap));
+}
+
+#define N_TOLD 24
+
+static bool make_zero(void *ctx, const struct kheap_range *range)
+{
+	*(size_t *)ctx += range->size_bytes;
+	__builtin_memset((void *)range->base, 0, range->size_bytes);
+	return true;
+}
+
+/* One object more, of which all that is told to be zero is. */
+static bool take_told(struct test *t, struct kheap *heap, uint8_t **object, size_t size, size_t *n_told)
+{
+	size_t n_used, usable;
+
+	*object = kheap_alloc_told(heap, size, KMALLOC_ALIGNMENT, &n_used);
+	if (*object == NULL)
+		return true;
+	usable = kheap_usable_size(heap, *object);
+	if (n_used < usable) {
+		REQUIRE(t, test_is_zero(*object + n_used, usable - n_used),
+		        "of %zu bytes at %p not all behind %zu are zero", size, (void *)*object, n_used);
+		*n_told += usable - n_used;
+	}
+	test_fill(*object, usable, 1);
+	return true;
+}
+
+static void release_told(struct kheap *heap, uint8_t **object, bool is_given_up)
+{
+	/* Of a block it is to do nothing. */
+	if (*object != NULL && is_given_up) {
+		__builtin_memset(*object, 0, kheap_usable_size(heap, *object));
+		kheap_note_given_up(heap, *object);
+	}
+	kheap_free(heap, *object);
+	*object = NULL;
+}
+
+/* Whatever comes and goes, and is given up meanwhile. */
+static void what_is_told_is_zero(struct test *t)
+{
+	enum { STEPS = 4000, MOST = 400000 };
+	static uint8_t *objects[N_TOLD];
+	size_t n_told = 0, n_given_up = 0;
+	struct random random;
+	struct kheap *heap;
+
+	TRY(test_source(t, ARENA));
+	t->source.gives_zeros = true;
+	TRY(test_heap_on_source(t, &heap));
+	random_seed(&random, t->options->seed);
+	for (unsigned i = 0; i < STEPS; i++) {
+		unsigned k = random_below(&random, N_TOLD), what = random_below(&random, 16);
+
+		release_told(heap, &objects[k], what % 2 == 0);
+		TRY(take_told(t, heap, &objects[k], random_size(&random, 1000, MOST), &n_told));
+		if (what == 1 && !test_is_hardened())
+			(void)kheap_give_up_pages(heap, 2 * PAGE, 4, make_zero, &n_given_up);
+		else if (what == 2)
+			(void)kheap_trim(heap);
+	}
+	for (unsigned k = 0; k < N_TOLD; k++)
+		release_told(heap, &objects[k], false);
+	CHECK(t, n_told > 0, "nothing was told to be zero");
+	CHECK(t, test_is_hardened() || (n_given_up > 0 && n_told > n_given_up / 4),
+	      "%zu bytes were given up, but %zu told to be zero", n_given_up, n_told);
+	test_note(t, "%zu MiB told, %zu MiB given up", n_told >> 20, n_given_up >> 20);
+	TRY(test_end_heap(t, heap));
+}
+
+/* A buffer that was given up comes back as zeros, though what lies in front of it was used. */
+static void what_was_given_up_is_told(struct test *t)
+{
+	enum { SIZE = 300000, N = 4 };
+	uint8_t *objects[N], *front;
+	size_t n_used = SIZE_MAX;
+	struct kheap *heap;
+
+	if (test_is_hardened()) {
+		test_skip(t, "in the hardened builds free pages hold poison");
+		return;
+	}
+	TRY(test_source(t, ARENA));
+	t->source.gives_zeros = true;
+	TRY(test_heap_on_source(t, &heap));
+	front = kpages_alloc(heap, 4, PAGE, UINTPTR_MAX, 0);
+	CHECK(t, front != NULL, "4 pages were refused");
+	for (unsigned i = 0; i < N; i++)
+		CHECK(t, (objects[i] = kheap_alloc(heap, SIZE, 0)) != NULL, "%d bytes were refused", SIZE);
+	test_fill(front, 4 * PAGE, 1);
+	kpages_free(heap, front);
+	for (unsigned i = 0; i < N; i++) {
+		test_fill(objects[i], SIZE, i);
+		release_told(heap, &objects[i], true);
+	}
+	objects[0] = kheap_alloc_told(heap, SIZE, KMALLOC_ALIGNMENT, &n_used);
+	CHECK(t, objects[0] != NULL && n_used <= 4 * PAGE && test_is_zero(objects[0] + n_used, SIZE - n_used),
+	      "of %d bytes that were given up %zu are not known to be zero", SIZE, n_used);
+	kheap_free(heap, objects[0]);
 	TRY(test_end_heap(t, heap));
 }
 
 static void used_pages_are_not_told(struct test *t)
 {
 	struct kheap *heap = test_heap(t, ARENA);
-	bool is_zero = true;
+	size_t n_used = 0;
 	void *pages;
 
 	TRY(heap != NULL);
-	CHECK(t, kheap_alloc_told(heap, 300000, KMALLOC_ALIGNMENT, &is_zero) != NULL && !is_zero,
+	CHECK(t, kheap_alloc_told(heap, 300000, KMALLOC_ALIGNMENT, &n_used) != NULL && n_used >= 300000,
 	      "pages that nobody said anything about are said to be zero");
 	pages = kpages_alloc(heap, 50, PAGE, UINTPTR_MAX, KMALLOC_ZERO);
 	CHECK(t, pages != NULL && test_is_zero(pages, 50 * PAGE), "pages that are to be zero are not");
-	CHECK(t, kheap_alloc_told(heap, SIZE_MAX, KMALLOC_ALIGNMENT, &is_zero) == NULL && !is_zero,
+	CHECK(t, kheap_alloc_told(heap, SIZE_MAX, KMALLOC_ALIGNMENT, &n_used) == NULL && n_used == SIZE_MAX,
 	      "all memory there can be is zero");
 }
 
@@ -210,6 +314,8 @@ static const struct test_case cases[] = {
 	{ "no page lies above the limit that was asked for", address_limit_is_kept },
 	{ "memory below 4 GiB is below 4 GiB", below_4g_is_below },
 	{ "fresh pages are zero where the source says so, and used ones are made zero", fresh_pages_are_told },
+	{ "what is told to be zero is", what_is_told_is_zero },
+	{ "what was given up is told to be zero", what_was_given_up_is_told },
 	{ "pages of which nothing is known are not said to be zero", used_pages_are_not_told },
 };
 TEST_GROUP(pages, cases);

@@ -456,6 +456,39 @@ void probe_returns_holes(void)
 	}
 }
 
+/* The last part dies late, and all that is done from then on is done in caches. */
+void probe_returns_last(void)
+{
+	enum { OBJECTS = 200000, STAYS = 50, FEW = 50, TRIES = 300 };
+	static unsigned char *objects[OBJECTS];
+	uint64_t state = RANDOM_SEED;
+	size_t before = resident_bytes(), full, left;
+
+	if (getenv("PROBE_HARDENED"))
+		return;
+	for (size_t i = 0; i < OBJECTS; i++) {
+		size_t size = 16 + random_next(&state) % 400;
+
+		memset(objects[i] = malloc(size), (int)i, size);
+	}
+	full = left = resident_bytes();
+	for (size_t i = 0; i < OBJECTS; i++) {
+		if (i % STAYS)
+			free(objects[i]);
+	}
+	for (int tries = 0; tries < TRIES && left - before >= (full - before) * 2 / 5; tries++) {
+		usleep(100000);
+		for (size_t i = 0; i < FEW; i++)
+			free(malloc(100 + i));
+		for (size_t i = 0; tries == 5 && i < OBJECTS; i += STAYS) {
+			CHECK(is_filled(objects[i], (unsigned char)i, 16));
+			free(objects[i]);
+		}
+		left = tries > 5 ? resident_bytes() : full;
+	}
+	CHECK(full - before > (size_t)30 << 20 && left - before < (full - before) * 2 / 5);
+}
+
 static size_t minor_faults(void)
 {
 	struct rusage usage;
@@ -484,6 +517,30 @@ void probe_refill(void)
 		first = round ? first : minor_faults() - before;
 	}
 	CHECK(minor_faults() - before <= first * (AT_FIRST + (size_t)(time(NULL) - start)));
+}
+
+/* Of a large table of zeros, made again and again, only what is used is in memory. */
+void probe_sparse_zeros(void)
+{
+	enum { ROUNDS = 20, USED = 200, MOST_FAULTS = 1000 };
+	size_t size = (size_t)16 << 20, before = 0;
+
+	if (getenv("PROBE_HARDENED"))
+		return;
+	for (int round = 0; round < ROUNDS; round++) {
+		unsigned char *table = calloc(1, size);
+
+		/* The first ones are how it comes to go back at all. */
+		before = round == ROUNDS / 2 ? minor_faults() : before;
+		CHECK(table);
+		for (size_t i = 0; i < USED; i++) {
+			CHECK(table[i * (size / USED)] == 0);
+			table[i * (size / USED)] = 1;
+		}
+		CHECK(table[size - 1] == 0);
+		free(table);
+	}
+	CHECK((minor_faults() - before) / (ROUNDS / 2) < MOST_FAULTS);
 }
 
 /* What is allocated in turn lies in turn, upwards: programs read it so, and processors fetch ahead. */

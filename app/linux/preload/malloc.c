@@ -118,10 +118,12 @@ __attribute__((noinline)) static void large_release(struct kheap *heap, void *ob
 		limit = IDLE_MIN;
 	preload_note_moved(size_bytes);
 	if (__atomic_load_n(&idle_bytes, __ATOMIC_RELAXED) + size_bytes > limit &&
-	    preload_may_release(heap, size_bytes))
-		preload_discard(object, size_bytes);
-	else
+	    preload_may_release(heap, size_bytes)) {
+		if (preload_discard(object, size_bytes))
+			kheap_note_given_up(heap, object);
+	} else {
 		__atomic_fetch_add(&idle_bytes, size_bytes, __ATOMIC_RELAXED);
+	}
 }
 
 /* ---- for the operators too -------------------------------------------------------------------------------------- */
@@ -231,18 +233,17 @@ static void zero_large(char *object, size_t size_bytes)
 static void *alloc_large_zeroed(size_t size_bytes)
 {
 	struct kheap *heap = heap_get();
-	bool is_zero;
+	size_t n_used;
 	void *object;
 
 	if (!heap)
 		return NULL;
 	large_taken(size_bytes);
-	object = kheap_alloc_told(heap, size_bytes, KMALLOC_ALIGNMENT, &is_zero);
+	object = kheap_alloc_told(heap, size_bytes, KMALLOC_ALIGNMENT, &n_used);
 	if (!object)
 		return NULL;
 	preload_ahead(object, size_bytes);
-	if (!is_zero)
-		zero_large(object, size_bytes);
+	zero_large(object, n_used < size_bytes ? n_used : size_bytes);
 	return object;
 }
 

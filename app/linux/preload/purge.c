@@ -73,6 +73,8 @@ static struct {
 	size_t reclaimed; /* when less is free, most of what was reclaimed is needed again; 0: it was, or is not any more */
 	unsigned n_in_vain; /* so often that was in vain, */
 	size_t hollow;      /* and the last time it was so hollow */
+	bool is_awaited;    /* it is hollow, and will be reclaimed from when it was so for long enough */
+	bool is_watched;    /* frees that caches take look, too */
 } seen;
 
 #define GET(field) __atomic_load_n(&seen.field, __ATOMIC_RELAXED)
@@ -212,14 +214,6 @@ static void note_in_vain(unsigned weight)
 	SET(n_in_vain, n < HOLLOW_MAX ? n : HOLLOW_MAX);
 }
 
-/* What is not done yet goes on after so long, or 0: not at all. It may be that all that the program does until then is done in caches. */
-static void go_on_after(uint64_t pause_ms)
-{
-	if (pause_ms || GET(pause_ms))
-		preload_watch_frees(pause_ms != 0);
-	SET(pause_ms, pause_ms);
-}
-
 static uint64_t hollow_wait_ms(void)
 {
 	return (uint64_t)HOLLOW_MS << GET(n_in_vain);
@@ -337,9 +331,16 @@ static void purge_idle(struct kheap *heap, uint64_t now, uint64_t since_ms, bool
 	SET(needed, idle > IDLE_MIN ? given_back - idle / 2 : 0);
 	SET(missed, gone > IDLE_MIN ? gone / 2 : 0);
 	SET(purged_at, now);
-	go_on_after(purge.is_done ? 0 : 1 + (now_ms() - now) * PURGE_PAUSES);
+	SET(pause_ms, purge.is_done ? 0 : 1 + (now_ms() - now) * PURGE_PAUSES);
 	if (!purge.is_done)
 		SET(due_at, now + GET(pause_ms));
+}
+
+/* The heap is hollow: what lies in its free blocks can be reclaimed then. */
+static void await(uint64_t due_at)
+{
+	SET(due_at, due_at);
+	SET(is_awaited, true);
 }
 
 static void look(struct kheap *heap, const struct kheap_glance *glance)
@@ -364,16 +365,20 @@ static void look(struct kheap *heap, const struct kheap_glance *glance)
 	reclaim_at = GET(hollow_from) + hollow_wait_ms();
 	reclaims = GET(is_reclaiming) || (is_hollow && now >= reclaim_at);
 	SET(due_at, 0);
+	SET(is_awaited, false);
 	if (since_ms >= wait_ms && (is_idle || reclaims)) {
 		purge_idle(heap, now, since_ms, reclaims);
+		/* What lies in free blocks is left, or more of it. */
+		if (is_hollow && !GET(due_at))
+			await(GET(hollow_from) + hollow_wait_ms());
 		return;
 	}
 	if (is_idle || reclaims)
 		SET(due_at, now + wait_ms - since_ms);
 	else if (is_hollow)
-		SET(due_at, now + wait_ms > reclaim_at + since_ms ? now + wait_ms - since_ms : reclaim_at);
+		await(now + wait_ms > reclaim_at + since_ms ? now + wait_ms - since_ms : reclaim_at);
 	if (!is_idle && !reclaims)
-		go_on_after(0);
+		SET(pause_ms, 0);
 	SET(free_before, n_free);
 }
 
@@ -383,6 +388,20 @@ static bool is_due(void)
 	uint64_t due_at = GET(due_at);
 
 	return due_at && now_ms() >= due_at;
+}
+
+/*
+ * It may be that all that the program does until something is due is done in caches: then frees look for it there, too. Not where it was in vain,
+ * or a program whose heap is always hollow would pay for that.
+ */
+static void watch(void)
+{
+	bool watches = GET(pause_ms) || (GET(is_awaited) && !GET(n_in_vain));
+
+	if (watches == GET(is_watched))
+		return;
+	SET(is_watched, watches);
+	preload_watch_frees(watches);
 }
 
 void preload_look_end(void)
@@ -407,5 +426,6 @@ void preload_look(struct kheap *heap)
 		return;
 	__atomic_store_n(&moved_bytes, 0, __ATOMIC_RELAXED);
 	look(heap, &glance);
+	watch();
 	preload_look_end();
 }
