@@ -13,7 +13,8 @@
  *    CPU; a port of your own makes it any CPU and any handler. No function needs an operating system, firmware or another heap, so all of them work
  *    before other CPUs are started and after ExitBootServices (unless the page source you gave does not).
  *  - Callbacks (page source, error, low memory) are called with no lock held and may call the heap. The page source, and who is asked when
- *    memory is low, must allocate with KMALLOC_NO_GROW there, or they are called again from within, without end.
+ *    memory is low, must allocate with KMALLOC_NO_GROW there, or they are called again from within, without end. Any other call may give
+ *    chunks back, frees too.
  *  - Misuse (freeing twice, a stranger's pointer...) never changes the heap: it is reported to on_error and
  *    the call does nothing and returns NULL, false or 0; what was to be freed stays allocated. Without on_error the port's
  *    trap stops the program at the misuse.

@@ -302,7 +302,7 @@ static size_t ensure_free(struct kcache *cache, size_t n, bool may_grow)
 		}
 		size_t n_free = cache->n_free;
 
-		heap_unlock(heap, state);
+		heap_unlock_after(heap, state, may_grow ? 0 : KMALLOC_NO_GROW);
 		if (n_free >= n || !may_grow)
 			return n_free;
 		may_grow = heap_replenish(heap, (struct growth){ .n_pages = cache->pages_per_slab }, UINTPTR_MAX,
@@ -323,12 +323,12 @@ void *kcache_alloc(struct kcache *cache, unsigned flags)
 		object = take(cache);
 		if (!object && slab_add(cache))
 			object = take(cache);
-		heap_unlock(heap, state);
+		heap_unlock_after(heap, state, flags);
 		if (!object && !ensure_free(cache, 1, !(flags & KMALLOC_NO_GROW)))
 			break;
 	}
 	if (!object) {
-		count_failure(heap);
+		count_failure(heap, flags);
 		return NULL;
 	}
 	if (flags & KMALLOC_ZERO) {

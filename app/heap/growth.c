@@ -411,12 +411,23 @@ struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_c
 	return heap;
 }
 
+void regions_put(const struct kpage_source *source, struct region *region)
+{
+	while (region) {
+		struct region *next = region->next;
+
+		region_put(source, region);
+		region = next;
+	}
+}
+
 void kheap_destroy(struct kheap *heap)
 {
 	/* The heap lies in its first region, and each region's chunk is noted in the region: read before putting back. */
 	struct kpage_source source = heap->config.source;
 	struct region *first = NULL, *next;
 
+	regions_put(&source, heap->detached);
 	for (struct region *region = heap->regions; region; region = next) {
 		next = region->next;
 		if (region->is_first)

@@ -66,12 +66,7 @@ COLD static void unlock_and_tell(struct kheap *heap, kport_lock_state state)
 	heap->pending.error_class = (enum kmalloc_error_class)0;
 	heap->detached = NULL;
 	kport_unlock(&heap->lock, state);
-	while (region) {
-		struct region *next = region->next;
-
-		region_put(&source, region);
-		region = next;
-	}
+	regions_put(&source, region);
 	if (!error.error_class)
 		return;
 	if (!heap->config.on_error)
@@ -362,7 +357,7 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 	if (!object && request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
 		object = alloc_locked(heap, request, false);
 	heap->is_refused = !(flags & KMALLOC_NO_GROW) || was_refused;
-	heap_unlock(heap, state);
+	heap_unlock_after(heap, state, flags);
 	return (void *)object;
 }
 
@@ -376,7 +371,7 @@ static void *alloc_growing(struct kheap *heap, const struct request *request, un
 		kport_lock_state state = heap_lock_inline(heap);
 		uintptr_t object = alloc_locked(heap, request, is_tried);
 
-		heap_unlock_inline(heap, state);
+		heap_unlock_after(heap, state, flags);
 		if (object)
 			return (void *)object;
 		if (flags & KMALLOC_NO_GROW ||
@@ -399,13 +394,14 @@ static void zero(struct kheap *heap, void *object, size_t size, size_t n_used)
 		byte[i] = 0;
 }
 
-void count_failure(struct kheap *heap)
+void count_failure(struct kheap *heap, unsigned flags)
 {
 	kport_lock_state state = heap_lock(heap);
 
 	heap->counters.n_failures++;
-	regions_settle(heap);
-	heap_unlock(heap, state);
+	if (!(flags & KMALLOC_NO_GROW))
+		regions_settle(heap);
+	heap_unlock_after(heap, state, flags);
 }
 
 static void *alloc_told(struct kheap *heap, size_t size, size_t alignment, unsigned flags, size_t *n_used)
@@ -418,7 +414,7 @@ static void *alloc_told(struct kheap *heap, size_t size, size_t alignment, unsig
 		object = alloc_growing(heap, &request, flags);
 	}
 	if (!object)
-		count_failure(heap);
+		count_failure(heap, flags);
 	return object;
 }
 
@@ -586,7 +582,7 @@ void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr
 		pages = alloc_growing(heap, &request, flags);
 	}
 	if (!pages)
-		count_failure(heap);
+		count_failure(heap, flags);
 	else if (flags & KMALLOC_ZERO)
 		fill_words(pages, 0, n_used);
 	return pages;

@@ -80,6 +80,15 @@ INLINE void heap_unlock_inline(struct kheap *heap, kport_lock_state state)
 #endif
 }
 
+/* After a call with these flags: if the source is not to be called now, chunks go back to it in the next call that may. */
+static inline void heap_unlock_after(struct kheap *heap, kport_lock_state state, unsigned flags)
+{
+	if (flags & KMALLOC_NO_GROW && heap->detached && !heap->pending.error_class)
+		kport_unlock(&heap->lock, state);
+	else
+		heap_unlock(heap, state);
+}
+
 /* What an allocation is to be, worked out once. */
 struct request {
 	size_t size;  /* asked for */
@@ -106,7 +115,7 @@ bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_addr
 #define GROWTH_TRIES 5
 
 /* A call returns NULL. Called without the lock. */
-void count_failure(struct kheap *heap);
+void count_failure(struct kheap *heap, unsigned flags);
 INLINE void count_resize(struct kheap *heap, size_t old_usable, size_t usable)
 {
 	struct counters *counters = &heap->counters;

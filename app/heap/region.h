@@ -347,6 +347,8 @@ void regions_settle(struct kheap *heap);
 void region_shorten(struct kheap *heap, struct region *region);
 /* All chunks of a detached region go back. */
 void region_put(const struct kpage_source *source, const struct region *region);
+/* All of a list of them, that were detached. */
+void regions_put(const struct kpage_source *source, struct region *region);
 
 /* ---- section.c ---------------------------------------------------------------------------------------------- */
 

@@ -443,6 +443,37 @@ static void regions_are_found_soon(struct test *t)
 	test_note(t, "%zu looks for %zu pages", n_probes, n_pages);
 }
 
+/* A request that may not grow the heap gives no chunks back, however much becomes free on the way: whoever holds a lock of its own calls it. */
+static void no_growth_gives_nothing_back(struct test *t)
+{
+	enum { N = 400, N_LARGE = 12, LARGE = 150000 };
+	static void *objects[N], *large[N_LARGE];
+	struct kheap *heap;
+	unsigned n_puts;
+	size_t size;
+
+	TRY(test_source(t, (size_t)4 << 20));
+	TRY(test_heap_on_source(t, &heap));
+	for (unsigned i = 0; i < N; i++)
+		CHECK(t, (objects[i] = kheap_alloc(heap, 600 + i * 7, 0)) != NULL, "object %u was refused", i);
+	for (unsigned i = 0; i < N_LARGE; i++)
+		CHECK(t, (large[i] = kheap_alloc(heap, LARGE, 0)) != NULL, "large object %u was refused", i);
+	for (unsigned i = 0; i < N; i++)
+		kheap_free(heap, objects[i]);
+	for (unsigned i = 1; i < N_LARGE; i += 2)
+		kheap_free(heap, large[i]);
+	n_puts = t->source.n_puts;
+	size = kheap_get_glance(heap).footprint_bytes - 2 * PAGE;
+	CHECK(t, kheap_alloc(heap, size, KMALLOC_NO_GROW) == NULL, "%zu bytes were found", size);
+	CHECK(t, t->source.n_puts == n_puts, "%u chunks were put back", t->source.n_puts - n_puts);
+	for (unsigned i = 0; i < N_LARGE; i += 2)
+		kheap_free(heap, large[i]);
+	CHECK(t, t->source.n_puts > n_puts, "no chunk was put back later");
+	/* Nor are those lost that are left when the heap ends. */
+	CHECK(t, kheap_alloc(heap, size, KMALLOC_NO_GROW) == NULL, "%zu bytes were found", size);
+	TRY(test_end_heap(t, heap));
+}
+
 static const struct test_case cases[] = {
 	{ "a heap is made and works in 16 KiB, and not in less", heap_fits_16_kib },
 	{ "a region may begin at any address, and nothing outside it is written", region_is_not_left },
@@ -459,5 +490,6 @@ static const struct test_case cases[] = {
 	{ "a region goes although all others are full", section_table_stays_out },
 	{ "a heap's limit holds for regions that are added", limit_holds_for_regions },
 	{ "the region of an address is found within a few looks, however many there are", regions_are_found_soon },
+	{ "a request that may not grow the heap gives nothing back to the source", no_growth_gives_nothing_back },
 };
 TEST_GROUP(regions, cases);
