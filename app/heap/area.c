@@ -155,7 +155,7 @@ static struct block *join_after(struct kheap *heap, struct region *region, size_
 	struct block *next = block_next(first);
 
 	/* The word in front of it may be a footer from when the pages before were of this area. */
-	guard_poison((uintptr_t)first - BLOCK_FOOTER, BLOCK_FOOTER + BLOCK_HEADER + 2 * sizeof(first->next));
+	guard_poison((uintptr_t)first - BLOCK_FOOTER, BLOCK_FOOTER + BLOCK_HEADER + LINKS_BYTES);
 	return next;
 }
 
@@ -335,7 +335,7 @@ bool area_trim(struct kheap *heap, struct region *region, struct block *block)
 /* The same of one whose pages go: whoever gets them must find the poison whole. */
 static bool free_block_leave(struct kheap *heap, struct block *block)
 {
-	uintptr_t start = block_payload(block) + 2 * sizeof(block->next);
+	uintptr_t start = block_payload(block) + LINKS_BYTES;
 
 	if (!free_block_retire(heap, block))
 		return false;

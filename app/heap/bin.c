@@ -93,11 +93,18 @@ void bin_insert(struct kheap *heap, struct block *block)
 	list_insert(heap, block);
 }
 
+/* The victim is in no list: until it is no victim any more, where others have links it holds poison as everywhere. */
+INLINE void victim_wake(struct kheap *heap, const struct block *victim)
+{
+	guard_verify(heap, block_payload(victim), LINKS_BYTES);
+}
+
 /* block_links_hold() was asked. */
 void bin_remove(struct kheap *heap, struct block *block)
 {
 	heap->counters.free_block_bytes -= block_size(block);
 	if (block == heap->victim) {
+		victim_wake(heap, block);
 		victim_forget(heap);
 		return;
 	}
@@ -123,10 +130,12 @@ void victim_retire(struct kheap *heap)
 	if (!victim)
 		return;
 	/* Its header may have been overrun: then nobody can tell how large it is, and it is let go. */
-	if (LIKELY(block_header(victim) == header))
+	if (LIKELY(block_header(victim) == header)) {
+		victim_wake(heap, victim);
 		list_insert(heap, victim);
-	else
+	} else {
 		heap_error(heap, KMALLOC_DAMAGED_TAG, (uintptr_t)victim, 0);
+	}
 }
 
 /* The free block becomes the victim, and the old one goes to its list. */
@@ -138,4 +147,5 @@ void victim_set(struct kheap *heap, struct block *block)
 	heap->victim = block;
 	heap->victim_header = block_header(block);
 	heap->victim_region = region_of(heap, (uintptr_t)block);
+	guard_poison(block_payload(block), LINKS_BYTES);
 }

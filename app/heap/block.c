@@ -162,13 +162,14 @@ static void block_split(struct kheap *heap, struct block *block, size_t total, s
 		bin_insert(heap, next);
 }
 
-/* Poison that the caller is about to own must be whole; links and the footer were the heap's. */
+/* Poison that the caller is about to own, or headers and links to overwrite, must be whole; links and the footer were the heap's. */
 static void block_wake(struct kheap *heap, struct block *block, uintptr_t payload, size_t need)
 {
 	if (!HARDENED)
 		return;
-	uintptr_t start = max_size(payload, block_payload(block) + 2 * sizeof(block->next));
-	uintptr_t end = min_size(payload + need - BLOCK_HEADER, (uintptr_t)block_footer(block));
+	uintptr_t first = block_payload(block) + (block == heap->victim ? 0 : LINKS_BYTES);
+	uintptr_t start = max_size(payload - BLOCK_HEADER - BLOCK_FOOTER, first);
+	uintptr_t end = min_size(payload + need + LINKS_BYTES, (uintptr_t)block_footer(block));
 
 	if (start < end)
 		guard_verify(heap, start, end - start);
@@ -286,7 +287,7 @@ bool block_free(struct kheap *heap, struct region *region, struct block *block)
 		bin_remove(heap, next);
 		next->tag = 0;
 		next->size_flags = 0;
-		guard_poison((uintptr_t)next, BLOCK_HEADER + 2 * sizeof(next->next));
+		guard_poison((uintptr_t)next, BLOCK_HEADER + LINKS_BYTES);
 	}
 	if (before) {
 		area_used(heap, before);

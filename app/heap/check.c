@@ -213,8 +213,9 @@ static void check_free_block(struct check *check, struct block *block)
 	check->free_block_bytes += size;
 	if (*block_footer(block) != size)
 		fault(check, KHEAP_FAULT_BLOCK_PREVIOUS, (uintptr_t)block);
-	check_poison(check, block_payload(block) + 2 * sizeof(block->next),
-	             size - BLOCK_HEADER - 2 * sizeof(block->next) - BLOCK_FOOTER);
+	size_t links = block == heap->victim ? 0 : LINKS_BYTES;
+
+	check_poison(check, block_payload(block) + links, size - BLOCK_HEADER - links - BLOCK_FOOTER);
 	if (block == heap->victim)
 		return;
 	bool next_ok = !block->next || (block_is_free(heap, block->next) && block->next->prev == block);

@@ -221,6 +221,7 @@ enum block_label {
 
 #define BLOCK_HEADER ((size_t)8)
 #define BLOCK_FOOTER ((size_t)8)
+#define LINKS_BYTES (2 * sizeof(struct block *)) /* at the beginning of a free block that is in a list */
 #define BLOCK_MIN ((size_t)32)
 /* A block that grows by less than this part of itself gets as much more; one that shrinks by less stays as it is. */
 #define RESIZE_SHARE 8

@@ -221,12 +221,58 @@ static void zeros_behind_an_overrun_header(struct test *t)
 	t->n_errors = 0;
 }
 
+/*
+ * A word of what was just freed is written to, the first one most often: it is told by the check, and by who gets that memory. It may lie in the free
+ * block that the next objects are cut from, which is in no list.
+ */
+static void write_after_free(struct test *t)
+{
+	enum { N = 60, OFFSETS = 32, WORD = 8 };
+	void *objects[N];
+	struct random random;
+
+	if (!test_is_hardened()) {
+		test_skip(t, "only the hardened builds see it");
+		return;
+	}
+	random_seed(&random, t->options->seed);
+	for (size_t offset = 0; offset < OFFSETS; offset += WORD) {
+		struct kheap *heap = test_heap(t, ARENA);
+		unsigned n = 1 + random_below(&random, N), k = random_below(&random, n);
+		uint64_t *word;
+
+		TRY(heap != NULL);
+		for (unsigned i = 0; i < n; i++) {
+			objects[i] = kheap_alloc(heap, random_size(&random, 64, 300), 0);
+			CHECK(t, objects[i] != NULL, "an object was refused");
+		}
+		for (unsigned i = 0; i < n; i++) {
+			if (i != k && random_below(&random, 4) == 0)
+				kheap_free(heap, objects[i]);
+		}
+		kheap_free(heap, objects[k]);
+		word = (uint64_t *)((uintptr_t)objects[k] + offset);
+		t->is_damaged = true;
+		*word ^= 0x100;
+		CHECK(t, kheap_check(heap, NULL) > 0, "object %u of %u: the check does not see it at offset %zu", k, n,
+		      offset);
+		/* All that there is, to the last hole. */
+		for (size_t size = ARENA; size > 0; size -= 1 + size / 64) {
+			while (t->n_errors == 0 && kheap_alloc(heap, size, 0) != NULL)
+				;
+		}
+		CHECK(t, t->n_errors > 0, "object %u of %u: nobody was told of it at offset %zu", k, n, offset);
+		t->n_errors = 0;
+	}
+}
+
 static const struct test_case cases[] = {
 	{ "an overrun of the object that was cut last is reported, whatever comes next", overrun_of_the_last_object },
 	{ "an overrun into an empty area is reported before its pages are given back", overrun_into_an_empty_area },
 	{ "links of a freed block that are written back late are not followed into a live object",
 	  old_links_written_back },
 	{ "a free block's last word that leads elsewhere does not make live objects free", last_word_that_lies },
+	{ "a write after free is told, wherever it was freed to", write_after_free },
 	{ "a zeroed object is zero also if its header was overrun", zeros_behind_an_overrun_header },
 };
 TEST_GROUP(damage, cases);
