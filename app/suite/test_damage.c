@@ -227,7 +227,7 @@ static void zeros_behind_an_overrun_header(struct test *t)
  */
 static void write_after_free(struct test *t)
 {
-	enum { N = 60, OFFSETS = 32, WORD = 8 };
+	enum { N = 60, WORDS = 4 };
 	void *objects[N];
 	struct random random;
 
@@ -236,9 +236,11 @@ static void write_after_free(struct test *t)
 		return;
 	}
 	random_seed(&random, t->options->seed);
-	for (size_t offset = 0; offset < OFFSETS; offset += WORD) {
+	for (unsigned round = 0; round < WORDS; round++) {
 		struct kheap *heap = test_heap(t, ARENA);
-		unsigned n = 1 + random_below(&random, N), k = random_below(&random, n);
+		/* Of a heap with one object, then with many. */
+		unsigned n = round < WORDS / 2 ? 1 : 1 + random_below(&random, N), k = random_below(&random, n);
+		size_t offset = round * sizeof(uint64_t);
 		uint64_t *word;
 
 		TRY(heap != NULL);
