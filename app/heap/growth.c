@@ -131,6 +131,16 @@ static bool has_place_for_large(const struct region *region, size_t n_pages)
 	       region->n_pages + n_pages <= region->capacity / 2;
 }
 
+/* By so many pages it can be longer. No chunk that lengthens it crosses 4 GiB, as no free run does: it could not go back as one. */
+static size_t room_behind(const struct region *region)
+{
+	size_t capacity = region->capacity;
+
+	if (region->first_page + region->n_pages <= ZONE_PAGE)
+		capacity = min_size(capacity, ZONE_PAGE - region->first_page);
+	return capacity - region->n_pages;
+}
+
 /* The open region, if it is to become longer for this; what gets a chunk of its own is not served like this. */
 static struct region *region_to_lengthen(struct kheap *heap, struct growth growth, struct kpage_request *request)
 {
@@ -139,7 +149,7 @@ static struct region *region_to_lengthen(struct kheap *heap, struct growth growt
 
 	if (!region)
 		return NULL;
-	size_t room = region->capacity - region->n_pages;
+	size_t room = room_behind(region);
 	size_t allowed = min_size(room, limit - min_size(footprint, limit));
 	size_t least = footprint < EACH_PAGE_FOOTPRINT ? 1 : MIN_CHUNK_PAGES;
 	size_t share = max_size(
@@ -209,7 +219,7 @@ static bool grow_in_place(struct kheap *heap, struct growth growth)
 	bool is_ours = (growth.at_end || heap->open == region) &&
 	               page_address(region, region->n_pages) == request.best_address;
 	bool is_next = is_got && is_ours && chunk.base == request.best_address &&
-	               chunk.is_zero == region->chunk.is_zero && chunk.n_pages <= region->capacity - region->n_pages &&
+	               chunk.is_zero == region->chunk.is_zero && chunk.n_pages <= room_behind(region) &&
 	               chunk.n_pages <= limit_pages(heap) - heap->counters.footprint_pages;
 
 	is_next = is_next && region_lengthen(heap, region, chunk.n_pages);

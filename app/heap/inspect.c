@@ -243,7 +243,7 @@ static bool give_up_run(struct giving *giving, struct region *region, size_t pag
 		return false;
 	/* Until the run is another one. */
 	page_kind_set(region, page, page_kind_byte(region, page) | PAGE_GIVEN_UP);
-	if (region->chunk.is_zero && desc->n_pages > 1)
+	if (!HARDENED && region->chunk.is_zero && desc->n_pages > 1)
 		desc[desc->n_pages - 1].n_zero = desc->n_pages;
 	giving->n_left--;
 	return true;

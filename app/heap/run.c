@@ -32,7 +32,8 @@ INLINE size_t run_zeros(const struct region *region, const struct page_desc *des
 		return 0;
 	if (desc->n_pages > 1)
 		return desc[desc->n_pages - 1].n_zero;
-	return page_kind_byte(region, desc_page(desc)) & PAGE_GIVEN_UP ? 1 : 0;
+	/* In hardened builds what was given up holds poison. */
+	return !HARDENED && page_kind_byte(region, desc_page(desc)) & PAGE_GIVEN_UP ? 1 : 0;
 }
 
 static __attribute__((noinline)) void zeros_set(struct region *region, size_t page, size_t n_pages, size_t n_zero)
