@@ -16,7 +16,9 @@
  *    memory is low, must allocate with KMALLOC_NO_GROW there, or they are called again from within, without end. Any other call may give
  *    chunks back, frees too.
  *  - Misuse (freeing twice, a stranger's pointer...) never changes the heap: it is reported to on_error and
- *    the call does nothing and returns NULL, false or 0; what was to be freed stays allocated. Without on_error the port's
+ *    the call does nothing and returns NULL, false or 0; what was to be freed stays allocated. One thing is not caught: a pointer that is not
+ *    live is looked at without the lock, so if another CPU gives its chunk back to the source at that moment, what is read is no longer the
+ *    heap's: it may fault, or pass for an object. Without on_error the port's
  *    trap stops the program at the misuse.
  *  - A heap or a cache is never NULL, an object may be. Flags that are none are ignored.
  */
@@ -95,9 +97,9 @@ struct kpage_source {
  * --------------------------------------------------------------------------------------------------------- */
 
 enum kmalloc_error_class {
-	KMALLOC_DOUBLE_FREE = 1,  /* the memory is free already; also if it was to be resized, or asked for its size */
-	KMALLOC_FOREIGN_POINTER,  /* the address is in no region of this heap, or in its own descriptors */
-	KMALLOC_INTERIOR_POINTER, /* inside a live object, but not where it starts */
+	KMALLOC_DOUBLE_FREE = 1, /* the memory is free already; also if it was to be resized, or asked for its size */
+	KMALLOC_FOREIGN_POINTER, /* the address is in no region of this heap, or in what it keeps there of its own, caches too */
+	KMALLOC_INTERIOR_POINTER,   /* inside a live object, but not where it starts */
 	KMALLOC_MISALIGNED_POINTER, /* no object can start at this address, be it in an object or in no region */
 	KMALLOC_OVERRUN,            /* bytes behind the object's end were changed (hardened builds) */
 	KMALLOC_WRITE_AFTER_FREE, /* bytes of free memory were changed (all of them in hardened builds, links in release) */
@@ -140,7 +142,7 @@ struct kheap_config {
 /*
  * Make a heap. `memory` (any alignment, contents do not matter) becomes its first region; with memory == NULL the
  * first region comes from config->source. config may be NULL: no source, no limit, trap on misuse.
- * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough), the source refuses, or has no put().
+ * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough for up to 512 CPUs; 8 more for each CPU above that), the source refuses, or has no put().
  * O(pages of the region): six words for each are cleared.
  */
 struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config);
@@ -161,7 +163,7 @@ void kheap_destroy(struct kheap *heap);
 bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
 
 /*
- * Take the region that holds `memory` back. False, and nothing changed, when it holds a live object or the heap itself
+ * Take the region that holds `memory`, or the first whole page from there on, back. False, and nothing changed, when it holds a live object or the heap itself
  * (the first region), or the table of regions and there are no pages elsewhere for that, or no region is there. A region that came
  * from the page source is put back to it. No other CPU may be inside the heap meanwhile, nor may an interrupt handler call this. All
  * CPUs' caches go with it. O(regions + cached objects).
@@ -193,10 +195,12 @@ void kheap_after_fork(struct kheap *heap);
  * --------------------------------------------------------------------------------------------------------- */
 
 enum kmalloc_flags {
-	KMALLOC_ZERO = 1 << 0,       /* all usable bytes are zero. O(size) */
-	KMALLOC_NO_GROW = 1 << 1,    /* do not call the page source or on_low_memory */
-	KMALLOC_BELOW_4G = 1 << 2,   /* the whole object lies below address 2^32 */
-	KMALLOC_CACHE_LINE = 1 << 3, /* aligned to 64 bytes, and shares no 64-byte line with another object */
+	KMALLOC_ZERO = 1 << 0,     /* all usable bytes are zero. O(size) */
+	KMALLOC_NO_GROW = 1 << 1,  /* do not call the page source or on_low_memory */
+	KMALLOC_BELOW_4G = 1 << 2, /* the whole object lies below address 2^32 */
+	KMALLOC_CACHE_LINE =
+		1
+		<< 3, /* aligned to 64 bytes, and none of the bytes asked for shares a 64-byte line with another object */
 };
 
 /*

@@ -399,14 +399,18 @@ struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_c
 	if (config && config->source.get && !config->source.put)
 		return NULL;
 	if (!memory) {
-		struct kpage_request request = { .min_pages = KHEAP_MIN_REGION >> PAGE_SHIFT,
+		/* A heap for very many CPUs is larger than that. */
+		struct kpage_request request = { .min_pages = max_size(KHEAP_MIN_REGION >> PAGE_SHIFT,
+			                                               pages_for(sizeof(struct kheap)) + 2),
 			                         .max_address = UINTPTR_MAX };
 
 		if (!config || (config->limit_bytes && config->limit_bytes < KHEAP_MIN_REGION))
 			return NULL;
-		request.want_pages = max_size(size_bytes >> PAGE_SHIFT, FIRST_CHUNK_PAGES);
+		request.want_pages = max_size(max_size(size_bytes >> PAGE_SHIFT, FIRST_CHUNK_PAGES), request.min_pages);
 		if (config->limit_bytes)
 			request.want_pages = min_size(request.want_pages, config->limit_bytes >> PAGE_SHIFT);
+		if (request.want_pages < request.min_pages)
+			return NULL;
 		if (!chunk_get(&config->source, &request, &chunk))
 			return NULL;
 		start = chunk.base;
