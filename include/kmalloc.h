@@ -387,15 +387,21 @@ void kheap_walk(struct kheap *heap, bool (*visit)(void *ctx, const struct kheap_
  */
 size_t kheap_reclaim_pages(struct kheap *heap, size_t min_bytes, size_t n_most);
 
+/* What became of a free page run. */
+enum kheap_giving {
+	KHEAP_STOP, /* it was not taken, and no more are wanted */
+	KHEAP_GIVEN_UP, /* nothing is behind it until it is used again; where the source gave zeros (is_zero) it is zero then */
+	KHEAP_STAYS, /* it stays as it is, and need not be asked about again */
+};
+
 /*
  * For a host that can take away what is behind free pages until they are used again. Calls give_up() for up to n_most free page runs of at
- * least min_bytes that were not given up as they are, until it returns false: then it did not take that one. Where the source gave zeros (is_zero),
- * what was given up has to be zero when it is used again. Returns how many were given up;
- * fewer than n_most: there are no more, or it returned false. The lock is held: give_up() must not call the heap. O(pages of the heap).
+ * least min_bytes that it was not called for as they are, until it answers KHEAP_STOP. Returns for how many it was called, but for that one;
+ * fewer than n_most: there are no more, or it answered so. The lock is held: give_up() must not call the heap. O(pages of the heap).
  * In hardened builds free pages hold poison, which must stay.
  */
 size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
-                           bool (*give_up)(void *ctx, const struct kheap_range *range), void *ctx);
+                           enum kheap_giving (*give_up)(void *ctx, const struct kheap_range *range), void *ctx);
 
 /* The same of a live object of whole pages that is about to be freed: they are given up already, and nobody writes there until it is. Else it does nothing. */
 void kheap_note_given_up(struct kheap *heap, const void *object);

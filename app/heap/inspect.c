@@ -226,7 +226,7 @@ static size_t pages_at_least(size_t min_bytes)
 
 struct giving {
 	size_t min_pages, n_left;
-	bool (*give_up)(void *ctx, const struct kheap_range *range);
+	enum kheap_giving (*give_up)(void *ctx, const struct kheap_range *range);
 	void *ctx;
 };
 
@@ -239,12 +239,17 @@ static bool give_up_run(struct giving *giving, struct region *region, size_t pag
 
 	if (desc->n_pages < giving->min_pages || page_kind_byte(region, page) & PAGE_GIVEN_UP)
 		return true;
-	if (!giving->give_up(giving->ctx, &range))
+	enum kheap_giving answer = giving->give_up(giving->ctx, &range);
+
+	if (answer == KHEAP_STOP)
 		return false;
-	/* Until the run is another one. */
-	page_kind_set(region, page, page_kind_byte(region, page) | PAGE_GIVEN_UP);
-	if (!HARDENED && region->chunk.is_zero && desc->n_pages > 1)
+	bool is_zero = !HARDENED && answer == KHEAP_GIVEN_UP && region->chunk.is_zero;
+
+	if (is_zero && desc->n_pages > 1)
 		desc[desc->n_pages - 1].n_zero = desc->n_pages;
+	/* Until the run is another one. */
+	page_kind_set(region, page,
+	              page_kind_byte(region, page) | PAGE_GIVEN_UP | (is_zero && desc->n_pages == 1 ? PAGE_ZERO : 0));
 	giving->n_left--;
 	return true;
 }
@@ -274,7 +279,7 @@ size_t kheap_reclaim_pages(struct kheap *heap, size_t min_bytes, size_t n_most)
 }
 
 size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
-                           bool (*give_up)(void *ctx, const struct kheap_range *range), void *ctx)
+                           enum kheap_giving (*give_up)(void *ctx, const struct kheap_range *range), void *ctx)
 {
 	struct giving giving = { pages_at_least(min_bytes), n_most, give_up, ctx };
 	kport_lock_state state = heap_lock(heap);
@@ -293,7 +298,7 @@ void kheap_note_given_up(struct kheap *heap, const void *object)
 
 	if (!HARDENED && region && region->chunk.is_zero && page_address(region, page) == (uintptr_t)object &&
 	    page_kind_of(region, page) == PAGE_RUN)
-		page_kind_set(region, page, PAGE_RUN | PAGE_GIVEN_UP);
+		page_kind_set(region, page, PAGE_RUN | PAGE_ZERO);
 	heap_unlock(heap, state);
 }
 

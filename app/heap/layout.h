@@ -68,8 +68,9 @@ enum page_kind {
 	PAGE_CACHE_BODY, /* the others; the descriptor says how far it is from the first */
 	PAGE_KINDS,
 	PAGE_KIND_MASK = 0x1f,
+	PAGE_ZERO = 0x20, /* flag of a free run of one page: it is zero; of a live run: it will be when it is freed */
 	PAGE_GIVEN_UP =
-		0x40, /* flag of the first page of a free run: the host was told that nobody needs what is behind it; or of a live one: the host said so */
+		0x40, /* flag of the first page of a free run: the host was asked to take away what is behind it */
 	PAGE_POISONED = 0x80, /* flag: this free page holds poison (hardened) */
 };
 _Static_assert(PAGE_KINDS <= PAGE_KIND_MASK + 1, "a page's kind and flags share a byte");

@@ -24,7 +24,7 @@ INLINE void set_kind(struct region *region, size_t page, enum page_kind kind)
 
 /*
  * Of a free run's pages so many, the last ones, are zero as the source gave them: never in use, or given up since. Its last page's descriptor has
- * the number, a single page the flag that it is given up. Where the source said nothing none is known to be zero.
+ * the number, a single page the flag PAGE_ZERO. Where the source said nothing none is known to be zero.
  */
 INLINE size_t run_zeros(const struct region *region, const struct page_desc *desc)
 {
@@ -32,8 +32,7 @@ INLINE size_t run_zeros(const struct region *region, const struct page_desc *des
 		return 0;
 	if (desc->n_pages > 1)
 		return desc[desc->n_pages - 1].n_zero;
-	/* In hardened builds what was given up holds poison. */
-	return !HARDENED && page_kind_byte(region, desc_page(desc)) & PAGE_GIVEN_UP ? 1 : 0;
+	return page_kind_byte(region, desc_page(desc)) & PAGE_ZERO ? 1 : 0;
 }
 
 static __attribute__((noinline)) void zeros_set(struct region *region, size_t page, size_t n_pages, size_t n_zero)
@@ -41,7 +40,7 @@ static __attribute__((noinline)) void zeros_set(struct region *region, size_t pa
 	if (n_pages > 1)
 		region->descs[page + n_pages - 1].n_zero = min_size(n_zero, n_pages);
 	else if (n_pages && n_zero)
-		page_kind_set(region, page, page_kind_byte(region, page) | PAGE_GIVEN_UP);
+		page_kind_set(region, page, page_kind_byte(region, page) | PAGE_ZERO);
 }
 
 INLINE size_t above(size_t a, size_t b)
@@ -299,7 +298,7 @@ void run_free(struct kheap *heap, struct region *region, size_t page, size_t n_p
 	size_t first = page;
 	size_t end = page + n_pages;
 	/* The host gave up what was behind a live run, and nobody used it since. */
-	size_t n_zero = page_kind_byte(region, page) & PAGE_GIVEN_UP ? n_pages : 0;
+	size_t n_zero = page_kind_byte(region, page) & PAGE_ZERO ? n_pages : 0;
 
 	run_start_set(region, page, PAGE_BODY);
 	if (HARDENED) {

@@ -259,15 +259,15 @@ struct given_up {
 	size_t n_runs, n_bytes;
 };
 
-static bool take_run(void *ctx, const struct kheap_range *range)
+static enum kheap_giving take_run(void *ctx, const struct kheap_range *range)
 {
 	struct given_up *given_up = ctx;
 
 	if (++given_up->n_told == given_up->refused)
-		return false;
+		return KHEAP_STOP;
 	given_up->n_runs += range->kind == KHEAP_PAGE_RUN && !range->is_live;
 	given_up->n_bytes += range->size_bytes;
-	return true;
+	return KHEAP_STAYS;
 }
 
 /* Free page runs are given up once each as they are, the short ones not, and again when they are others. */

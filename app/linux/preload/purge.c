@@ -111,13 +111,14 @@ struct purge {
  * The lock is held: no call of the heap here. Free pages hold nothing: what describes them lies elsewhere. Locked ones (mlock) stay, and
  * are not tried again while they lie as they do.
  */
-static bool discard_free_run(void *ctx, const struct kheap_range *range)
+static enum kheap_giving discard_free_run(void *ctx, const struct kheap_range *range)
 {
 	struct purge *purge = ctx;
 
-	if (preload_discard((void *)range->base, range->size_bytes))
-		purge->n_bytes += range->size_bytes;
-	return true;
+	if (!preload_discard((void *)range->base, range->size_bytes))
+		return KHEAP_STAYS;
+	purge->n_bytes += range->size_bytes;
+	return KHEAP_GIVEN_UP;
 }
 
 /* Some at a time, so that other threads do not wait long; of what lies in free blocks some become free pages first, if it is reclaimed. */
@@ -396,16 +397,13 @@ static bool is_due(void)
  */
 static void watch(void)
 {
-	bool watches = GET(pause_ms) || (GET(is_awaited) && !GET(n_in_vain));
-
-	if (watches == GET(is_watched))
-		return;
-	SET(is_watched, watches);
-	preload_watch_frees(watches);
+	SET(is_watched, GET(pause_ms) || (GET(is_awaited) && !GET(n_in_vain)));
 }
 
+/* In a fork's child, too: who looked may not be there. */
 void preload_look_end(void)
 {
+	preload_watch_frees(GET(is_watched));
 	__atomic_store_n(&is_looking, false, __ATOMIC_RELEASE);
 }
 
