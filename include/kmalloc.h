@@ -16,10 +16,9 @@
  *    memory is low, must allocate with KMALLOC_NO_GROW there, or they are called again from within, without end. Any other call may give
  *    chunks back, frees too.
  *  - Misuse (freeing twice, a stranger's pointer...) never changes the heap: it is reported to on_error and
- *    the call does nothing and returns NULL, false or 0; what was to be freed stays allocated. One thing is not caught: a pointer that is not
- *    live is looked at without the lock, so if another CPU gives its chunk back to the source at that moment, what is read is no longer the
- *    heap's: it may fault, or pass for an object. Without on_error the port's
- *    trap stops the program at the misuse.
+ *    the call does nothing and returns NULL, false or 0; what was to be freed stays allocated. Without on_error the port's trap stops the
+ *    program at the misuse. One thing is not caught: a pointer that is not live is looked at without the lock, so if another CPU gives its
+ *    chunk back to the source at that moment, what is read is no longer the heap's: it may fault, or pass for an object.
  *  - A heap or a cache is never NULL, an object may be. Flags that are none are ignored.
  */
 #ifndef KMALLOC_H
@@ -142,7 +141,8 @@ struct kheap_config {
 /*
  * Make a heap. `memory` (any alignment, contents do not matter) becomes its first region; with memory == NULL the
  * first region comes from config->source. config may be NULL: no source, no limit, trap on misuse.
- * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough for up to 512 CPUs; 8 more for each CPU above that), the source refuses, or has no put().
+ * NULL when fewer than three whole pages lie in it (KHEAP_MIN_REGION bytes at any address are enough for up to 512 CPUs; 8 more for each
+ * CPU above that), the source refuses, or has no put().
  * O(pages of the region): six words for each are cleared.
  */
 struct kheap *kheap_create(void *memory, size_t size_bytes, const struct kheap_config *config);
@@ -163,10 +163,10 @@ void kheap_destroy(struct kheap *heap);
 bool kheap_add_region(struct kheap *heap, void *memory, size_t size_bytes);
 
 /*
- * Take the region that holds `memory`, or the first whole page from there on, back. False, and nothing changed, when it holds a live object or the heap itself
- * (the first region), or the table of regions and there are no pages elsewhere for that, or no region is there. A region that came
- * from the page source is put back to it. No other CPU may be inside the heap meanwhile, nor may an interrupt handler call this. All
- * CPUs' caches go with it. O(regions + cached objects).
+ * Take the region that holds `memory`, or the first whole page from there on, back. False, and nothing changed, when it holds a live
+ * object or the heap itself (the first region), or the table of regions and there are no pages elsewhere for that, or no region is there.
+ * A region that came from the page source is put back to it. No other CPU may be inside the heap meanwhile, nor may an interrupt handler
+ * call this. All CPUs' caches go with it. O(regions + cached objects).
  */
 bool kheap_remove_region(struct kheap *heap, void *memory);
 
@@ -195,12 +195,10 @@ void kheap_after_fork(struct kheap *heap);
  * --------------------------------------------------------------------------------------------------------- */
 
 enum kmalloc_flags {
-	KMALLOC_ZERO = 1 << 0,     /* all usable bytes are zero. O(size) */
-	KMALLOC_NO_GROW = 1 << 1,  /* do not call the page source or on_low_memory */
-	KMALLOC_BELOW_4G = 1 << 2, /* the whole object lies below address 2^32 */
-	KMALLOC_CACHE_LINE =
-		1
-		<< 3, /* aligned to 64 bytes, and none of the bytes asked for shares a 64-byte line with another object */
+	KMALLOC_ZERO = 1 << 0,       /* all usable bytes are zero. O(size) */
+	KMALLOC_NO_GROW = 1 << 1,    /* do not call the page source or on_low_memory */
+	KMALLOC_BELOW_4G = 1 << 2,   /* the whole object lies below address 2^32 */
+	KMALLOC_CACHE_LINE = 1 << 3, /* what was asked for begins a 64-byte line, and has its lines for itself */
 };
 
 /*
@@ -389,9 +387,9 @@ size_t kheap_reclaim_pages(struct kheap *heap, size_t min_bytes, size_t n_most);
 
 /* What became of a free page run. */
 enum kheap_giving {
-	KHEAP_STOP, /* it was not taken, and no more are wanted */
-	KHEAP_GIVEN_UP, /* nothing is behind it until it is used again; where the source gave zeros (is_zero) it is zero then */
-	KHEAP_STAYS, /* it stays as it is, and need not be asked about again */
+	KHEAP_STOP,     /* it was not taken, and no more are wanted */
+	KHEAP_GIVEN_UP, /* nothing is behind it until it is used again, and zeros then if the source gave zeros */
+	KHEAP_STAYS,    /* it stays as it is, and need not be asked about again */
 };
 
 /*
@@ -403,7 +401,10 @@ enum kheap_giving {
 size_t kheap_give_up_pages(struct kheap *heap, size_t min_bytes, size_t n_most,
                            enum kheap_giving (*give_up)(void *ctx, const struct kheap_range *range), void *ctx);
 
-/* The same of a live object of whole pages that is about to be freed: they are given up already, and nobody writes there until it is. Else it does nothing. */
+/*
+ * The same of a live object of whole pages that is about to be freed: they are given up already, and nobody writes there until it is. Of any
+ * other address it does nothing.
+ */
 void kheap_note_given_up(struct kheap *heap, const void *object);
 
 /* What the heap is divided into; one region after another, for index = 0.. while true is returned. O(regions). */
