@@ -46,6 +46,12 @@ static inline size_t min_size(size_t a, size_t b)
 	return a < b ? a : b;
 }
 
+/* By so much a is larger. */
+static inline size_t above(size_t a, size_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 static inline size_t max_size(size_t a, size_t b)
 {
 	return a > b ? a : b;

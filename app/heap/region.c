@@ -86,7 +86,7 @@ static void region_runs(struct kheap *heap, struct region *region, size_t page, 
 		if (region->first_page + page < ZONE_PAGE && region->first_page + end > ZONE_PAGE)
 			end = ZONE_PAGE - region->first_page;
 		if (insert)
-			run_insert(heap, region, page, end - page, n_zero - min_size(n_zero, to - end));
+			run_insert(heap, region, page, end - page, above(n_zero, to - end));
 		else
 			run_remove(heap, &region->descs[page]);
 		page = end;
@@ -424,7 +424,7 @@ static void region_cut_last(struct kheap *heap, struct region *region)
 	size_t n_zero = run_remove(heap, &region->descs[first]);
 
 	if (n_free > n_pages)
-		run_insert(heap, region, first, n_free - n_pages, n_zero - min_size(n_zero, n_pages));
+		run_insert(heap, region, first, n_free - n_pages, above(n_zero, n_pages));
 	STORE(region->n_pages, region->n_pages - n_pages);
 	if (region->is_spare)
 		heap->n_spare_pages -= n_pages;

@@ -43,11 +43,6 @@ static __attribute__((noinline)) void zeros_set(struct region *region, size_t pa
 		page_kind_set(region, page, page_kind_byte(region, page) | PAGE_ZERO);
 }
 
-INLINE size_t above(size_t a, size_t b)
-{
-	return a > b ? a - b : 0;
-}
-
 /* Into its list; not counted. */
 INLINE void run_link(struct run_bins *bins, struct region *region, size_t page, size_t n_pages)
 {
