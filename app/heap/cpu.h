@@ -32,14 +32,15 @@
 #define BURST_LEAST_BYTES ((size_t)512 << 10)
 #define BURST_MOST_BYTES ((size_t)4 << 20)
 #define ALONE_SHARE 16 /* where the heap cannot grow, and no other CPU works yet, this share of it at most */
-#define CHURN_DRAINS \
-	4 /* drains before growth, each of an eighth of the heap in runs, that tell that they are in vain */
+#define CHURN_DRAINS 4 /* of an eighth of the heap in runs, before growth, that tell that such drains are in vain */
 #define CHURN_DRAINS_SPARSE 64
 #define CHURN_SHARE 8
 #define CHURN_MOST_SHARE 2 /* so much of the heap, and so many bytes, stay then */
 #define CHURN_MOST_BYTES ((size_t)2 << 20)
 #define KEPT_SHARE 64   /* of the heap an object may be that a CPU keeps besides, where others may miss it */
 #define LIMITED_SHARE 4 /* where the heap has a limit; and all CPUs' full clips are a quarter of it then */
+#define CROWD_CPUS 4    /* each so many CPUs, up to so many in all, are one more to divide by */
+#define CROWD_MOST 16
 #define OWN_LEAST_BYTES ((size_t)32 << 10) /* a CPU's full clips in any case, */
 #define OWN_MOST_BYTES ((size_t)4 << 20)   /* and never more: nobody else can have them, however long that CPU sleeps */
 #define EARNED_MOST_BYTES ((size_t)16 << 20) /* for what was missed, so that what was long ago is forgotten */
@@ -301,6 +302,15 @@ static inline unsigned n_others(const struct kheap *heap)
 }
 
 /*
+ * What a CPU keeps is part of the heap that its part is taken of. So the parts of many together are less, of 8 a half of it, of 16 and more
+ * a quarter: or the heap grows until each has the most that one may have.
+ */
+static inline size_t crowd(const struct kheap *heap)
+{
+	return max_size(min_size((size_t)1 + heap->n_caches, CROWD_MOST) / CROWD_CPUS, 1);
+}
+
+/*
  * What this CPU may keep in full clips: its part of the heap, OWN_MOST_BYTES at most; much of it goes before the heap grows. Of a heap that
  * cannot grow, or has a limit, all together have a quarter.
  *
@@ -312,7 +322,7 @@ static inline void own_note_most(const struct kheap *heap, struct cpu_cache *cac
 	size_t scale = heap_scale(heap) << PAGE_SHIFT, part;
 
 	if (can_grow(heap))
-		part = max_size(scale / scarcity(heap), DEPOT_MIN_BYTES) / (1 + heap->n_caches);
+		part = max_size(scale / scarcity(heap), DEPOT_MIN_BYTES) / (1 + heap->n_caches) / crowd(heap);
 	else
 		part = max_size(scale / DEPOT_SHARE, DEPOT_MIN_BYTES) * 2 / (2 + heap->n_caches);
 	if (can_grow(heap) && n_others(heap))

@@ -377,7 +377,8 @@ COLD void large_earn(struct kheap *heap, struct cpu_cache *cache)
 	if (!cache->large)
 		return;
 	struct large_cache *large = cache->large;
-	size_t part = (scale / (heap->n_caches ? 2 + heap->n_caches : 4) / scarcity(heap)) >> heap->squeeze;
+	size_t part =
+		(scale / (heap->n_caches ? 2 + heap->n_caches : 4) / scarcity(heap) / crowd(heap)) >> heap->squeeze;
 
 	large->few = heap->n_caches ? LARGE_FEW_CPUS : LARGE_FEW;
 	large->many_bytes = heap->n_caches ? 0 : burst_bytes(heap);

@@ -113,6 +113,7 @@ static const struct probe probes[] = {
 	{ "many-threads", probe_many_threads },
 	{ "late-frees", probe_late_frees },
 	{ "producer-consumer", probe_producer_consumer },
+	{ "crowd", probe_crowd },
 	{ "spike", probe_spike },
 	{ "fork-in-threads", probe_fork_in_threads },
 	{ "fork-in-growth", probe_fork_in_growth },

@@ -60,6 +60,7 @@ void probe_detached_threads(void);
 void probe_many_threads(void);
 void probe_late_frees(void);
 void probe_producer_consumer(void);
+void probe_crowd(void);
 void probe_spike(void);
 void probe_fork_in_threads(void);
 void probe_fork_in_growth(void);

@@ -277,6 +277,53 @@ void probe_producer_consumer(void)
 	CHECK(early < 24 * MIB && peak_resident_bytes() < early + 4 * MIB);
 }
 
+/* ---- many threads, each with its own ------------------------------------------------------------------------------ */
+
+#define CROWD_THREADS 64
+#define CROWD_OBJECTS 50
+#define CROWD_STEPS 4000
+#define CROWD_LIVE_BYTES 800000 /* of a thread, about: objects of 16 bytes to 128 KiB, as many of each octave */
+#define CROWD_SHARE 3           /* times that is resident at most */
+
+static pthread_barrier_t crowd_barrier;
+
+static void *crowd_thread(void *seed)
+{
+	void *objects[CROWD_OBJECTS] = { NULL };
+	uint64_t state = (uintptr_t)seed * UINT64_C(0x9E3779B97F4A7C15);
+
+	for (size_t step = 0; step < CROWD_STEPS; step++) {
+		uint64_t r = random_next(&state);
+		size_t octave = (size_t)16 << (r >> 8) % 13, size = octave + (r >> 32) % octave;
+		void **object = &objects[r % CROWD_OBJECTS];
+
+		free(*object);
+		*object = malloc(size);
+		CHECK(*object);
+		memset(*object, 9, size);
+	}
+	pthread_barrier_wait(&crowd_barrier);
+	pthread_barrier_wait(&crowd_barrier);
+	for (size_t i = 0; i < CROWD_OBJECTS; i++)
+		free(objects[i]);
+	return NULL;
+}
+
+/* What each keeps for itself is little if they are many: the heap is not several times as large as what is live. */
+void probe_crowd(void)
+{
+	pthread_t threads[CROWD_THREADS];
+
+	CHECK(pthread_barrier_init(&crowd_barrier, NULL, CROWD_THREADS + 1) == 0);
+	for (uintptr_t i = 0; i < CROWD_THREADS; i++)
+		CHECK(pthread_create(&threads[i], NULL, crowd_thread, (void *)(i + 1)) == 0);
+	pthread_barrier_wait(&crowd_barrier);
+	CHECK(resident_bytes() < (size_t)CROWD_THREADS * CROWD_LIVE_BYTES * CROWD_SHARE);
+	pthread_barrier_wait(&crowd_barrier);
+	for (int i = 0; i < CROWD_THREADS; i++)
+		CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
 /* ---- a spike -------------------------------------------------------------------------------------------------------- */
 
 #define SPIKE_THREADS 4

@@ -26,6 +26,14 @@ static inline kport_lock_state kport_lock(struct kport_lock *lock)
 	return 0;
 }
 
+/* If it is free. */
+static inline int kport_lock_try(struct kport_lock *lock)
+{
+	unsigned expected = LOCK_FREE;
+
+	return __atomic_compare_exchange_n(&lock->state, &expected, LOCK_TAKEN, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
 static inline void kport_unlock(struct kport_lock *lock, kport_lock_state state)
 {
 	(void)state;

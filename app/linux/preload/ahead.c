@@ -120,8 +120,10 @@ void preload_ahead(const void *object, size_t size_bytes)
 		return;
 	if (__atomic_load_n(&is_unknown, __ATOMIC_RELAXED))
 		return;
+	if (!kport_lock_try(&lock))
+		return;
 	int saved = errno;
-	kport_lock_state state = kport_lock(&lock);
+	kport_lock_state state = 0;
 
 	if (is_fresh(&fresh[i], address, size_bytes))
 		touch(&fresh[i], address, size_bytes);
