@@ -172,7 +172,8 @@ bool kheap_remove_region(struct kheap *heap, void *memory);
 
 /*
  * Give every empty chunk back to the page source, and every cached page back to the heap, with what this CPU's cache and the depot
- * hold; other CPUs' caches give theirs when they next need the shared storeys. Bytes given back. O(regions + cached objects).
+ * hold; other CPUs' caches give theirs when they next need the shared storeys. Bytes given back. O(regions + cached objects); the lock is
+ * held for some hundred objects at a time, and at the end once for what this CPU's magazines hold and all regions.
  */
 size_t kheap_trim(struct kheap *heap);
 

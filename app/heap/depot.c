@@ -33,6 +33,10 @@ COLD void overhead_free(struct kheap *heap, void *pages)
 
 /* ---- clips ------------------------------------------------------------------------------------------------------ */
 
+/* In one critical section so many clips go back, of as many in one call as any heap has. */
+#define RELEASE_CLIPS 32
+#define RELEASE_ROUNDS (1u << 24)
+#define RELEASE_PAUSES 100
 /* A heap that cannot grow has something to spare if it has so many pages, and a part of them is free. */
 static bool has_spare(const struct kheap *heap, size_t min_pages)
 {
@@ -147,21 +151,29 @@ void clip_flush(struct kheap *heap, void **top)
 
 /* ---- draining --------------------------------------------------------------------------------------------------- */
 
-bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+/* *n_clips more may go; true if any did. */
+static bool own_drain_some(struct kheap *heap, struct cpu_cache *cache, unsigned number, size_t *n_clips)
 {
 	struct magazine_state *state = state_of(cache, number);
 	bool any = false;
 	void **top;
 
-	while (state && (top = own_pop(cache, state)) != NULL) {
+	for (; *n_clips && state && (top = own_pop(cache, state)) != NULL; --*n_clips) {
 		clip_flush(heap, top);
 		any = true;
 	}
 	return any;
 }
 
-/* The same, but for the one that is wanted next. */
-static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+bool own_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+{
+	size_t all = SIZE_MAX;
+
+	return own_drain_some(heap, cache, number, &all);
+}
+
+/* But for the one that is wanted next. */
+static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsigned number, size_t *n_clips)
 {
 	struct magazine_state *state = state_of(cache, number);
 
@@ -169,7 +181,7 @@ static bool own_drain_but_one(struct kheap *heap, struct cpu_cache *cache, unsig
 		return false;
 	void **top = own_pop(cache, state);
 
-	(void)own_drain(heap, cache, number);
+	(void)own_drain_some(heap, cache, number, n_clips);
 	own_push(cache, state, top);
 	return true;
 }
@@ -234,40 +246,47 @@ void cache_shrink(struct kheap *heap, struct cpu_cache *cache)
 }
 
 /* A class's clips in the depot: for blocks all, for small objects those that are for this CPU. */
-static bool depot_class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number)
+static bool depot_class_drain(struct kheap *heap, struct cpu_cache *cache, unsigned number, size_t *n_clips)
 {
 	bool any = false;
 	void **top;
 
-	while ((top = depot_pop(heap, cache, number)) != NULL) {
+	for (; *n_clips && (top = depot_pop(heap, cache, number)) != NULL; --*n_clips) {
 		clip_flush(heap, top);
 		any = true;
 	}
 	return any;
 }
 
-bool returned_drain(struct kheap *heap, struct cpu_cache *cache)
+static bool returned_drain_some(struct kheap *heap, struct cpu_cache *cache, size_t *n_clips)
 {
 	bool any = false;
 
 	for (unsigned i = MAGAZINE_SLAB; i < MAGAZINE_BLOCK && heap->depot.bytes; i++)
-		any |= depot_class_drain(heap, cache, i);
+		any |= depot_class_drain(heap, cache, i, n_clips);
 	return any;
 }
 
-static bool depot_drain(struct kheap *heap)
+bool returned_drain(struct kheap *heap, struct cpu_cache *cache)
+{
+	size_t all = SIZE_MAX;
+
+	return returned_drain_some(heap, cache, &all);
+}
+
+static bool depot_drain(struct kheap *heap, size_t *n_clips)
 {
 	bool any = false;
 
 	/* Mostly the CPUs with low numbers have caches. */
-	for (unsigned i = 0, n = 0; i < KPORT_CPUS && n <= heap->n_caches && heap->depot.bytes; i++) {
+	for (unsigned i = 0, n = 0; i < KPORT_CPUS && n <= heap->n_caches && heap->depot.bytes && *n_clips; i++) {
 		struct cpu_cache *cache = cache_of(heap, i);
 
 		n += cache != NULL;
-		any |= cache && returned_drain(heap, cache);
+		any |= cache && returned_drain_some(heap, cache, n_clips);
 	}
 	for (unsigned i = MAGAZINE_BLOCK; i < MAGAZINES && heap->depot.bytes; i++)
-		any |= depot_class_drain(heap, &heap->cpu0, i);
+		any |= depot_class_drain(heap, &heap->cpu0, i, n_clips);
 	return any;
 }
 
@@ -285,7 +304,8 @@ bool cache_drain_all(struct kheap *heap, struct cpu_cache *cache)
 COLD bool cpu_drain(struct kheap *heap)
 {
 	struct cpu_cache *cache = present_cache(heap);
-	bool any = !HARDENED && depot_drain(heap);
+	size_t all = SIZE_MAX;
+	bool any = !HARDENED && depot_drain(heap, &all);
 
 	any |= parked_end(heap);
 
@@ -304,8 +324,11 @@ static size_t large_cached_bytes(const struct cpu_cache *cache)
 	return (cache->runs.n_pages << PAGE_SHIFT) + large_bytes(cache);
 }
 
-/* The depot, and of this CPU's cache all but small objects, which are few bytes; if it has many large ones, these alone. */
-static bool drain_large(struct kheap *heap)
+/*
+ * The depot, and of this CPU's cache all but small objects, which are few bytes; if it has many large ones, these alone. Where *n_clips are
+ * too few, no more than that.
+ */
+static bool drain_large(struct kheap *heap, size_t *n_clips)
 {
 	struct cpu_cache *cache = present_cache(heap);
 
@@ -314,11 +337,11 @@ static bool drain_large(struct kheap *heap)
 		(void)large_drain(heap, cache);
 		return true;
 	}
-	bool any = !HARDENED && depot_drain(heap);
+	bool any = !HARDENED && depot_drain(heap, n_clips);
 
-	if (cache) {
-		for (unsigned i = MAGAZINE_SLAB; i < MAGAZINE_BLOCK && cache->own_bytes; i++)
-			any |= own_drain_but_one(heap, cache, i);
+	for (unsigned i = MAGAZINE_SLAB; cache && i < MAGAZINE_BLOCK && cache->own_bytes && *n_clips; i++)
+		any |= own_drain_but_one(heap, cache, i, n_clips);
+	if (cache && *n_clips) {
 		any |= cache->block_states && classes_drain(heap, cache, MAGAZINE_BLOCK);
 		any |= lent_flush(heap, cache, SIZE_MAX);
 		any |= runs_drain(heap, cache);
@@ -345,7 +368,15 @@ static size_t cached_bytes(struct kheap *heap, unsigned number)
 	return n + lent_bytes(cache) + large_cached_bytes(cache);
 }
 
-COLD bool cpu_spare(struct kheap *heap, bool may_keep)
+/* So that those who wait for the lock get it before it is taken again. */
+static void let_others_in(void)
+{
+	for (unsigned i = 0; i < RELEASE_PAUSES && KPORT_CPUS > 1; i++)
+		pause_briefly();
+}
+
+/* Some of what it would be worth to give back. */
+static bool spare_some(struct kheap *heap, bool may_keep, size_t *n_clips)
 {
 	struct cpu_cache *cache = present_cache(heap);
 	size_t footprint = heap->counters.footprint_pages;
@@ -366,7 +397,41 @@ COLD bool cpu_spare(struct kheap *heap, bool may_keep)
 		return cache && large_bytes(cache) > scale / DRAIN_SHARE && large_drain(heap, cache);
 	if (cache && can_churn(heap) && !is_churning(heap) && cache->runs.n_pages << PAGE_SHIFT > scale / CHURN_SHARE)
 		heap->n_drained++;
-	return drain_large(heap);
+	return drain_large(heap, n_clips);
+}
+
+COLD bool cpu_spare(struct kheap *heap, bool may_keep)
+{
+	bool any = false, is_done = false;
+
+	for (unsigned rounds = RELEASE_ROUNDS; rounds && !is_done; rounds--) {
+		size_t n_clips = RELEASE_CLIPS;
+		kport_lock_state state = heap_lock(heap);
+
+		any |= spare_some(heap, may_keep, &n_clips);
+		is_done = n_clips;
+		heap_unlock(heap, state);
+		if (!is_done)
+			let_others_in();
+	}
+	return any;
+}
+
+COLD void cpu_release(struct kheap *heap)
+{
+	for (unsigned rounds = RELEASE_ROUNDS; rounds && !HARDENED; rounds--) {
+		size_t n_clips = RELEASE_CLIPS;
+		kport_lock_state state = heap_lock(heap);
+		struct cpu_cache *cache = present_cache(heap);
+
+		(void)depot_drain(heap, &n_clips);
+		for (unsigned i = MAGAZINE_SLAB; cache && i < MAGAZINES && n_clips; i++)
+			(void)own_drain_some(heap, cache, i, &n_clips);
+		heap_unlock(heap, state);
+		if (n_clips)
+			break;
+		let_others_in();
+	}
 }
 
 /*

@@ -123,19 +123,10 @@ bool request_make(struct request *request, size_t size, size_t alignment, unsign
 	return true;
 }
 
-static bool caches_serve(struct kheap *heap, bool may_keep)
-{
-	kport_lock_state state = heap_lock(heap);
-	bool any = cpu_spare(heap, may_keep);
-
-	heap_unlock(heap, state);
-	return any;
-}
-
 bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_address, size_t size,
                     struct replenished *tried)
 {
-	if (caches_serve(heap, true)) {
+	if (cpu_spare(heap, true)) {
 		tried->has_drained = true;
 		return true;
 	}
@@ -144,7 +135,7 @@ bool heap_replenish(struct kheap *heap, struct growth growth, uintptr_t max_addr
 			cpu_squeeze(heap);
 		return true;
 	}
-	if (caches_serve(heap, false))
+	if (cpu_spare(heap, false))
 		return true;
 	if (tried->has_asked || !heap->config.on_low_memory)
 		return false;
@@ -342,22 +333,33 @@ static struct growth growth_for(const struct request *request, bool is_last)
 		                .goes_on = request->goes_on };
 }
 
-/* The heap cannot grow, or may not for this one: what other storeys have to spare, in the end all that this CPU can reach. */
-COLD static void *alloc_last_resort(struct kheap *heap, const struct request *request, unsigned flags)
+/* As in a heap that cannot grow, or with all that this CPU can reach. */
+static uintptr_t alloc_refused(struct kheap *heap, const struct request *request, unsigned flags, bool resets)
 {
 	kport_lock_state state = heap_lock(heap);
-
-	size_t footprint = heap->counters.footprint_pages << PAGE_SHIFT;
 	bool was_refused = heap->is_refused;
 
 	heap->is_refused = true;
+	if (resets)
+		cpu_reset(heap);
 	uintptr_t object = alloc_locked(heap, request, false);
 
-	/* Not for what the heap could never hold. */
-	if (!object && request->gross < footprint && request->alignment < footprint && cpu_reset(heap))
-		object = alloc_locked(heap, request, false);
 	heap->is_refused = !(flags & KMALLOC_NO_GROW) || was_refused;
 	heap_unlock_after(heap, state, flags);
+	return object;
+}
+
+/* The heap cannot grow, or may not for this one: what other storeys have to spare, in the end what caches have. */
+COLD static void *alloc_last_resort(struct kheap *heap, const struct request *request, unsigned flags)
+{
+	size_t footprint = LOAD(heap->counters.footprint_pages) << PAGE_SHIFT;
+	uintptr_t object = alloc_refused(heap, request, flags, false);
+
+	/* Not for what the heap could never hold. */
+	if (!object && request->gross < footprint && request->alignment < footprint) {
+		cpu_release(heap);
+		object = alloc_refused(heap, request, flags, true);
+	}
 	return (void *)object;
 }
 

@@ -379,12 +379,17 @@ void cpu_free_full(struct kheap *heap, void *object, size_t number);
 void cpu_free_far(struct kheap *heap, void *object);
 /* Give what this CPU's cache and the depot hold back to the slabs and blocks; true if that was anything. */
 bool cpu_drain(struct kheap *heap);
-/* Before the heap grows: what it would be worth to give back, does; once it could not grow, also what may stay otherwise. */
+/*
+ * Before the heap grows: what it would be worth to give back, does; once it could not grow, also what may stay otherwise. Without the lock, and
+ * no critical section is long.
+ */
 bool cpu_spare(struct kheap *heap, bool may_keep);
 /* What this CPU keeps in a small heap, and may lie in the way of an object that grows; false: nothing. */
 bool cpu_give_kept(struct kheap *heap);
 /* The heap grew though CPUs gave back what they kept. Without the lock. */
 void cpu_squeeze(struct kheap *heap);
+/* The same for full clips, before cpu_reset has the rest. */
+void cpu_release(struct kheap *heap);
 /* All, and the space of the magazines too. */
 bool cpu_reset(struct kheap *heap);
 /* All CPUs' caches go, where nobody else is inside the heap. */

@@ -568,18 +568,20 @@ static bool regions_trim(struct kheap *heap)
 
 size_t kheap_trim(struct kheap *heap)
 {
+	size_t before = LOAD(heap->counters.footprint_pages), after;
+
+	cpu_release(heap);
 	kport_lock_state state = heap_lock(heap);
-	size_t before = heap->counters.footprint_pages;
 
 	cpu_reset(heap);
 	heap_drain(heap);
 	/* The section table may have moved into a spare, and that in the list. */
 	while (regions_trim(heap))
 		;
-	size_t given_back = (before - heap->counters.footprint_pages) << PAGE_SHIFT;
-
+	after = heap->counters.footprint_pages;
 	heap_unlock(heap, state);
-	return given_back;
+	/* It may have grown for others. */
+	return (max_size(before, after) - after) << PAGE_SHIFT;
 }
 
 bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)

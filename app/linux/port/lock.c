@@ -35,19 +35,27 @@ static void pause_briefly(void)
 #endif
 }
 
-void kport_lock_wait(struct kport_lock *lock)
+/* Soon, if it comes to be free. */
+static int is_taken_soon(struct kport_lock *lock, unsigned taken)
 {
 	for (int i = 0; i < SPINS; i++) {
 		unsigned expected = LOCK_FREE;
 
 		pause_briefly();
 		if (__atomic_load_n(&lock->state, __ATOMIC_RELAXED) == LOCK_FREE &&
-		    __atomic_compare_exchange_n(&lock->state, &expected, LOCK_TAKEN, 0, __ATOMIC_ACQUIRE,
-		                                __ATOMIC_RELAXED))
-			return;
+		    __atomic_compare_exchange_n(&lock->state, &expected, taken, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			return 1;
 	}
+	return 0;
+}
+
+void kport_lock_wait(struct kport_lock *lock)
+{
+	unsigned taken = LOCK_TAKEN;
+
 	/* Whoever slept takes it as awaited, because others may sleep still: one wake too many is harmless, one too few is not. */
-	while (__atomic_exchange_n(&lock->state, LOCK_AWAITED, __ATOMIC_ACQUIRE) != LOCK_FREE)
+	while (!is_taken_soon(lock, taken) &&
+	       __atomic_exchange_n(&lock->state, taken = LOCK_AWAITED, __ATOMIC_ACQUIRE) != LOCK_FREE)
 		futex(lock, FUTEX_WAIT_PRIVATE, LOCK_AWAITED);
 }
 
