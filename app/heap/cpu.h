@@ -159,13 +159,21 @@ INLINE struct clip *empty_pop(struct clip **list)
 }
 
 /*
- * How many objects a magazine may hold: 30, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and so many that all
- * magazines of a CPU are at most a half of the heap if all are full, but for two of each class, and those of all CPUs about as much as the heap.
+ * What a CPU keeps is part of the heap that its part is taken of. So the parts of many together are less, of 8 a half of it, of 16 and more
+ * a quarter: or the heap grows until each has the most that one may have.
+ */
+static inline size_t crowd(const struct kheap *heap)
+{
+	return max_size(min_size((size_t)1 + heap->n_caches, CROWD_MOST) / CROWD_CPUS, 1);
+}
+
+/*
+ * How many objects a magazine may hold: 30, and of a slab's class 8 KiB and a share of the heap; of blocks 16, and all magazines of a CPU, but
+ * for two of each class, at most half of the heap, those of all CPUs about as much as the heap, or of many a quarter.
  */
 static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 {
-	size_t scale = heap_scale(heap) << PAGE_SHIFT;
-	size_t n;
+	size_t scale = heap_scale(heap) << PAGE_SHIFT, n;
 
 	if (number < MAGAZINE_BLOCK)
 		n = (uint32_t)min_size(max_size(scale / MAGAZINE_SHARE, MAGAZINE_MIN_BYTES), MAGAZINE_MAX_BYTES) /
@@ -173,7 +181,8 @@ static inline unsigned clip_limit(const struct kheap *heap, unsigned number)
 	else
 		n = min_size(scale / BLOCKS_SHARE / BLOCK_CLASSES_BYTES / (1 + heap->n_caches / BLOCKS_SHARE),
 		             BLOCKS_MAX);
-	return (unsigned)max_size(min_size(n, CLIP_OBJECTS), SMALL_OBJECTS);
+	n = max_size(min_size(n, CLIP_OBJECTS), SMALL_OBJECTS);
+	return (unsigned)(number < MAGAZINE_BLOCK ? n : max_size(n / crowd(heap), 2));
 }
 
 /* The clip that has this slot. */
@@ -299,15 +308,6 @@ static inline unsigned n_others(const struct kheap *heap)
 #else
 	return heap->n_caches;
 #endif
-}
-
-/*
- * What a CPU keeps is part of the heap that its part is taken of. So the parts of many together are less, of 8 a half of it, of 16 and more
- * a quarter: or the heap grows until each has the most that one may have.
- */
-static inline size_t crowd(const struct kheap *heap)
-{
-	return max_size(min_size((size_t)1 + heap->n_caches, CROWD_MOST) / CROWD_CPUS, 1);
 }
 
 /*
