@@ -306,11 +306,12 @@ static size_t spares_most(const struct kheap *heap)
 	return max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
 }
 
-/* Those that were used longest ago go back, until the others have at most so many pages, or n have gone. */
+/* Of the one used longest ago and the one used last the larger goes back, until the others have at most so many pages, or n have gone. */
 static void spares_trim(struct kheap *heap, size_t n_pages, size_t n)
 {
 	for (; n && heap->n_spare_pages > n_pages; n--) {
-		struct region *region = heap->spares;
+		bool is_last = heap->last_region->n_pages > heap->spares->n_pages;
+		struct region *region = is_last ? heap->last_region : heap->spares;
 
 		/* What is left of its descriptors' last page may have come into use. */
 		if (!spare_give(heap, region))
@@ -575,9 +576,8 @@ size_t kheap_trim(struct kheap *heap)
 
 	cpu_reset(heap);
 	heap_drain(heap);
-	/* The section table may have moved into a spare, and that in the list. */
 	while (regions_trim(heap))
-		;
+		; /* The section table may have moved into a spare, and that in the list. */
 	after = heap->counters.footprint_pages;
 	heap_unlock(heap, state);
 	/* It may have grown for others. */

@@ -474,6 +474,31 @@ static void no_growth_gives_nothing_back(struct test *t)
 	TRY(test_end_heap(t, heap));
 }
 
+/* The first chunks are small, and the last ones large: of those that are kept many small ones are little. */
+static void emptied_heap_goes_back(struct test *t)
+{
+	enum { N = 400, SIZE = 20000 };
+	struct kheap *heap;
+	struct kheap_stats full, emptied;
+	void *objects[N];
+
+	TRY(test_source(t, (size_t)12 << 20) && test_heap_on_source(t, &heap));
+	t->source.gap_pages = 1;
+	for (unsigned i = 0; i < N; i++) {
+		objects[i] = kheap_alloc(heap, SIZE, 0);
+		TRY(objects[i] != NULL);
+	}
+	kheap_get_stats(heap, &full);
+	for (unsigned i = 0; i < N; i++)
+		kheap_free(heap, objects[i]);
+	kheap_get_stats(heap, &emptied);
+	CHECK(t, emptied.footprint_bytes <= full.footprint_bytes / 2,
+	      "%zu bytes of %zu are held with nothing live, and not given back", emptied.footprint_bytes,
+	      full.footprint_bytes);
+	test_note(t, "%zu of %zu KiB stay", emptied.footprint_bytes >> 10, full.footprint_bytes >> 10);
+	TRY(test_end_heap(t, heap));
+}
+
 static const struct test_case cases[] = {
 	{ "a heap is made and works in 16 KiB, and not in less", heap_fits_16_kib },
 	{ "a region may begin at any address, and nothing outside it is written", region_is_not_left },
@@ -491,5 +516,6 @@ static const struct test_case cases[] = {
 	{ "a heap's limit holds for regions that are added", limit_holds_for_regions },
 	{ "the region of an address is found within a few looks, however many there are", regions_are_found_soon },
 	{ "a request that may not grow the heap gives nothing back to the source", no_growth_gives_nothing_back },
+	{ "most of a heap that is emptied, the first objects first, goes back by itself", emptied_heap_goes_back },
 };
 TEST_GROUP(regions, cases);
