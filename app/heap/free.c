@@ -251,7 +251,8 @@ void kpages_free(struct kheap *heap, void *pages)
  * Could an object with so many usable bytes have been asked for with this size? A slab's object may have shrunk where it is, so that only a
  * size that is too large is surely wrong; blocks and runs are cut when they shrink.
  */
-static bool size_is_plausible(const struct object *object, size_t usable, size_t alignment, size_t size)
+static bool size_is_plausible(const struct object *object, uintptr_t address, size_t usable, size_t alignment,
+                              size_t size)
 {
 	if (size > usable)
 		return false;
@@ -261,10 +262,10 @@ static bool size_is_plausible(const struct object *object, size_t usable, size_t
 		return pages_for(max_size(size, 1)) == usable >> PAGE_SHIFT;
 	if (object->kind != PAGE_BLOCK && object->kind != PAGE_BLOCK_HEAD)
 		return true;
-	/*
-	 * A block that stands in for an object of a slab is as large as that; one that grew, or was cached, may have room for more, and one that was
-	 * allocated where several CPUs worked, too.
-	 */
+	/* A block that stands in for an object of a slab is as large as that. */
+	if (label_slab_class(block_label(block_of_payload(address))) != SLAB_NO_CLASS)
+		return true;
+	/* One that grew, or was cached, may have room for more, and one that was allocated where several CPUs worked, too. */
 	if (size > FAST_MAX)
 		size = coarse_size(size);
 	return align_up(max_size(size, 1), alignment) + usable / RESIZE_SHARE + CACHE_LINE + BLOCK_MIN > usable;
@@ -296,7 +297,7 @@ void kheap_free_aligned_sized(struct kheap *heap, void *pointer, size_t alignmen
 		size_t usable = object_usable(heap, &object, address);
 
 		is_right = usable != SIZE_MAX && is_power_of_two(alignment) && address % alignment == 0 &&
-		           size_is_plausible(&object, usable, alignment, size_bytes);
+		           size_is_plausible(&object, address, usable, alignment, size_bytes);
 		if (usable != SIZE_MAX && !is_right)
 			heap_error(heap, KMALLOC_SIZE_MISMATCH, address, usable);
 		if (is_right && HARDENED)

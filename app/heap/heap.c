@@ -319,9 +319,10 @@ static uintptr_t alloc_locked(struct kheap *heap, const struct request *request,
 static struct growth growth_for(const struct request *request, bool is_last)
 {
 	size_t slack = request->alignment > GRANULE ? request->alignment : 0;
-	/* One or two whole pages serve where a block, with its header, would begin another. */
+	/* One or two whole pages serve where a block, with its header, would begin another; and below an address pages do (alloc_once). */
 	bool is_run = request->gross > BLOCK_MAX_REQUEST || request->alignment >= PAGE_SIZE ||
-	              (request->gross > PAGE_SIZE / 2 && request->gross <= 2 * PAGE_SIZE);
+	              (request->gross > PAGE_SIZE / 2 && request->gross <= 2 * PAGE_SIZE) ||
+	              request->max_address != UINTPTR_MAX;
 
 	if (!is_run && !slack && !is_last)
 		return (struct growth){ .block_bytes =

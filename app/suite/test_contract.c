@@ -3,6 +3,7 @@
  * What kmalloc.h promises of single calls: sizes, alignments, zeroing, resizing, and that a refused call changes
  * nothing.
  */
+#include "random.h"
 #include "selftest.h"
 
 #define ARENA ((size_t)2 << 20)
@@ -447,6 +448,27 @@ static void sized_frees_accept_the_size(struct test *t)
 	TRY(test_expect_no_error(t));
 }
 
+/* What is aligned to more than its size is larger than it was asked for. */
+static void sized_frees_need_no_alignment(struct test *t)
+{
+	enum { SLOTS = 8, STEPS = 2000 };
+	struct kheap *heap = test_heap(t, ARENA);
+	void *objects[SLOTS] = { NULL };
+	size_t sizes[SLOTS] = { 0 };
+	struct random random;
+
+	TRY(heap != NULL);
+	random_seed(&random, 5);
+	for (unsigned i = 0; i < STEPS; i++) {
+		unsigned slot = random_below(&random, SLOTS);
+
+		kheap_free_sized(heap, objects[slot], sizes[slot]);
+		sizes[slot] = 1 + random_below(&random, 200);
+		objects[slot] = kheap_alloc_aligned(heap, sizes[slot], (size_t)16 << random_below(&random, 8), 0);
+	}
+	TRY(test_expect_no_error(t));
+}
+
 static bool default_heap_works(struct test *t)
 {
 	void *objects[4], *p = kmalloc(100);
@@ -559,6 +581,7 @@ static const struct test_case cases[] = {
 	{ "a bulk gives many objects, or as many as there are", bulk_gives_many },
 	{ "a cache-line object shares no 64-byte line", cache_lines_are_not_shared },
 	{ "a free with the right size is accepted", sized_frees_accept_the_size },
+	{ "a sized free needs not be told the alignment", sized_frees_need_no_alignment },
 	{ "the right size is believed after shrinking in place, too", right_sizes_are_believed },
 	{ "the default heap does all of it, once made", default_heap_is_one },
 	{ "every class of error and fault has a name of its own", names_exist },

@@ -242,6 +242,10 @@ static void low_pages_are_asked_for(struct test *t)
 	CHECK(t, object == NULL || (uintptr_t)object + ((size_t)1 << 20) - 1 <= UINT32_MAX,
 	      "1 MiB below 4 GiB is at %p", object);
 	kheap_free(heap, object);
+	/* A small one, where blocks lie higher, takes a page of its own besides the descriptors'. */
+	kheap_free(heap, kheap_alloc(heap, 100, KMALLOC_BELOW_4G));
+	CHECK(t, is_low || t->source.last.min_pages == 2, "for 100 bytes below 4 GiB %zu pages were asked for",
+	      t->source.last.min_pages);
 	object = kheap_alloc(heap, (size_t)1 << 20, 0);
 	CHECK(t, object != NULL && t->source.last.max_address == UINTPTR_MAX,
 	      "an ordinary request has a limit of 0x%zx", (size_t)t->source.last.max_address);
