@@ -172,15 +172,16 @@ bool kheap_remove_region(struct kheap *heap, void *memory);
 
 /*
  * Give every empty chunk back to the page source, and every cached page back to the heap, with what this CPU's cache and the depot
- * hold; other CPUs' caches give theirs when they next need the shared storeys. Bytes given back. O(regions + cached objects); the lock is
- * held for some hundred objects at a time, and at the end once for what this CPU's magazines hold and all regions.
+ * hold; other CPUs' caches give theirs when they next need the shared storeys. Where there are several CPUs or interrupt handlers, chunks
+ * with the table from addresses to regions in them, or with one that it outgrew, stay. Bytes given back. O(regions + cached objects); the
+ * lock is held for some hundred objects at a time, and at the end once for what this CPU's magazines hold and all regions.
  */
 size_t kheap_trim(struct kheap *heap);
 
 /*
  * This CPU, or thread, ends or will not use the heap for long: its cache waits for the next CPU that needs one, or what it holds goes back, and
  * the cache with it: at the latest before the heap grows for want of room, or fails, or when it is trimmed. It may use the heap again. O(objects in its
- * cache). Not from an interrupt handler.
+ * cache + slabs of its own with room), all of it under the lock. Not from an interrupt handler.
  */
 void kheap_leave(struct kheap *heap);
 
@@ -277,8 +278,8 @@ void kheap_free_bulk(struct kheap *heap, size_t n, void *const objects[]);
 
 /*
  * Whole pages: n_pages contiguous ones (0 counts as 1), aligned to `alignment` (a power of two, or NULL is returned; less than a page counts
- * as a page), the last byte not above max_address (UINTPTR_MAX: anywhere). O(1) for UINTPTR_MAX and for 2^32 - 1; otherwise O(free runs
- * below max_address). kpages_free is kheap_free under another name: each frees what the other's partner gave.
+ * as a page), the last byte not above max_address (UINTPTR_MAX: anywhere). O(1) for UINTPTR_MAX and for 2^32 - 1; otherwise O(free
+ * runs). kpages_free is kheap_free under another name: each frees what the other's partner gave.
  */
 void *kpages_alloc(struct kheap *heap, size_t n_pages, size_t alignment, uintptr_t max_address, unsigned flags);
 void kpages_free(struct kheap *heap, void *pages);
@@ -298,7 +299,10 @@ struct kcache;
 struct kcache *kcache_create(struct kheap *heap, size_t size_bytes, size_t alignment,
                              void (*constructor)(void *object, void *ctx), void *ctx);
 
-/* False, reported as KMALLOC_BUSY and nothing changed, while any object of it is live. O(pages it holds in reserve). */
+/*
+ * False, reported as KMALLOC_BUSY and nothing changed, while any object of it is live. O(pages it holds in reserve), under the lock. To use it
+ * afterwards is reported as long as other caches' structures keep its page in use; later it is as any use of freed memory.
+ */
 bool kcache_destroy(struct kcache *cache);
 
 /* flags: KMALLOC_ZERO and KMALLOC_NO_GROW; the others are the cache's own affair and are ignored. */
@@ -308,7 +312,7 @@ void kcache_free(struct kcache *cache, void *object);
 
 /*
  * Set memory aside so that the next n kcache_alloc calls cannot fail, in code that must not. Returns how many are set aside now.
- * The reserve is kept until the cache is destroyed or prefilled with less. O(n).
+ * The reserve is kept until the cache is destroyed or prefilled with less. O(n + what it had set aside), under the lock.
  */
 size_t kcache_prefill(struct kcache *cache, size_t n);
 

@@ -592,8 +592,7 @@ bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)
 	while (region && index--)
 		region = region->next;
 	if (region) {
-		chunk->base = region->first_page << PAGE_SHIFT;
-		chunk->n_pages = region->n_pages;
+		*chunk = (struct kpage_chunk){ .base = region->first_page << PAGE_SHIFT, .n_pages = region->n_pages };
 	}
 	heap_unlock(heap, state);
 	return region != NULL;
