@@ -417,7 +417,7 @@ COLD bool cpu_spare(struct kheap *heap, bool may_keep)
 	return any;
 }
 
-COLD void cpu_release(struct kheap *heap)
+COLD void cpu_release(struct kheap *heap, unsigned flags)
 {
 	for (unsigned rounds = RELEASE_ROUNDS; rounds && !HARDENED; rounds--) {
 		size_t n_clips = RELEASE_CLIPS;
@@ -427,7 +427,7 @@ COLD void cpu_release(struct kheap *heap)
 		(void)depot_drain(heap, &n_clips);
 		for (unsigned i = MAGAZINE_SLAB; cache && i < MAGAZINES && n_clips; i++)
 			(void)own_drain_some(heap, cache, i, &n_clips);
-		heap_unlock(heap, state);
+		heap_unlock_after(heap, state, flags);
 		if (n_clips)
 			break;
 		let_others_in();

@@ -358,7 +358,7 @@ COLD static void *alloc_last_resort(struct kheap *heap, const struct request *re
 
 	/* Not for what the heap could never hold. */
 	if (!object && request->gross < footprint && request->alignment < footprint) {
-		cpu_release(heap);
+		cpu_release(heap, flags);
 		object = alloc_refused(heap, request, flags, true);
 	}
 	return (void *)object;

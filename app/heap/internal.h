@@ -388,8 +388,8 @@ bool cpu_spare(struct kheap *heap, bool may_keep);
 bool cpu_give_kept(struct kheap *heap);
 /* The heap grew though CPUs gave back what they kept. Without the lock. */
 void cpu_squeeze(struct kheap *heap);
-/* The same for full clips, before cpu_reset has the rest. */
-void cpu_release(struct kheap *heap);
+/* The same for full clips, before cpu_reset has the rest: without the lock, for a request with these flags. */
+void cpu_release(struct kheap *heap, unsigned flags);
 /* All, and the space of the magazines too. */
 bool cpu_reset(struct kheap *heap);
 /* All CPUs' caches go, where nobody else is inside the heap. */

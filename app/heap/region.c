@@ -571,7 +571,7 @@ size_t kheap_trim(struct kheap *heap)
 {
 	size_t before = LOAD(heap->counters.footprint_pages), after;
 
-	cpu_release(heap);
+	cpu_release(heap, 0);
 	kport_lock_state state = heap_lock(heap);
 
 	cpu_reset(heap);

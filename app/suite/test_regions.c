@@ -446,16 +446,19 @@ static void regions_are_found_soon(struct test *t)
 /* A request that may not grow the heap gives no chunks back, however much becomes free on the way: whoever holds a lock of its own calls it. */
 static void no_growth_gives_nothing_back(struct test *t)
 {
-	enum { N = 400, N_LARGE = 12, LARGE = 150000 };
+	enum { N_SIZES = 400, N = 8000, N_LARGE = 12, LARGE = 150000 };
 	static void *objects[N], *large[N_LARGE];
 	struct kheap *heap;
 	unsigned n_puts;
 	size_t size;
 
-	TRY(test_source(t, (size_t)4 << 20));
+	TRY(test_source(t, (size_t)16 << 20));
 	TRY(test_heap_on_source(t, &heap));
-	for (unsigned i = 0; i < N; i++)
-		CHECK(t, (objects[i] = kheap_alloc(heap, 600 + i * 7, 0)) != NULL, "object %u was refused", i);
+	/* Of some sizes, and very many of one. */
+	for (unsigned i = 0; i < N; i++) {
+		objects[i] = kheap_alloc(heap, i < N_SIZES ? 600 + i * 7 : 900, 0);
+		CHECK(t, objects[i] != NULL, "object %u was refused", i);
+	}
 	for (unsigned i = 0; i < N_LARGE; i++)
 		CHECK(t, (large[i] = kheap_alloc(heap, LARGE, 0)) != NULL, "large object %u was refused", i);
 	for (unsigned i = 0; i < N; i++)
