@@ -454,9 +454,9 @@ static void no_growth_gives_nothing_back(struct test *t)
 
 	TRY(test_source(t, (size_t)16 << 20));
 	TRY(test_heap_on_source(t, &heap));
-	/* Of some sizes, and very many of one. */
+	/* Very many of one size, and some of others. */
 	for (unsigned i = 0; i < N; i++) {
-		objects[i] = kheap_alloc(heap, i < N_SIZES ? 600 + i * 7 : 900, 0);
+		objects[i] = kheap_alloc(heap, i >= N - N_SIZES ? 600 + i % N_SIZES * 7 : 900, 0);
 		CHECK(t, objects[i] != NULL, "object %u was refused", i);
 	}
 	for (unsigned i = 0; i < N_LARGE; i++)
