@@ -306,12 +306,12 @@ static size_t spares_most(const struct kheap *heap)
 	return max_size(heap->counters.footprint_pages / SPARE_SHARE, SPARE_MIN_PAGES);
 }
 
-/* Of the one used longest ago and the one used last the larger goes back, until the others have at most so many pages, or n have gone. */
+/* Of the one used longest ago and the last but one the larger goes back, until the others have at most so many pages, or n have gone. */
 static void spares_trim(struct kheap *heap, size_t n_pages, size_t n)
 {
 	for (; n && heap->n_spare_pages > n_pages; n--) {
-		bool is_last = heap->last_region->n_pages > heap->spares->n_pages;
-		struct region *region = is_last ? heap->last_region : heap->spares;
+		struct region *late = heap->last_region->prev;
+		struct region *region = late->is_spare && late->n_pages > heap->spares->n_pages ? late : heap->spares;
 
 		/* What is left of its descriptors' last page may have come into use. */
 		if (!spare_give(heap, region))
