@@ -341,6 +341,8 @@ static bool drain_large(struct kheap *heap, size_t *n_clips)
 
 	for (unsigned i = MAGAZINE_SLAB; cache && i < MAGAZINE_BLOCK && cache->own_bytes && *n_clips; i++)
 		any |= own_drain_but_one(heap, cache, i, n_clips);
+	for (unsigned i = MAGAZINE_BLOCK; cache && cache->block_states && i < MAGAZINES && *n_clips; i++)
+		any |= own_drain_some(heap, cache, i, n_clips);
 	if (cache && *n_clips) {
 		any |= cache->block_states && classes_drain(heap, cache, MAGAZINE_BLOCK);
 		any |= lent_flush(heap, cache, SIZE_MAX);
