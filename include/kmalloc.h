@@ -174,7 +174,8 @@ bool kheap_remove_region(struct kheap *heap, void *memory);
  * Give every empty chunk back to the page source, and every cached page back to the heap, with what this CPU's cache and the depot
  * hold; other CPUs' caches give theirs when they next need the shared storeys. Where there are several CPUs or interrupt handlers, chunks
  * with the table from addresses to regions in them, or with one that it outgrew, stay. Bytes given back. O(regions + cached objects); the
- * lock is held for some hundred objects at a time, and at the end once for what is left in this CPU's cache, those of CPUs that left, and all regions.
+ * lock is held for some hundred objects at a time, and at the end once for what is left in this CPU's cache, the caches of CPUs that
+ * left, and all regions.
  */
 size_t kheap_trim(struct kheap *heap);
 

@@ -12,6 +12,10 @@
 #define RUN_LOOKS 10   /* looks at the page runs, and by turns at what is large or lent, in a round of the idle hand */
 #define EMPTY_CLIPS 32 /* kept for the next time, 8 KiB */
 #define PLENTY_SHARE 16
+/* In one critical section so many full clips go back, in one call as many as any heap has, with pauses in between. */
+#define RELEASE_CLIPS 32
+#define RELEASE_ROUNDS (1u << 24)
+#define RELEASE_PAUSES 100
 /* Before the heap grows, what caches hold goes back if it is more than a share of the heap; in a small one, of everything. */
 #define DRAIN_SHARE 64
 #define DRAIN_SMALL_SHARE 12
@@ -33,10 +37,6 @@ COLD void overhead_free(struct kheap *heap, void *pages)
 
 /* ---- clips ------------------------------------------------------------------------------------------------------ */
 
-/* In one critical section so many clips go back, of as many in one call as any heap has. */
-#define RELEASE_CLIPS 32
-#define RELEASE_ROUNDS (1u << 24)
-#define RELEASE_PAUSES 100
 /* A heap that cannot grow has something to spare if it has so many pages, and a part of them is free. */
 static bool has_spare(const struct kheap *heap, size_t min_pages)
 {

@@ -581,7 +581,7 @@ size_t kheap_trim(struct kheap *heap)
 	after = heap->counters.footprint_pages;
 	heap_unlock(heap, state);
 	/* It may have grown for others. */
-	return (max_size(before, after) - after) << PAGE_SHIFT;
+	return above(before, after) << PAGE_SHIFT;
 }
 
 bool kheap_region(struct kheap *heap, size_t index, struct kpage_chunk *chunk)

@@ -123,10 +123,9 @@ void preload_ahead(const void *object, size_t size_bytes)
 	if (!kport_lock_try(&lock))
 		return;
 	int saved = errno;
-	kport_lock_state state = 0;
 
 	if (is_fresh(&fresh[i], address, size_bytes))
 		touch(&fresh[i], address, size_bytes);
-	kport_unlock(&lock, state);
+	kport_unlock(&lock, 0);
 	errno = saved;
 }
